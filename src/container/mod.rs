@@ -1,0 +1,3 @@
+//! Containers: what is known of one, how it is started, and who looks after it while it runs.
+
+pub mod protocol;

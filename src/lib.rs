@@ -1,0 +1,25 @@
+//! moss runs Docker and OCI images for people who have no root.
+//!
+//! This is the crate's front page: where everything is, and who may call whom. A level may use
+//! the levels below it; folders of one level do not use each other, except that `engine` (L3)
+//! joins those of L2 and `cli` and `daemon` (L4) talk over the socket only. `ARCHITECTURE.md`
+//! holds the same table with its reasons, and `tests/layering.rs` holds the code to it.
+//!
+//! | level | folder | what it owns |
+//! |---|---|---|
+//! | L0 | [`sys`] | system calls that nix and rustix lack, descriptors over sockets, atomic files |
+//! | L0 | [`types`] | ids, digests, references, signals, times: parsed once, pure, no I/O |
+//! | L1 | [`api`] | the Docker Engine API's wire types, filters, error bodies, stream frames |
+//! | L1 | [`userns`] | id maps, the keeper, host probes; from a plan to a confined process |
+//! | L1 | [`overlay`] | a root filesystem from layers |
+//! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
+//! | L2 | [`container`] | records, HostConfig → spec → plan, the shim and its protocol, logs |
+//! | L3 | [`engine`] | one function per thing a user can ask for; events, configuration |
+//! | L4 | [`daemon`] | socket, HTTP, router, hijack; routes only translate |
+//! | L4 | [`cli`] | what a person types |
+//!
+//! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`].
+#![deny(unsafe_code)]
+
+pub mod container;
+pub mod userns;

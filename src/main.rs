@@ -1,0 +1,3 @@
+//! Chooses the role that this process plays.
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! User namespaces: from an ordinary user's rights to a confined process.
+//!
+//! Three things live here. The *keeper* makes the user's outer user and mount namespaces once and
+//! forks shims inside them. The *plan* ([`plan::Plan`]) is a pure description of one container's
+//! isolation; it is made from an OCI runtime spec by a pure function. The *stage* turns a plan and
+//! a root filesystem into a running process.
+//!
+//! This folder knows nothing of Docker, images or HTTP.
+
+pub mod plan;
