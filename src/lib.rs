@@ -22,4 +22,5 @@
 #![deny(unsafe_code)]
 
 pub mod container;
+pub mod types;
 pub mod userns;

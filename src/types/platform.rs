@@ -1,0 +1,231 @@
+//! Platforms, `os/architecture[/variant]`, in the normal form that manifests are compared in.
+//!
+//! The rules are those of the OCI image index and of containerd: Linux's own names for
+//! architectures (`x86_64`, `aarch64`) become Go's (`amd64`, `arm64`), a variant that every machine
+//! of its architecture has is left out (`arm64/v8`, `amd64/v1`), and `arm` alone means `v7`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What an image runs on, in normal form.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Platform {
+    /// Operating system, `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// Architecture, by Go's name.
+    #[serde(default)]
+    pub architecture: String,
+    /// Variant of the architecture; empty for the usual one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+/// A string that is no platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlatformError {
+    /// An empty part, too many parts, or characters that are not allowed.
+    #[error(
+        "{0:?} is an invalid OS component of {0:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component(String),
+    /// One word that is neither an operating system nor an architecture.
+    #[error("{0:?}: unknown operating system or architecture: invalid argument")]
+    Unknown(String),
+    /// More than three parts.
+    #[error("{0:?}: cannot parse platform specifier: invalid argument")]
+    Parts(String),
+}
+
+impl Platform {
+    /// Makes a platform from its parts and brings it to normal form.
+    pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
+        let os = match os.to_ascii_lowercase().as_str() {
+            "macos" => "darwin".to_owned(),
+            other => other.to_owned(),
+        };
+        let (architecture, variant) = normalise(architecture, variant);
+        Self {
+            os,
+            architecture,
+            variant,
+        }
+    }
+
+    /// The platform of this machine.
+    pub fn host() -> Self {
+        let variant = match std::env::consts::ARCH {
+            // Debian's armhf and every 32-bit arm target of Rust's with hard floats.
+            "arm" => "v7",
+            _ => "",
+        };
+        Self::new("linux", std::env::consts::ARCH, variant)
+    }
+
+    /// Whether an image for `image` runs where `self` is asked for: the same system and
+    /// architecture, and a variant that is not newer.
+    pub fn runs(&self, image: &Self) -> bool {
+        self.os == image.os
+            && self.architecture == image.architecture
+            && (self.variant == image.variant
+                || level(&image.architecture, &image.variant)
+                    <= level(&self.architecture, &self.variant))
+    }
+}
+
+/// Order of variants: `v7` is 7; the usual one of arm64 is 8, of amd64 1.
+fn level(architecture: &str, variant: &str) -> u32 {
+    let digits = variant.strip_prefix('v').unwrap_or(variant);
+    let major = digits.split('.').next().unwrap_or_default();
+    match (architecture, variant) {
+        ("arm64", "") => 8,
+        ("amd64", "") => 1,
+        ("arm", "") => 7,
+        _ => major.parse().unwrap_or(u32::MAX),
+    }
+}
+
+fn normalise(architecture: &str, variant: &str) -> (String, String) {
+    let (architecture, variant) = (
+        architecture.to_ascii_lowercase(),
+        variant.to_ascii_lowercase(),
+    );
+    let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+        ("i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
+        ("x86_64" | "x86-64" | "amd64", "v1" | "") => ("amd64", ""),
+        ("x86_64" | "x86-64", variant) => ("amd64", variant),
+        ("aarch64" | "arm64", "8" | "v8" | "") => ("arm64", ""),
+        ("aarch64", variant) => ("arm64", variant),
+        ("armhf", _) => ("arm", "v7"),
+        ("armel", _) => ("arm", "v6"),
+        ("arm", "" | "7") => ("arm", "v7"),
+        ("arm", "5") => ("arm", "v5"),
+        ("arm", "6") => ("arm", "v6"),
+        ("arm", "8") => ("arm", "v8"),
+        ("powerpc64le" | "powerpc64", variant) => ("ppc64le", variant),
+        ("loongarch64", variant) => ("loong64", variant),
+        (architecture, variant) => (architecture, variant),
+    };
+    (architecture.to_owned(), variant.to_owned())
+}
+
+const SYSTEMS: &[&str] = &[
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "macos",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+    "windows",
+];
+
+const ARCHITECTURES: &[&str] = &[
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+    "ppc64le", "riscv64", "s390x", "wasm",
+];
+
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    /// Parses `os`, `architecture`, `os/architecture` or `os/architecture/variant`; what is left
+    /// out is this machine's.
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let component = |part: &&str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-'))
+        };
+        if let Some(bad) = parts.iter().find(|part| !component(part)) {
+            return Err(PlatformError::Component((*bad).to_owned()));
+        }
+        match parts[..] {
+            [word] => {
+                let host = Self::host();
+                let as_os = Self::new(word, &host.architecture, &host.variant);
+                if SYSTEMS.contains(&as_os.os.as_str()) {
+                    return Ok(as_os);
+                }
+                let as_architecture = Self::new(&host.os, word, "");
+                if ARCHITECTURES.contains(&as_architecture.architecture.as_str()) {
+                    return Ok(as_architecture);
+                }
+                Err(PlatformError::Unknown(text.to_owned()))
+            }
+            [os, architecture] => Ok(Self::new(os, architecture, "")),
+            [os, architecture, variant] => Ok(Self::new(os, architecture, variant)),
+            _ => Err(PlatformError::Parts(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normalises() {
+        for (text, printed) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("Linux/AMD64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/i386", "linux/386"),
+            ("macos/arm64", "darwin/arm64"),
+        ] {
+            let parsed = text.parse::<Platform>().map(|p| p.to_string());
+            assert_eq!(parsed, Ok(printed.into()), "{text}");
+        }
+        assert_eq!(
+            "riscv64".parse::<Platform>().map(|p| p.architecture),
+            Ok("riscv64".into())
+        );
+        assert_eq!("linux".parse(), Ok(Platform::host()));
+    }
+
+    #[test]
+    fn refuses() {
+        for text in ["", "/", "linux/", "a/b/c/d", "nonsense", "linux/am d64"] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn older_variants_run() {
+        let runs = |host: &str, image: &str| {
+            host.parse::<Platform>()
+                .is_ok_and(|host| image.parse().is_ok_and(|image| host.runs(&image)))
+        };
+        assert!(runs("linux/arm/v7", "linux/arm/v6"));
+        assert!(!runs("linux/arm/v6", "linux/arm/v7"));
+        assert!(runs("linux/amd64/v3", "linux/amd64"));
+        assert!(!runs("linux/amd64", "linux/arm64"));
+    }
+}
