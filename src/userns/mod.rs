@@ -7,4 +7,6 @@
 //!
 //! This folder knows nothing of Docker, images or HTTP.
 
+pub mod caps;
 pub mod plan;
+pub mod seccomp;
