@@ -22,5 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod container;
+pub mod overlay;
+pub mod sys;
 pub mod types;
 pub mod userns;

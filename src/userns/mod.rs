@@ -8,5 +8,8 @@
 //! This folder knows nothing of Docker, images or HTTP.
 
 pub mod caps;
+pub mod init;
 pub mod plan;
 pub mod seccomp;
+pub mod stage;
+pub mod users;

@@ -1,0 +1,205 @@
+//! Root filesystems from layers.
+//!
+//! A container's root is a stack of unpacked layers, read-only and shared by all containers of an
+//! image, under one upper directory of its own. A [`Driver`] makes one tree of them. The seam is
+//! [`mount`]: from a [`Rootfs`], which is data and crosses a socket to the shim, to a *detached*
+//! mount that no path names; whoever holds the descriptor attaches it in a mount namespace of its own,
+//! and when the last holder is gone so is the mount. Only the native driver exists so far.
+//!
+//! Callers are in the keeper's user and mount namespaces. [`mount`] may fork (on old kernels, see
+//! [`native`]) and so is for the single-threaded shim; [`probe`] never forks.
+
+mod native;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::mount::FilesystemError;
+
+/// How layers become one tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// The kernel's overlayfs, with `userxattr`.
+    Overlay2,
+    /// Our own overlay over FUSE.
+    Fuse,
+    /// A copy of all layers.
+    Copy,
+}
+
+impl Driver {
+    /// The name that `docker info` shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Overlay2 => "overlay2",
+            Driver::Fuse => "fuse",
+            Driver::Copy => "copy",
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Driver {
+    type Err = Error;
+
+    /// Also takes the names that other engines have for the same thing.
+    fn from_str(name: &str) -> Result<Driver, Error> {
+        match name {
+            "overlay2" | "overlay" => Ok(Driver::Overlay2),
+            "fuse" | "fuse-overlayfs" => Ok(Driver::Fuse),
+            "copy" | "vfs" => Ok(Driver::Copy),
+            _ => Err(Error::UnknownDriver(name.to_owned())),
+        }
+    }
+}
+
+/// A root filesystem to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// What makes the tree.
+    pub driver: Driver,
+    /// Layers, the topmost first; never empty.
+    pub lower: Vec<PathBuf>,
+    /// Where changes go.
+    pub upper: PathBuf,
+    /// The driver's scratch directory, on the same filesystem as `upper`, used by nothing else.
+    pub work: PathBuf,
+    /// Nothing written need survive a crash: no sync, also not on unmount.
+    pub volatile: bool,
+}
+
+/// Why there is no root filesystem.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name that no driver has.
+    #[error("unknown storage driver \"{0}\" (known: overlay2, fuse, copy)")]
+    UnknownDriver(String),
+    /// A driver that this version does not have.
+    #[error("storage driver \"{0}\" is not available in this version; use overlay2")]
+    NotImplemented(Driver),
+    /// A stack without a layer.
+    #[error("a root filesystem needs at least one layer")]
+    NoLayers,
+    /// The kernel did not make the overlay.
+    #[error("mounting the overlay on \"{}\" failed at {step}", upper.display())]
+    Mount {
+        /// Upper directory.
+        upper: PathBuf,
+        /// Option or step, with the kernel's own sentence if it had one.
+        step: String,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    fn mount(rootfs: &Rootfs, error: FilesystemError) -> Error {
+        Error::Mount {
+            upper: rootfs.upper.clone(),
+            step: error.to_string(),
+            source: error.error,
+        }
+    }
+
+    fn step(rootfs: &Rootfs, step: &str, source: io::Error) -> Error {
+        Error::Mount {
+            upper: rootfs.upper.clone(),
+            step: step.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Makes the tree; the mount is attached nowhere.
+///
+/// # Errors
+///
+/// A driver that does not exist here, or the kernel's refusal.
+pub fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
+    match rootfs.driver {
+        Driver::Overlay2 => native::mount(rootfs),
+        other => Err(Error::NotImplemented(other)),
+    }
+}
+
+/// Which driver works here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The best one, `None` when none does.
+    pub driver: Option<Driver>,
+    /// Why it and not a better one, one sentence.
+    pub reason: String,
+}
+
+/// Tries the real operation in `dir` (on the filesystem that will hold the layers): mounts an
+/// overlay, removes a file of the lower layer through it, makes one, and looks whether the changes
+/// read back. `dir` is left as it was.
+pub fn probe(dir: &Path) -> Probe {
+    match native::try_in(dir) {
+        Ok(()) => Probe {
+            driver: Some(Driver::Overlay2),
+            reason: "the kernel's overlayfs works here".to_owned(),
+        },
+        Err(error) => {
+            let source = std::error::Error::source(&error);
+            Probe {
+                driver: None,
+                reason: source
+                    .map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_by_all_their_names() {
+        for (name, driver) in [
+            ("overlay2", Driver::Overlay2),
+            ("fuse", Driver::Fuse),
+            ("fuse-overlayfs", Driver::Fuse),
+            ("copy", Driver::Copy),
+            ("vfs", Driver::Copy),
+        ] {
+            assert_eq!(name.parse::<Driver>().expect("known"), driver);
+        }
+        assert_eq!(
+            "btrfs".parse::<Driver>().expect_err("unknown").to_string(),
+            "unknown storage driver \"btrfs\" (known: overlay2, fuse, copy)"
+        );
+        assert_eq!(
+            serde_json::to_string(&Driver::Overlay2).expect("json"),
+            "\"overlay2\""
+        );
+    }
+
+    #[test]
+    fn drivers_to_come_say_so() {
+        let rootfs = Rootfs {
+            driver: Driver::Fuse,
+            lower: vec!["/l".into()],
+            upper: "/u".into(),
+            work: "/w".into(),
+            volatile: false,
+        };
+        assert_eq!(
+            mount(&rootfs).expect_err("not there").to_string(),
+            "storage driver \"fuse\" is not available in this version; use overlay2"
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! The kernel's overlayfs in a user namespace (Linux 5.11), always with `userxattr`: whiteouts and
+//! opaque marks are `user.overlay.*` attributes and 0/0 devices, which need no privilege.
+//!
+//! Three ways to say what is stacked, tried in this order:
+//!
+//! 1. `fsconfig lowerdir+`, one call a layer (Linux 6.7): no limit on length, no escaping.
+//! 2. `fsconfig lowerdir`, one string. The kernel takes 255 bytes of it, and `:` and `\` are escaped;
+//!    where the paths are too long, short ones through our own descriptors (`/proc/self/fd/N`) take
+//!    their place, enough for thirteen layers.
+//! 3. mount(2), whose options may fill a page: over 200 layers by descriptors. It attaches
+//!    at a path, so it is done in a child's own mount namespace, copied off detached and sent here.
+//!    Killed at any moment it leaves nothing, for the namespace ends with the child.
+//!
+//! Unmounting an overlay syncs the filesystem below (130–610 ms measured with 400 MB of anybody's
+//! dirty pages; 1–16 ms with `volatile`). `volatile` leaves a mark in the work directory that makes
+//! a later mount of the same upper fail, on purpose: after a crash it may be torn.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::{Driver, Error, Rootfs};
+use crate::sys::clone;
+use crate::sys::mount::{Attributes, Context, FilesystemError, clone_tree, set_attributes};
+
+/// Longest value that fsconfig(2) takes.
+const MAX_VALUE: usize = 255;
+
+/// Longest option string that mount(2) takes: a page less its end.
+const MAX_OPTIONS: usize = 4095;
+
+pub(super) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
+    if rootfs.lower.is_empty() {
+        return Err(Error::NoLayers);
+    }
+    match by_layers(rootfs) {
+        Err(error) if means_unknown(&error) => {}
+        other => return other.map_err(|error| Error::mount(rootfs, error)),
+    }
+    let short = ShortPaths::open(rootfs)
+        .map_err(|error| Error::step(rootfs, "opening the layers", error))?;
+    match by_string(rootfs, &short) {
+        Some(Err(error)) if error.error.raw_os_error() != Some(libc::ENOSYS) => {
+            Err(Error::mount(rootfs, error))
+        }
+        Some(Ok(tree)) => Ok(tree),
+        _ => by_mount(rootfs, &short),
+    }
+}
+
+/// Whether the kernel does not know `lowerdir+`, or the new calls at all.
+fn means_unknown(error: &FilesystemError) -> bool {
+    match error.error.raw_os_error() {
+        Some(libc::EINVAL) => error.step == "lowerdir+",
+        Some(libc::ENOSYS) => true,
+        _ => false,
+    }
+}
+
+fn by_layers(rootfs: &Rootfs) -> Result<OwnedFd, FilesystemError> {
+    let context = context(rootfs)?;
+    for layer in &rootfs.lower {
+        context.set("lowerdir+", Some(layer.as_os_str().as_bytes()))?;
+    }
+    context.set("upperdir", Some(rootfs.upper.as_os_str().as_bytes()))?;
+    context.set("workdir", Some(rootfs.work.as_os_str().as_bytes()))?;
+    context.mount(0)
+}
+
+/// `None` when the layers do not fit into one value.
+fn by_string(rootfs: &Rootfs, short: &ShortPaths) -> Option<Result<OwnedFd, FilesystemError>> {
+    let lower = short.lower();
+    if lower.len() > MAX_VALUE {
+        return None;
+    }
+    Some(context(rootfs).and_then(|context| {
+        context.set("lowerdir", Some(lower.as_bytes()))?;
+        context.set("upperdir", Some(short.upper().as_bytes()))?;
+        context.set("workdir", Some(short.work().as_bytes()))?;
+        context.mount(0)
+    }))
+}
+
+fn context(rootfs: &Rootfs) -> Result<Context, FilesystemError> {
+    let context = Context::open("overlay")?;
+    context.set("source", Some(b"overlay"))?;
+    context.set("userxattr", None)?;
+    if rootfs.volatile {
+        context.set("volatile", None)?;
+    }
+    Ok(context)
+}
+
+/// mount(2) in a mount namespace that lives as long as a child of ours.
+fn by_mount(rootfs: &Rootfs, short: &ShortPaths) -> Result<OwnedFd, Error> {
+    let failed = |step: &str, error: io::Error| Error::step(rootfs, step, error);
+    let options = format!(
+        "userxattr{},lowerdir={},upperdir={},workdir={}",
+        if rootfs.volatile { ",volatile" } else { "" },
+        short.lower(),
+        short.upper(),
+        short.work()
+    );
+    if options.len() > MAX_OPTIONS {
+        return Err(failed(
+            "mount (too many layers for this kernel)",
+            io::Error::from_raw_os_error(libc::E2BIG),
+        ));
+    }
+    let (ours, theirs) =
+        std::os::unix::net::UnixStream::pair().map_err(|error| failed("socketpair", error))?;
+    let child = clone::clone(clone::NEW_MOUNT, || {
+        let sent = attach_and_copy(&rootfs.upper, &options)
+            .and_then(|tree| send_descriptor(&theirs, &tree));
+        // The exit code carries the errno, which is below 256 for all that mount(2) gives.
+        sent.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+    })
+    .map_err(|error| failed("clone", error))?;
+    drop(theirs);
+    let received = receive_descriptor(&ours);
+    let status = clone::reap(child.pid).unwrap_or(0);
+    match (libc::WEXITSTATUS(status), received) {
+        (0, Ok(Some(tree))) => Ok(tree),
+        (0, Ok(None)) => Err(failed(
+            "receiving the mount",
+            io::ErrorKind::UnexpectedEof.into(),
+        )),
+        (0, Err(error)) => Err(failed("receiving the mount", error)),
+        (code, _) => Err(failed("mount", io::Error::from_raw_os_error(code))),
+    }
+}
+
+/// In the child: the upper directory itself is the mount point, for it surely exists and the
+/// overlay has found it by then.
+fn attach_and_copy(place: &Path, options: &str) -> io::Result<OwnedFd> {
+    let slash = File::open("/")?;
+    let private = Attributes {
+        set: 0,
+        propagation: libc::MS_PRIVATE,
+    };
+    set_attributes(slash.as_fd(), true, private)?;
+    let options = std::ffi::CString::new(options)?;
+    rustix::mount::mount(
+        "overlay",
+        place,
+        "overlay",
+        MountFlags::empty(),
+        options.as_c_str(),
+    )?;
+    let tree = clone_tree(place, false);
+    rustix::mount::unmount(place, UnmountFlags::DETACH)?;
+    tree
+}
+
+fn send_descriptor(socket: &std::os::unix::net::UnixStream, fd: &OwnedFd) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let byte = [io::IoSlice::new(b"m")];
+    sendmsg(socket, &byte, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive_descriptor(socket: &std::os::unix::net::UnixStream) -> io::Result<Option<OwnedFd>> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0_u8; 1];
+    let mut into = [io::IoSliceMut::new(&mut byte)];
+    recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut found = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            found = fds.last();
+        }
+    }
+    Ok(found)
+}
+
+/// The directories by descriptors, whose paths are short and hold nothing to escape.
+#[derive(Debug)]
+struct ShortPaths {
+    lower: Vec<File>,
+    upper: File,
+    work: File,
+}
+
+impl ShortPaths {
+    fn open(rootfs: &Rootfs) -> io::Result<ShortPaths> {
+        let open = |path: &Path| {
+            File::options()
+                .read(true)
+                .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+                .open(path)
+        };
+        Ok(ShortPaths {
+            lower: rootfs
+                .lower
+                .iter()
+                .map(|path| open(path))
+                .collect::<Result<_, _>>()?,
+            upper: open(&rootfs.upper)?,
+            work: open(&rootfs.work)?,
+        })
+    }
+
+    fn lower(&self) -> String {
+        let paths: Vec<String> = self.lower.iter().map(short).collect();
+        paths.join(":")
+    }
+
+    fn upper(&self) -> String {
+        short(&self.upper)
+    }
+
+    fn work(&self) -> String {
+        short(&self.work)
+    }
+}
+
+fn short(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// Mounts, changes and looks, in directories that are removed again.
+pub(super) fn try_in(dir: &Path) -> Result<(), Error> {
+    let base = dir.join(format!(".probe-{}", std::process::id()));
+    let rootfs = Rootfs {
+        driver: Driver::Overlay2,
+        lower: vec![base.join("lower")],
+        upper: base.join("upper"),
+        work: base.join("work"),
+        volatile: true,
+    };
+    let outcome = try_at(&rootfs);
+    // Left over: at worst an empty directory, and the outcome matters more.
+    let _ = std::fs::remove_dir_all(&base);
+    outcome
+}
+
+fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
+    let prepared = [&rootfs.lower[0], &rootfs.upper, &rootfs.work]
+        .into_iter()
+        .try_for_each(std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(rootfs.lower[0].join("lower"), "lower"));
+    prepared.map_err(|error| Error::step(rootfs, "preparing a trial", error))?;
+    // One layer always fits: never mount(2), never a fork.
+    let tree = match by_layers(rootfs) {
+        Err(error) if means_unknown(&error) => {
+            let short = ShortPaths::open(rootfs)
+                .map_err(|error| Error::step(rootfs, "opening the layers", error))?;
+            by_string(rootfs, &short).unwrap_or(Err(error))
+        }
+        other => other,
+    }
+    .map_err(|error| Error::mount(rootfs, error))?;
+    let tried = unlinkat(&tree, "lower", AtFlags::empty()).and_then(|()| {
+        let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(&tree, "new", create, Mode::from_raw_mode(0o644))?;
+        match openat(
+            &tree,
+            "lower",
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(rustix::io::Errno::EXIST),
+        }
+    });
+    tried.map_err(|error| Error::step(rootfs, "removing a file through it", error.into()))
+}

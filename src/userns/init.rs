@@ -1,0 +1,64 @@
+//! The small init of `--init`: pid 1 of a container that forwards signals and reaps.
+//!
+//! It is no program but the staged process itself: instead of execve it forks a child that becomes
+//! the container's program, and stays. So nothing is mounted or copied into the image, and its
+//! memory is the shim's pages shared copy-on-write. It runs as the program's user under the
+//! program's seccomp filter and is never dumpable: `/proc/1/exe`, `/proc/1/mem` and `/proc/1/fd` are
+//! closed to the container. It holds no descriptor but 0, 1 and 2, and its command line is overwritten.
+//!
+//! Behaviour is that of Docker's `docker-init` (tini): every signal but SIGCHLD goes to the child;
+//! the child leads a process group of its own, in the foreground of the terminal if there is one;
+//! when it ends, init ends with its code, 128 + n after signal n, and the kernel kills the rest.
+
+use std::os::fd::AsFd;
+
+use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::sys::clone;
+use crate::sys::prctl;
+
+/// Forks `program`, which becomes the container's program and returns (an exit code) only when it
+/// could not, and looks after it until it ends. Returns the code to exit with.
+pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
+    prctl::block_signals();
+    // No parent's namespace to clean: only a name, for `docker top`.
+    let _ = rustix::thread::set_name(c"docker-init");
+    prctl::set_command_line(&format!("/sbin/docker-init\0--\0{}", args.join("\0")));
+    if std::process::id() != 1 {
+        // With another's pid namespace orphans come here only when asked for.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    }
+    let child = match clone::clone(0, || {
+        // Ignored errors: without a terminal there is no foreground to take.
+        let _ = rustix::process::setpgid(None, None);
+        let _ = rustix::termios::tcsetpgrp(std::io::stdin().as_fd(), rustix::process::getpgrp());
+        prctl::reset_signals();
+        program()
+    }) {
+        Ok(child) => child.pid,
+        Err(_) => return 125,
+    };
+    clone::close_from(3);
+    loop {
+        let Ok((signal, _)) = prctl::next_signal() else {
+            continue;
+        };
+        if signal != libc::SIGCHLD {
+            prctl::send_signal(child, signal);
+            continue;
+        }
+        // One SIGCHLD may stand for many ended children.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid.as_raw_nonzero().get() == child {
+                return exit_code(status);
+            }
+        }
+    }
+}
+
+fn exit_code(status: WaitStatus) -> i32 {
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|n| 128 + n))
+        .unwrap_or(125)
+}

@@ -1,0 +1,172 @@
+//! The wire between shim and staged child: a `SOCK_SEQPACKET` pair, close-on-exec.
+//!
+//! Shim to child: one byte an [`Order`]. Child to shim: JSON [`Report`]s, the console's descriptor
+//! beside one of them. End of file towards the shim is the news that execve happened; end of file
+//! towards the child means that the shim is gone, and the child ends.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use super::StageError;
+
+/// Longest report; an error's text may quote paths, of 4 KiB each at most.
+const MAX_REPORT: usize = 64 << 10;
+
+/// What the shim tells the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The id maps are written.
+    Mapped,
+    /// Execute the program.
+    Go,
+}
+
+/// What the child tells the shim. Times are nanoseconds since the start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The root filesystem is in place.
+    Ready {
+        awake: u64,
+        mounts: u64,
+        pivot: u64,
+        notes: Vec<String>,
+    },
+    /// All that is left is execve (and seccomp with no_new_privs).
+    Confined { at: u64 },
+    /// It cannot go on.
+    Failed(StageError),
+}
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct Channel {
+    fd: OwnedFd,
+}
+
+impl Channel {
+    pub(super) fn pair() -> io::Result<(Channel, Channel)> {
+        let (a, b) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Channel { fd: a }, Channel { fd: b }))
+    }
+
+    /// In the child: closes its copy of the shim's end, which a frame that will never run again
+    /// still owns. Without it the child would hold its own channel open.
+    pub(super) fn close_inherited(&self) {
+        let _ = nix::unistd::close(self.fd.as_raw_fd());
+    }
+
+    pub(super) fn send_order(&self, order: Order) -> io::Result<()> {
+        self.send(&[order as u8], None)
+    }
+
+    /// Waits for an order; anything else, also the shim's end, is an error.
+    pub(super) fn wait_for(&self, order: Order) -> io::Result<()> {
+        let mut byte = [0_u8; 1];
+        match self.receive(&mut byte)? {
+            (1, _) if byte[0] == order as u8 => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    pub(super) fn send_report(&self, report: &Report, console: Option<&OwnedFd>) -> io::Result<()> {
+        let mut text = serde_json::to_vec(report)?;
+        if text.len() > MAX_REPORT {
+            text = serde_json::to_vec(&Report::Failed(StageError::new("error text too long")))?;
+        }
+        self.send(&text, console)
+    }
+
+    /// Waits for the next report; a failure or the child's end is an error.
+    pub(super) fn receive_report(
+        &self,
+        prefix: bool,
+    ) -> Result<(Report, Option<OwnedFd>), StageError> {
+        self.next(prefix)?
+            .ok_or_else(|| StageError::new("init process ended before it was ready"))
+    }
+
+    /// Waits for the channel to end: execve closed the other side.
+    pub(super) fn receive_end(&self, prefix: bool) -> Result<(), StageError> {
+        match self.next(prefix)? {
+            None => Ok(()),
+            Some(_) => Err(StageError::new("unexpected message from init process")),
+        }
+    }
+
+    fn next(&self, prefix: bool) -> Result<Option<(Report, Option<OwnedFd>)>, StageError> {
+        let mut bytes = vec![0_u8; MAX_REPORT];
+        let (n, console) = match self.receive(&mut bytes) {
+            Ok(got) => got,
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => (0, None),
+            Err(error) => return Err(StageError::io("reading from init process", &error)),
+        };
+        if n == 0 {
+            return Ok(None);
+        }
+        match serde_json::from_slice(&bytes[..n]) {
+            Ok(Report::Failed(error)) if prefix => Err(error.during_init()),
+            Ok(Report::Failed(error)) => Err(error),
+            Ok(report) => Ok(Some((report, console))),
+            Err(error) => Err(StageError::new(format!(
+                "reading from init process: {error}"
+            ))),
+        }
+    }
+
+    pub(super) fn send(&self, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let borrowed;
+        if let Some(fd) = fd {
+            borrowed = [fd.as_fd()];
+            control.push(SendAncillaryMessage::ScmRights(&borrowed));
+        }
+        loop {
+            match sendmsg(
+                &self.fd,
+                &[io::IoSlice::new(bytes)],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            ) {
+                Err(Errno::INTR) => {}
+                other => return Ok(other.map(|_| ())?),
+            }
+        }
+    }
+
+    pub(super) fn receive(&self, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = loop {
+            match recvmsg(
+                &self.fd,
+                &mut [io::IoSliceMut::new(bytes)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Err(Errno::INTR) => {}
+                other => break other?,
+            }
+        };
+        let mut fd = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                fd = fds.last().or(fd);
+            }
+        }
+        Ok((got.bytes, fd))
+    }
+}
