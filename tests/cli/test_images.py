@@ -1,0 +1,236 @@
+"""Images: load, list, inspect, history, tag, rmi, import; and what a layer may hold."""
+
+import gzip
+import json
+import os
+import re
+
+import archive
+from harness import Case, need_image, once
+
+
+class Load(Case):
+    def test_docker_archive(self):
+        self.docker("load", "-i", need_image("busybox.tar"), out="Loaded image: busybox:latest")
+
+    def test_stdin(self):
+        with open(need_image("busybox.tar"), "rb") as file:
+            self.docker("load", stdin=file.read(), out=re.compile("Loaded image: busybox:latest"))
+
+    def test_quiet(self):
+        self.docker("load", "-q", "-i", need_image("busybox.tar"), out="Loaded image: busybox:latest")
+
+    def test_gzipped(self):
+        with open(need_image("busybox.tar"), "rb") as file:
+            self.docker("load", stdin=gzip.compress(file.read(), 1), out=re.compile("Loaded image: busybox:latest"))
+
+    def test_oci_layout(self):
+        self.docker("load", "-i", need_image("busybox-oci.tar"), out=re.compile("Loaded image: busybox:oci"))
+        self.docker("run", "--rm", "busybox:oci", "echo", "ok", out="ok")
+
+    def test_as_engines_save_now(self):
+        self.docker("load", "-i", need_image("busybox-save.tar"), out=re.compile("Loaded image: busybox:save"))
+        self.docker("run", "--rm", "busybox:save", "echo", "ok", out="ok")
+
+    def test_layers_are_shared(self):
+        self.docker("load", "-i", need_image("busybox-oci.tar"))
+        layers = {self.field(f"busybox:{tag}", "{{json .RootFS.Layers}}", "image") for tag in ("latest", "oci")}
+        self.equal(len(layers), 1, "different sets of layers")
+
+    def test_multi_layer_oci(self):
+        self.docker("load", "-i", need_image("debian-oci.tar"), timeout=240)
+        self.docker("run", "--rm", "debian:oci", "cat", "/etc/debian_version", out=re.compile(r"^12\."))
+        self.docker("rmi", "debian:oci")
+
+
+class Inspect(Case):
+    def test_fields(self):
+        got = json.loads(self.docker("image", "inspect", "debian:bookworm").out)[0]
+        for field, expected in {"RepoTags": ["debian:bookworm"], "Os": "linux", "Architecture": archive.ARCHITECTURE,
+                                "Created": archive.CREATED}.items():
+            self.equal(got[field], expected, field)
+        self.equal(len(got["RootFS"]["Layers"]), 3, "number of layers")
+        self.equal(got["RootFS"]["Type"], "layers", "RootFS.Type")
+        self.equal(got["Config"]["Cmd"], ["bash"], "Config.Cmd")
+        self.equal(got["Size"] > 50_000_000, True, "Size over 50 MB")
+
+    def test_id_is_that_of_the_config(self):
+        with archive.tarfile.open(need_image("busybox.tar")) as tar:
+            manifest = json.load(tar.extractfile("manifest.json"))
+        self.equal(self.field("busybox", "{{.Id}}", "image"), "sha256:" + manifest[0]["Config"].removesuffix(".json"), "Id")
+
+    def test_by_id_and_prefix(self):
+        identity = self.field("busybox", "{{.Id}}", "image")
+        for name in (identity, identity[7:], identity[7:19], "docker.io/library/busybox:latest", "busybox:latest"):
+            with self.subTest(name):
+                self.equal(self.field(name, "{{.Id}}", "image"), identity, "Id by " + name)
+
+    def test_unknown(self):
+        self.docker("image", "inspect", "nosuch", code=1, err=re.compile("No such image: nosuch(:latest)?"))
+
+
+class List(Case):
+    def test_list(self):
+        self.docker("images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}", out=re.compile(r"^debian:bookworm \d+(\.\d+)?MB$", re.M))
+
+    def test_by_name(self):
+        self.docker("images", "--format", "{{.Repository}}", "debian", out="debian")
+
+    def test_filters(self):
+        self.docker("images", "--filter", "reference=busy*", "--filter", "label=form=latest", "--format", "{{.Repository}}:{{.Tag}}", out="busybox:latest")
+
+    def test_digests_and_no_trunc(self):
+        self.docker("images", "--no-trunc", "-q", "debian", out=re.compile("^sha256:[0-9a-f]{64}$", re.M))
+
+    def test_history(self):
+        self.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", "busybox", out="ADD busybox /")
+        self.equal(len(self.docker("history", "-q", "debian:bookworm").out.split()), 3, "lines of history")
+
+
+class Tag(Case):
+    def test_tag_and_untag(self):
+        self.docker("tag", "busybox", "other/name:1")
+        self.docker("run", "--rm", "other/name:1", "echo", "ok", out="ok")
+        self.docker("rmi", "other/name:1", out="Untagged: other/name:1")
+        self.docker("image", "inspect", "busybox")
+
+    def test_registry_with_port(self):
+        self.docker("tag", "busybox", "localhost:5000/a/b/c:x")
+        self.docker("images", "--format", "{{.Repository}}:{{.Tag}}", out=re.compile("^localhost:5000/a/b/c:x$", re.M))
+        self.docker("rmi", "localhost:5000/a/b/c:x")
+
+    def test_invalid(self):
+        self.docker("tag", "busybox", "UPPER:x", code=1, err=re.compile("(?i)invalid reference format|must be lowercase"))
+
+    def test_unknown(self):
+        self.docker("tag", "nosuch", "x:1", code=1, err=re.compile("No such image: nosuch(:latest)?"))
+
+    def test_moves(self):
+        self.docker("tag", "busybox", "moving:1")
+        self.docker("tag", "debian:bookworm", "moving:1")
+        self.equal(self.field("moving:1", "{{.Id}}", "image"), self.field("debian:bookworm", "{{.Id}}", "image"), "Id")
+        self.docker("rmi", "moving:1")
+
+
+class Remove(Case):
+    def small(self, tag, *layers):
+        """Loads a small image of its own."""
+        work = self.daemon.top + "/small-" + self.id().rsplit(".", 1)[1]
+        os.makedirs(work, exist_ok=True)
+        layers = layers or (archive.Layer().file("only", self.id()),)
+        paths = [layer.write(f"{work}/{n}.tar") for n, layer in enumerate(layers)]
+        path = archive.write_docker_archive(work + "/image.tar", [archive.Image([tag] if tag else None, paths, Cmd=["/x"])])
+        return self.docker("load", "-i", path)
+
+    def test_last_name(self):
+        self.small("small:1")
+        self.docker("rmi", "small:1", out=re.compile(r"(?s)Untagged: small:1\n.*Deleted: sha256:[0-9a-f]{64}"))
+        self.docker("image", "inspect", "small:1", code=1)
+
+    def test_without_a_name(self):
+        identity = re.search(r"Loaded image ID: (sha256:[0-9a-f]{64})", self.small(None).out)
+        if not identity:
+            self.fail("$ docker load\nexpected: Loaded image ID: sha256:…\ngot: " + self.small(None).out)
+        self.docker("rmi", identity[1])
+
+    def test_in_use_by_stopped(self):
+        self.small("small:2")
+        name = self.name()
+        self.docker("create", "--name", name, "small:2")
+        self.docker("rmi", "small:2", code=1, err=re.compile(
+            r'conflict: unable to (remove repository reference "small:2"|delete small:2) \(must force\) - container [0-9a-f]{12} is using its referenced image [0-9a-f]{12}'))
+        self.docker("rm", name)
+        self.docker("rmi", "small:2")
+
+    def test_by_id_with_two_names(self):
+        self.small("small:3")
+        self.docker("tag", "small:3", "small:4")
+        identity = self.field("small:3", "{{.Id}}", "image")[7:19]
+        self.docker("rmi", "-f", identity)
+        self.docker("image", "inspect", "small:4", code=1)
+
+    def test_running_container_protects(self):
+        self.run_detached()
+        identity = self.field("busybox:latest", "{{.Id}}", "image")[7:19]
+        self.docker("rmi", identity, code=1, err=re.compile("conflict: unable to delete [0-9a-f]{12} "))
+
+    def test_unknown(self):
+        self.docker("rmi", "nosuch", code=1, err=re.compile("No such image: nosuch(:latest)?"))
+
+    def test_prune(self):
+        self.small(None)
+        self.docker("image", "prune", "-f", out=re.compile("Total reclaimed space|deleted"))
+
+    def test_loaded_again_under_the_same_name(self):
+        self.small("again:1", archive.Layer().file("first", "1"))
+        first = self.field("again:1", "{{.Id}}", "image")
+        self.small("again:1", archive.Layer().file("second", "2"))
+        self.equal(self.field("again:1", "{{.Id}}", "image") == first, False, "still the first image")
+        self.docker("rmi", "again:1")
+        self.docker("rmi", first)
+
+
+@once
+class Import(Case):
+    def test_import(self):
+        with archive.tarfile.open(need_image("busybox.tar")) as tar:
+            manifest = json.load(tar.extractfile("manifest.json"))
+            layer = tar.extractfile(manifest[0]["Layers"][0]).read()
+        self.docker("import", "-c", "CMD [\"echo\", \"imported\"]", "-m", "a message", "-", "imported:1", stdin=layer, out=re.compile("^sha256:[0-9a-f]{64}$", re.M))
+        self.docker("run", "--rm", "imported:1", out="imported")
+        self.docker("rmi", "imported:1")
+
+
+class Contents(Case):
+    """What scripts/images put in the odd layers of debian:bookworm must come out of a container."""
+
+    def odd(self, shell, out):
+        self.docker("run", "--rm", "-w", "/odd", "debian:bookworm", "sh", "-c", shell, out=out)
+
+    def test_whiteout(self):
+        self.odd("ls -d removed 2>&1 | grep -c 'No such'", "1")
+
+    def test_opaque(self):
+        self.odd("ls opaque", "above")
+
+    def test_no_whiteout_is_seen(self):
+        self.odd("find / -xdev -name '.wh.*' | wc -l", "0")
+
+    def test_kinds_change(self):
+        self.odd("cat becomes-file; ls becomes-dir", "a file now\ninside")
+
+    def test_upper_wins(self):
+        self.odd("cat changed absolute", "second\nsecond")
+
+    def test_hardlink(self):
+        self.odd("test linked -ef original && stat -c %h linked", "2")
+
+    def test_symlinks(self):
+        self.odd("readlink absolute dangling", "/odd/changed\n/nowhere/at/all")
+
+    def test_modes(self):
+        self.odd("stat -c %a setuid setgid sticky mode-0000", "4755\n2755\n1777\n0")
+
+    def test_owner(self):
+        self.odd("stat -c %u:%g owner-app", "1234:4321")
+
+    def test_owner_beyond_the_range(self):
+        self.odd("stat -c %u:%g owner-beyond", "65534:65534")
+
+    def test_nanoseconds(self):
+        self.odd("stat -c %.9Y nanoseconds", "1700000000.123456789")
+
+    def test_names(self):
+        self.odd("cat nnnnnnnnnn* d*rer", "a name of 200 bytes\nnot ASCII")
+
+    def test_fifo(self):
+        self.odd("test -p fifo && echo fifo", "fifo")
+
+    def test_device_left_out(self):
+        self.odd("test -e device || echo none", "none")
+
+    def test_file_capability(self):
+        self.odd("getcap capable", re.compile(r"capable cap_net_raw[=+]ep|capable cap_net_raw=p|capable cap_net_raw"))
+
+    def test_user_xattr(self):
+        self.odd("getfattr --only-values -n user.colour xattr", "green")
