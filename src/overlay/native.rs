@@ -3,10 +3,10 @@
 //!
 //! Three ways to say what is stacked, tried in this order:
 //!
-//! 1. `fsconfig lowerdir+`, one call a layer (Linux 6.7): no limit on length, no escaping.
-//! 2. `fsconfig lowerdir`, one string. The kernel takes 255 bytes of it, and `:` and `\` are escaped;
-//!    where the paths are too long, short ones through our own descriptors (`/proc/self/fd/N`) take
-//!    their place, enough for thirteen layers.
+//! 1. `fsconfig lowerdir+`, one call a layer (Linux 6.7): any number, no escaping. The kernel takes
+//!    255 bytes a path; longer ones are replaced by our own descriptors (`/proc/self/fd/N`).
+//! 2. `fsconfig lowerdir`, one string of at most 255 bytes, always by descriptors (whose paths hold
+//!    nothing to escape): about thirteen layers.
 //! 3. mount(2), whose options may fill a page: over 200 layers by descriptors. It attaches
 //!    at a path, so it is done in a child's own mount namespace, copied off detached and sent here.
 //!    Killed at any moment it leaves nothing, for the namespace ends with the child.
@@ -39,18 +39,28 @@ pub(super) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     if rootfs.lower.is_empty() {
         return Err(Error::NoLayers);
     }
-    match by_layers(rootfs) {
-        Err(error) if means_unknown(&error) => {}
-        other => return other.map_err(|error| Error::mount(rootfs, error)),
+    let paths = rootfs.lower.iter().chain([&rootfs.upper, &rootfs.work]);
+    let fits = paths.map(|p| p.as_os_str().len()).max() <= Some(MAX_VALUE);
+    if fits {
+        match by_layers(rootfs) {
+            Err(error) if means_unknown(&error) => {}
+            other => return other.map_err(|error| Error::mount(rootfs, error)),
+        }
     }
     let short = ShortPaths::open(rootfs)
         .map_err(|error| Error::step(rootfs, "opening the layers", error))?;
+    if !fits {
+        match by_layers(&short.as_rootfs(rootfs)) {
+            Err(error) if means_unknown(&error) => {}
+            other => return other.map_err(|error| Error::mount(rootfs, error)),
+        }
+    }
     match by_string(rootfs, &short) {
         Some(Err(error)) if error.error.raw_os_error() != Some(libc::ENOSYS) => {
             Err(Error::mount(rootfs, error))
         }
         Some(Ok(tree)) => Ok(tree),
-        _ => by_mount(rootfs, &short),
+        _ => by_mount(rootfs),
     }
 }
 
@@ -98,26 +108,12 @@ fn context(rootfs: &Rootfs) -> Result<Context, FilesystemError> {
 }
 
 /// mount(2) in a mount namespace that lives as long as a child of ours.
-fn by_mount(rootfs: &Rootfs, short: &ShortPaths) -> Result<OwnedFd, Error> {
+fn by_mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     let failed = |step: &str, error: io::Error| Error::step(rootfs, step, error);
-    let options = format!(
-        "userxattr{},lowerdir={},upperdir={},workdir={}",
-        if rootfs.volatile { ",volatile" } else { "" },
-        short.lower(),
-        short.upper(),
-        short.work()
-    );
-    if options.len() > MAX_OPTIONS {
-        return Err(failed(
-            "mount (too many layers for this kernel)",
-            io::Error::from_raw_os_error(libc::E2BIG),
-        ));
-    }
     let (ours, theirs) =
         std::os::unix::net::UnixStream::pair().map_err(|error| failed("socketpair", error))?;
     let child = clone::clone(clone::NEW_MOUNT, || {
-        let sent = attach_and_copy(&rootfs.upper, &options)
-            .and_then(|tree| send_descriptor(&theirs, &tree));
+        let sent = attach_and_copy(rootfs).and_then(|tree| send_descriptor(&theirs, &tree));
         // The exit code carries the errno, which is below 256 for all that mount(2) gives.
         sent.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
     })
@@ -137,15 +133,28 @@ fn by_mount(rootfs: &Rootfs, short: &ShortPaths) -> Result<OwnedFd, Error> {
 }
 
 /// In the child: the upper directory itself is the mount point, for it surely exists and the
-/// overlay has found it by then.
-fn attach_and_copy(place: &Path, options: &str) -> io::Result<OwnedFd> {
+/// overlay has found it by then. E2BIG: more layers than fit.
+fn attach_and_copy(rootfs: &Rootfs) -> io::Result<OwnedFd> {
     let slash = File::open("/")?;
     let private = Attributes {
         set: 0,
         propagation: libc::MS_PRIVATE,
     };
     set_attributes(slash.as_fd(), true, private)?;
+    // Opened here: overlayfs refuses layers of another mount namespace with EINVAL.
+    let short = ShortPaths::open(rootfs)?;
+    let options = format!(
+        "userxattr{},lowerdir={},upperdir={},workdir={}",
+        if rootfs.volatile { ",volatile" } else { "" },
+        short.lower(),
+        short.upper(),
+        short.work()
+    );
+    if options.len() > MAX_OPTIONS {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
     let options = std::ffi::CString::new(options)?;
+    let place = rootfs.upper.as_path();
     rustix::mount::mount(
         "overlay",
         place,
@@ -210,6 +219,16 @@ impl ShortPaths {
             upper: open(&rootfs.upper)?,
             work: open(&rootfs.work)?,
         })
+    }
+
+    /// The same root filesystem by the short paths.
+    fn as_rootfs(&self, of: &Rootfs) -> Rootfs {
+        Rootfs {
+            lower: self.lower.iter().map(|file| short(file).into()).collect(),
+            upper: self.upper().into(),
+            work: self.work().into(),
+            ..*of
+        }
     }
 
     fn lower(&self) -> String {

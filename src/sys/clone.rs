@@ -91,6 +91,25 @@ pub fn clone(flags: u64, child: impl FnOnce() -> i32) -> io::Result<Child> {
     }
 }
 
+/// Makes a child by fork(2) and gives its pid. For a process under a seccomp filter: Docker's answers
+/// clone3(2) with ENOSYS, whose flags it cannot see.
+///
+/// # Errors
+///
+/// EAGAIN where no more processes are allowed.
+pub fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: the child gets copies of all memory and goes on here on its copy of the stack. It may
+    // run ordinary code under the condition in the module's head, a single-threaded caller.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+            exit_now(code)
+        }
+        pid => Ok(pid),
+    }
+}
+
 /// Ends the process at once: no destructor, no buffer, no atexit handler of the parent's runs.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no precondition and does not return.

@@ -28,14 +28,14 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
         // With another's pid namespace orphans come here only when asked for.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     }
-    let child = match clone::clone(0, || {
+    let child = match clone::fork(|| {
         // Ignored errors: without a terminal there is no foreground to take.
         let _ = rustix::process::setpgid(None, None);
         let _ = rustix::termios::tcsetpgrp(std::io::stdin().as_fd(), rustix::process::getpgrp());
         prctl::reset_signals();
         program()
     }) {
-        Ok(child) => child.pid,
+        Ok(pid) => pid,
         Err(_) => return 125,
     };
     clone::close_from(3);

@@ -9,7 +9,6 @@ use super::channel::{Channel, Order, Report};
 use super::program::Program;
 use super::sources::Sources;
 use super::{StageError, Stdio, confine, console, dev, elapsed, namespaces, read_in_root, rootfs};
-use crate::sys::clone::close_on_exec_from;
 use crate::sys::{prctl, resolve};
 use crate::userns::init;
 use crate::userns::plan::{Namespace, Plan, Process};
@@ -55,8 +54,6 @@ fn stage(
     confine::protect()?;
     wait(channel, Order::Mapped)?;
     let awake = elapsed(started);
-    // The shim's own descriptors must not get through an execve that is not ours either.
-    close_on_exec_from(3).map_err(|error| StageError::io("error closing exec fds", &error))?;
     namespaces::become_root(true)?;
     confine::protect()?;
     let _ = rustix::process::setsid();

@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fchmod, fstat,
-    mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fstat, mkdirat,
+    mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 
 /// Deepest directory copied; each level holds two descriptors.
@@ -58,8 +58,9 @@ fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Resul
         take_over(to, name, &stat)?;
     }
     let stat = fstat(&here)?;
-    fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    Ok(())
+    // By name: a mount's descriptor is O_PATH.
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    Ok(rustix::fs::chmodat(to, ".", mode, AtFlags::empty())?)
 }
 
 fn take_over(to: BorrowedFd<'_>, name: &std::ffi::CStr, stat: &rustix::fs::Stat) -> io::Result<()> {

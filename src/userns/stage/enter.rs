@@ -81,8 +81,6 @@ fn stage(
 ) -> Result<Program, StageError> {
     confine::protect()?;
     let awake = elapsed(started);
-    crate::sys::clone::close_on_exec_from(3)
-        .map_err(|error| StageError::io("error closing exec fds", &error))?;
     namespaces::become_root(true)?;
     confine::protect()?;
     let _ = rustix::process::setsid();

@@ -20,6 +20,10 @@
 //! another container's, a short-lived process in between joins it first (see [`namespaces`]).
 //! [`exec`] enters a running container the same way.
 //!
+//! While [`start`], [`spawn`] or [`exec`] runs, nothing else in the process may wait for arbitrary
+//! children: the joiner, and a child that failed, are reaped here. Afterwards the process is the
+//! shim's child, to be reaped by its pid; SIGCHLD tells of it.
+//!
 //! **What the container can reach of us.** The shim makes itself non-dumpable before the clone and
 //! the child stays so until execve replaces its memory: nobody in a pid namespace that it joins can
 //! open its `/proc/PID/exe`, `/mem` or `/fd` (CVE-2019-5736). Every descriptor is close-on-exec by

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::sources::{Source, Sources, attribute_bits, mount_call, mount_failed};
@@ -148,6 +148,14 @@ impl Rootfs {
             |what: String, error: &io::Error| mount_failed(path, &mount.target, what, error);
         let target = resolve::make(self.root.as_fd(), &mount.target, kind)
             .map_err(|error| failed(make_mountpoint(&mount.target), &error))?;
+        // move_mount(2) says EINVAL where mount(2) said ENOTDIR, and clients know the latter.
+        if is_dir(&target) != source.is_dir {
+            let error = io::Error::from_raw_os_error(libc::ENOTDIR);
+            return Err(failed(
+                mount_call(&path.to_string_lossy(), &mount.target),
+                &error,
+            ));
+        }
         let from_proc = fs_magic(&source.tree) == Some(PROC_MAGIC);
         self.check_target(mount, &path.to_string_lossy(), &target, from_proc)?;
         attach(source.tree.as_fd(), target.as_fd())
@@ -352,10 +360,8 @@ impl Rootfs {
         let root = self.root.as_fd();
         let made = resolve::make(root, cwd, Kind::Directory);
         let error = match made {
-            Ok(fd) => match fstat(&fd).map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode)) {
-                Ok(rustix::fs::FileType::Directory) => return Ok(()),
-                _ => io::Error::from_raw_os_error(libc::ENOTDIR),
-            },
+            Ok(fd) if is_dir(&fd) => return Ok(()),
+            Ok(_) => io::Error::from_raw_os_error(libc::ENOTDIR),
             Err(error) => error,
         };
         // Go's MkdirAll names the first component that is no directory.
@@ -424,8 +430,7 @@ struct Mask {
 
 impl Mask {
     fn cover(&mut self, target: &OwnedFd) -> io::Result<()> {
-        let is_dir = rustix::fs::FileType::from_raw_mode(fstat(target)?.st_mode)
-            == rustix::fs::FileType::Directory;
+        let is_dir = is_dir(target);
         let place = if is_dir {
             &mut self.empty_dir
         } else {
@@ -467,6 +472,10 @@ fn read_only(tree: &OwnedFd, recursive: bool) -> io::Result<()> {
         propagation: 0,
     };
     set_attributes(tree.as_fd(), recursive, attributes)
+}
+
+fn is_dir(fd: &OwnedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 fn make_mountpoint(target: &str) -> String {

@@ -141,7 +141,8 @@ fn mount_source(mount: &Mount) -> Result<Option<Source>, StageError> {
     let bits = attribute_bits(mount.flags);
     if bits != 0 {
         set(
-            mount.flags.readonly_recursive,
+            // The host's own /sys or /proc: nothing below it may stay writable either.
+            mount.flags.readonly_recursive || matches!(mount.source, MountSource::FromHost { .. }),
             Attributes {
                 set: bits,
                 propagation: 0,
