@@ -1,3 +1,33 @@
 //! Chooses the role that this process plays.
+//!
+//! The keeper and the process that sets it up are known by their first words and dispatched before
+//! anything else: no command line parser, no threads. A shim never gets here: it is forked by the
+//! keeper. Everything else is what a person typed.
 
-fn main() {}
+use std::os::fd::OwnedFd;
+
+use moss::userns::keeper;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let status = match &*arguments {
+        [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
+        [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
+        _ => {
+            eprintln!("moss: no such verb");
+            1
+        }
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the process ends"
+    )]
+    std::process::exit(status);
+}
+
+/// What the keeper's forked children run. Nobody asks for one before there are verbs.
+fn shim(_: [OwnedFd; 2]) -> i32 {
+    125
+}

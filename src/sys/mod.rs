@@ -4,8 +4,13 @@
 #![allow(unsafe_code)]
 
 pub mod clone;
+pub mod fdpass;
+pub mod fork;
 pub mod mount;
+pub mod paths;
+pub mod pidfd;
 pub mod prctl;
 pub mod resolve;
 pub mod rlimit;
+pub mod sealed;
 pub mod seccomp;

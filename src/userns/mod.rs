@@ -8,8 +8,11 @@
 //! This folder knows nothing of Docker, images or HTTP.
 
 pub mod caps;
+pub mod idmap;
 pub mod init;
+pub mod keeper;
 pub mod plan;
 pub mod seccomp;
 pub mod stage;
+pub mod subid;
 pub mod users;

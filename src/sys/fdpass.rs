@@ -1,0 +1,229 @@
+//! Messages with descriptors beside them, over `SOCK_SEQPACKET` unix sockets.
+//!
+//! Keeper, shims and daemon talk in packets: one message is one packet, so there is no framing
+//! and a message cannot be torn. Descriptors travel as `SCM_RIGHTS` and arrive close-on-exec.
+//! A packet that was cut short, or whose descriptors did not all fit, is an error rather than a
+//! message with something missing: the kernel has already dropped the rest.
+//!
+//! Socket addresses hold 108 bytes; deeper paths (a long `$TMPDIR` on a cluster) are reached
+//! through their directory's descriptor as `/proc/self/fd/N/name`.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+/// The most descriptors that one message may carry (the kernel's own bound is 253).
+pub const MAX_DESCRIPTORS: usize = 64;
+
+/// `sun_path` less its terminating zero.
+const MAX_ADDRESS: usize = 107;
+
+/// Sends one packet. The socket may be non-blocking; a full buffer is then `WouldBlock`.
+pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors for one message",
+        ));
+    }
+    loop {
+        let sent = rustix::net::sendmsg(
+            socket.as_fd(),
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        );
+        match sent {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Receives one packet into `buffer`: its length, 0 at the end of the connection, and its
+/// descriptors.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut slices = [IoSliceMut::new(buffer)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        match rustix::net::recvmsg(socket.as_fd(), &mut slices, &mut control, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message was cut short",
+        ));
+    }
+    Ok((received.bytes, descriptors))
+}
+
+/// A connected pair of packet sockets, close-on-exec.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Connects to the packet socket at `path`. Never waits: a full backlog is `WouldBlock`.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let address = Address::of(path)?;
+    let socket = packet_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    rustix::net::connect(&socket, &address.socket()?)?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    Ok(socket)
+}
+
+/// Makes the packet socket `path`, mode 0600, listening and non-blocking.
+///
+/// It is made under another name and renamed, so whoever finds it can connect, and a stale one
+/// is replaced in one step.
+pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let made = path.with_file_name(name);
+    match std::fs::remove_file(&made) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let address = Address::of(&made)?;
+    let socket = packet_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    // Nobody may connect before listen(), so the mode is in time whatever the umask is.
+    rustix::net::bind(&socket, &address.socket()?)?;
+    rustix::fs::chmod(&made, rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::net::listen(&socket, 64)?;
+    std::fs::rename(&made, path)?;
+    Ok(socket)
+}
+
+/// Accepts one connection; `None` when there is none.
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(
+            rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED,
+        ) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn packet_socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        flags,
+        None,
+    )?)
+}
+
+/// A path as a socket address, with the directory held open while the address stands for it.
+#[derive(Debug)]
+pub struct Address {
+    path: PathBuf,
+    _directory: Option<OwnedFd>,
+}
+
+impl Address {
+    /// The address of `path`, through its directory's descriptor where it is too long.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        if path.as_os_str().as_bytes().len() <= MAX_ADDRESS {
+            return Ok(Self {
+                path: path.to_owned(),
+                _directory: None,
+            });
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let directory: OwnedFd = rustix::fs::open(
+            parent,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+        Ok(Self {
+            path,
+            _directory: Some(directory),
+        })
+    }
+
+    /// The path to bind or connect to, at most 107 bytes for any sane file name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn socket(&self) -> io::Result<SocketAddrUnix> {
+        Ok(SocketAddrUnix::new(&self.path)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_whole_with_its_descriptors() {
+        let (left, right) = pair().unwrap();
+        let (given, kept) = pair().unwrap();
+        send(&left, b"hello", &[given.as_fd()]).unwrap();
+        let mut buffer = [0; 16];
+        let (length, descriptors) = receive(&right, &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"hello");
+        send(&descriptors[0], b"through", &[]).unwrap();
+        let (length, none) = receive(&kept, &mut buffer).unwrap();
+        assert_eq!((&buffer[..length], none.len()), (&b"through"[..], 0));
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_is_an_error() {
+        let (left, right) = pair().unwrap();
+        send(&left, b"too long for it", &[]).unwrap();
+        let error = receive(&right, &mut [0; 4]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        drop(left);
+        assert_eq!(receive(&right, &mut [0; 4]).unwrap().0, 0);
+    }
+
+    #[test]
+    fn long_paths_are_reached_through_their_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let path = deep.join("keeper.sock");
+        let listener = listen(&path).unwrap();
+        assert!(accept(&listener).unwrap().is_none());
+        let client = connect(&path).unwrap();
+        send(&client, b"x", &[]).unwrap();
+        let served = accept(&listener).unwrap().unwrap();
+        assert_eq!(receive(&served, &mut [0; 4]).unwrap().0, 1);
+        // A second listener takes the name over.
+        let second = listen(&path).unwrap();
+        let _client = connect(&path).unwrap();
+        assert!(accept(&second).unwrap().is_some());
+    }
+}

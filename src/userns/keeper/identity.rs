@@ -1,0 +1,128 @@
+//! Finding a keeper, or what is left of one, without its socket.
+//!
+//! `keeper.json`, in the exec root and (since logind deletes the runtime directory with the last
+//! session, while containers run on) in the data root, says which process is the keeper and
+//! which namespace is its. Shims are found by their sockets `<exec-root>/c/ID/shim.sock`: whoever
+//! listens there, of the same user and in the keeper's user namespace, is inside.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::super::idmap::IdMap;
+use super::protocol::Build;
+use crate::sys::{fdpass, pidfd};
+
+/// Name of the file.
+const FILE: &str = "keeper.json";
+
+/// Which process is the keeper. Means nothing after the boot that it names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The process.
+    pub pid: i32,
+    /// Field 22 of its /proc/PID/stat.
+    pub start_time: u64,
+    /// The boot during which these numbers hold.
+    pub boot_id: String,
+    /// Its exec root.
+    pub exec_root: PathBuf,
+    /// Inode of its user namespace, which is unique while the namespace lives.
+    pub user_namespace: u64,
+    /// Its build.
+    pub build: Build,
+    /// The id map of its namespace.
+    pub maps: IdMap,
+}
+
+impl Identity {
+    /// The identity of this process.
+    pub(super) fn own(exec_root: &Path, build: &Build, maps: &IdMap) -> io::Result<Self> {
+        let pid = std::process::id().cast_signed();
+        Ok(Self {
+            pid,
+            start_time: pidfd::start_time(pid)?,
+            boot_id: pidfd::boot_id()?,
+            exec_root: exec_root.to_owned(),
+            user_namespace: user_namespace("self")?,
+            build: build.clone(),
+            maps: maps.clone(),
+        })
+    }
+
+    /// Reads the identity in `directory` if there is one of this boot.
+    pub fn read(directory: &Path) -> Option<Self> {
+        let text = std::fs::read(directory.join(FILE)).ok()?;
+        let identity: Self = serde_json::from_slice(&text).ok()?;
+        (pidfd::boot_id().ok()? == identity.boot_id).then_some(identity)
+    }
+
+    /// Writes it into `directory`, in one step. Not synced: it ends with the boot.
+    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+        let (path, made) = (directory.join(FILE), directory.join("keeper.json.new"));
+        std::fs::write(&made, serde_json::to_vec(self)?)?;
+        std::fs::rename(made, path)
+    }
+
+    /// Removes it from `directory` if it is still this one.
+    pub(super) fn remove(&self, directory: &Path) {
+        if Self::read(directory).as_ref() == Some(self) {
+            let _ = std::fs::remove_file(directory.join(FILE));
+        }
+    }
+
+    /// The keeper's process, if it still runs.
+    pub fn process(&self) -> Option<OwnedFd> {
+        pidfd::open_identity(self.pid, self.start_time).ok()
+    }
+}
+
+/// Inode of the user namespace of a process (`self`, or a pid).
+pub(super) fn user_namespace(process: &str) -> io::Result<u64> {
+    Ok(std::fs::metadata(format!("/proc/{process}/ns/user"))?.ino())
+}
+
+/// A shim of this exec root that runs in the user namespace `namespace` (any but the caller's,
+/// where that is not known).
+pub(super) fn any_shim(exec_root: &Path, namespace: Option<u64>) -> Option<OwnedFd> {
+    let me = rustix::process::geteuid().as_raw();
+    let own = user_namespace("self").ok()?;
+    let directories = std::fs::read_dir(exec_root.join("c")).ok()?;
+    directories.flatten().find_map(|directory| {
+        let socket = fdpass::connect(&directory.path().join("shim.sock")).ok()?;
+        let peer = pidfd::peer(&socket).ok().filter(|peer| peer.uid == me)?;
+        let theirs = user_namespace(&peer.pid.to_string()).ok()?;
+        // The pid was looked up by number: only if the process still lives was it that one.
+        let inside = namespace.map_or(theirs != own, |namespace| namespace == theirs);
+        (inside && pidfd::is_alive(&peer.process).ok()?).then_some(peer.process)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_holds_for_its_boot_only() {
+        let root = tempfile::tempdir().unwrap();
+        let maps = IdMap::single(1, 1, "test");
+        let mut identity = Identity::own(root.path(), &Build("1".into()), &maps).unwrap();
+        identity.write(root.path()).unwrap();
+        let read = Identity::read(root.path()).unwrap();
+        assert_eq!(read, identity);
+        assert!(read.process().is_some());
+        identity.start_time += 1;
+        identity.remove(root.path());
+        assert!(Identity::read(root.path()).is_some(), "another's must stay");
+        read.remove(root.path());
+        assert!(Identity::read(root.path()).is_none());
+        identity.boot_id = "an earlier one".into();
+        identity.write(root.path()).unwrap();
+        assert!(Identity::read(root.path()).is_none());
+        std::fs::write(root.path().join(FILE), "{\"pid\": 1").unwrap();
+        assert!(Identity::read(root.path()).is_none());
+    }
+}
