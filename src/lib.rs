@@ -21,6 +21,7 @@
 //! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`].
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod container;
 pub mod overlay;
 pub mod sys;

@@ -32,4 +32,4 @@ macro_rules! serde_as_string {
         }
     };
 }
-use serde_as_string;
+pub(crate) use serde_as_string;
