@@ -173,7 +173,10 @@ impl World {
             }
         }
         let etc = world.layer().join("etc");
-        std::fs::create_dir_all(&etc).expect("mkdir");
+        // Mount points that real images have; making one in an overlay costs 0.45 ms.
+        for dir in ["etc", "proc", "sys", "dev"] {
+            std::fs::create_dir_all(world.layer().join(dir)).expect("mkdir");
+        }
         std::fs::write(
             etc.join("passwd"),
             "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
