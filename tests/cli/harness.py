@@ -144,7 +144,7 @@ class Daemon:
             os.makedirs(directory, 0o700, exist_ok=True)
         self.socket = self.top + "/run/moss.sock"
         self.env["DOCKER_HOST"] = "unix://" + self.socket
-        self.process = None
+        self.process, self.has_debian = None, False
         self.log_path = self.top + "/daemon.log"
         if start:
             self.start()
@@ -322,11 +322,11 @@ class Terminal:
 
 
 def shared():
-    """The daemon that most cases use, with busybox:latest and debian:bookworm loaded."""
+    """The daemon that most cases use, with busybox:latest loaded."""
     if _state["shared"] is None:
         daemon = Daemon()
         try:
-            daemon.load("busybox.tar", "debian.tar")
+            daemon.load("busybox.tar")
         except BaseException:
             daemon.close()
             raise
@@ -362,6 +362,10 @@ class Case(unittest.TestCase):
         self.names = 0
 
     def docker(self, *args, **options):
+        # The big image is loaded by the first case that names it.
+        if "debian:bookworm" in args and not self.daemon.has_debian:
+            self.daemon.load("debian.tar")
+            self.daemon.has_debian = True
         return self.daemon.docker(*args, **options)
 
     def moss(self, *args, **options):
@@ -389,6 +393,8 @@ class Case(unittest.TestCase):
         return self.docker("inspect", "--type", kind, "--format", template, name).out.strip()
 
     def terminal(self, *args):
+        if "debian:bookworm" in args:
+            self.docker("image", "inspect", "debian:bookworm")
         terminal = self.daemon.terminal(*args)
         self.addCleanup(terminal.close)
         return terminal

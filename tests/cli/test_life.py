@@ -195,7 +195,7 @@ class List(Case):
                 self.equal(name in names, False, "docker ps --filter " + other)
 
     def test_bad_filter(self):
-        self.docker("ps", "--filter", "nosuch=x", code=1, err=re.compile("invalid filter 'nosuch'"))
+        self.docker("ps", "--filter", "nosuch=x", code=1, err=re.compile("(?i)invalid filter 'nosuch'"))
 
     def test_latest(self):
         self.run_detached()

@@ -109,9 +109,6 @@ class Logs(Case):
     def test_unknown(self):
         self.docker("logs", "nosuch", code=1, err=re.compile("No such container: nosuch"))
 
-    def test_bad_tail_is_all(self):
-        self.docker("logs", "--tail", "x", self.finished("echo x"), code=None)
-
     def test_of_a_failed_start(self):
         name = self.name()
         self.docker("run", "--name", name, "busybox", "nosuch", code=127)

@@ -99,7 +99,6 @@ class ExitCodes(Case):
         self.in_container(shell="exit 23", code=23)
 
     def test_of_a_signal(self):
-        self.in_container(shell="kill -KILL $$; sleep 1", code=(137, 0))
         self.docker("run", "--rm", "--init", "busybox", "sh", "-c", "kill -KILL $$", code=137)
 
     def test_not_found(self):
@@ -136,9 +135,6 @@ class ExitCodes(Case):
     def test_working_directory_is_a_file(self):
         self.docker("run", "--rm", "--workdir", "/etc/passwd", "busybox", "true", code=(125, 126, 127),
                     err=re.compile("not a directory"))
-
-    def test_no_command(self):
-        self.docker("create", "--entrypoint", "", "busybox", code=(0, 1))
 
     def test_failed_start_leaves_created(self):
         name = self.name()
@@ -346,7 +342,6 @@ class Filesystem(Case):
                     err=re.compile("error gathering device information while adding custom device .*/dev/nosuch.*no such file"))
 
     def test_masked_and_read_only_paths(self):
-        self.in_container(shell="cat /proc/kcore | wc -c; ls /proc/scsi /sys/firmware 2>/dev/null | grep -vc :", code=None)
         self.in_container(shell="echo 1 > /proc/sys/kernel/randomize_va_space", code=(1, 2), err=re.compile("Read-only|can't create"))
         self.in_container(shell="head -c 1 /proc/kcore | wc -c; head -c 1 /proc/timer_list | wc -c", out="0\n0")
 
@@ -363,7 +358,8 @@ class Filesystem(Case):
         self.equal([line for line in result.out.splitlines() if line.startswith(("/home", "/tmp", "/run/user", "/mnt"))], [], "mounts")
 
     def test_setuid_works(self):
-        self.docker("run", "--rm", "--user", "1234", "debian:bookworm", "su", "-c", "id", code=1, err=re.compile("(?i)password|authentication"))
+        self.docker("run", "--rm", "debian:bookworm", "sh", "-c",
+                    "cp /usr/bin/id /id && chmod 4755 /id && setpriv --reuid 1234 --clear-groups /id", out=re.compile(r"euid=0\(root\)"))
 
     def test_hosts_files(self):
         self.in_container("--hostname", "box", "--add-host", "other:10.1.2.3", shell="cat /etc/hostname; hostname; grep other /etc/hosts; grep -c localhost /etc/hosts",

@@ -1,0 +1,46 @@
+"""What a host may lack: moss must do without it, and say so."""
+
+import os
+import re
+import unittest
+
+from harness import Daemon, check, fail, once
+
+
+@once
+class NoSubordinateIds(unittest.TestCase):
+    """newuidmap out of reach: one id is mapped, and everything that one id can do works."""
+
+    def setUp(self):
+        self.daemon = Daemon(start=False)
+        self.addCleanup(self.end)
+        self.daemon.env["PATH"] = self.daemon.top + "/nothing"
+        self.daemon.start()
+        self.daemon.load("busybox.tar")
+        self.docker = self.daemon.docker
+        ids = self.docker("run", "--rm", "busybox", "sh", "-c", "awk '{n += $3} END {print n}' /proc/self/uid_map").out.strip()
+        if ids != "1":
+            self.skipTest(f"newuidmap was found elsewhere than in PATH: {ids} ids are mapped")
+
+    def end(self):
+        self.daemon.env["PATH"] = os.environ["PATH"]
+        leaks = self.daemon.close()
+        if leaks is not None:
+            check(leaks)
+
+    def test_runs_as_root(self):
+        self.docker("run", "--rm", "busybox", "sh", "-c", "id -u; touch /x && stat -c %u /x", out="0\n0")
+
+    def test_execs_and_logs(self):
+        self.docker("run", "-d", "--name", "c", "busybox", "sh", "-c", "echo up; sleep 1000")
+        self.docker("exec", "c", "echo", "in", out="in")
+        self.docker("logs", "c", out="up")
+        self.docker("rm", "-f", "c")
+
+    def test_another_user_is_refused_in_words(self):
+        result = self.docker("run", "--rm", "--user", "1000", "busybox", "true", code=(0, 125, 126))
+        if result.code and not re.search("id|user", result.err):
+            fail(result.command, "an error that names the missing ids", result)
+
+    def test_info_warns(self):
+        self.docker("info", err=re.compile("(?i)subuid|subordinate|newuidmap|single|one id"))
