@@ -5,8 +5,10 @@
 //! keeper. Everything else is what a person typed.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use moss::userns::keeper;
+use moss::overlay;
+use moss::userns::{keeper, probe};
 
 fn main() {
     let arguments: Vec<String> = std::env::args_os()
@@ -15,6 +17,7 @@ fn main() {
     let status = match &*arguments {
         [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
+        [_, verb, places] if verb == probe::VERB => probe::serve(places, try_root_filesystem),
         _ => {
             eprintln!("moss: no such verb");
             1
@@ -30,4 +33,10 @@ fn main() {
 /// What the keeper's forked children run. Nobody asks for one before there are verbs.
 fn shim(_: [OwnedFd; 2]) -> i32 {
     125
+}
+
+/// Which driver makes root filesystems in `directory`, for `moss doctor`.
+fn try_root_filesystem(directory: &Path) -> (Option<&'static str>, String) {
+    let found = overlay::probe(directory);
+    (found.driver.map(overlay::Driver::name), found.reason)
 }

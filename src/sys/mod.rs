@@ -14,3 +14,4 @@ pub mod resolve;
 pub mod rlimit;
 pub mod sealed;
 pub mod seccomp;
+pub mod tun;

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Gid, Uid};
 use rustix::fs::FlockOperation;
 
 use super::super::idmap::IdMap;
+use super::super::mapped::become_root;
 use super::identity::{self, Identity};
 use super::protocol::{Build, MAX_MESSAGE, Reply, Request, Status, VERSION};
 use super::server::{SOCKET, open_lock};
@@ -115,10 +115,7 @@ impl Keeper {
             return Err(KeeperError::Threads(threads));
         }
         pidfd::join_user_and_mount(&*process).map_err(failed)?;
-        let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
-        nix::unistd::setresgid(group, group, group)
-            .and_then(|()| nix::unistd::setresuid(user, user, user))
-            .map_err(|errno| failed(errno.into()))
+        become_root().map_err(failed)
     }
 
     /// Has a shim forked that holds `connection`, and returns its pid.

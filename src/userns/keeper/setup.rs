@@ -13,22 +13,20 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::super::idmap::{self, IdMap, Origin};
-use super::super::plan::Extent;
+use super::super::mapped::{Refused, become_root, fork_mapped, step};
 use super::TITLE;
 use super::protocol::Build;
 use super::server::State;
-use crate::sys::{fdpass, fork, pidfd, sealed};
+use crate::sys::{fork, pidfd, sealed};
 
 /// What the client tells the setup process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,7 +107,7 @@ fn go_inside(
     if join {
         pidfd::join_user_and_mount(io::stdin().as_fd())
             .map_err(|error| step("join the namespaces of a running container", &error))?;
-        become_root()?;
+        become_root().map_err(|error| step("become root in its namespace", &error))?;
     }
     let maps = match maps {
         Some(maps) => maps,
@@ -122,82 +120,25 @@ fn go_inside(
 fn make_anew(request: &Request, program: &File) -> Result<(), String> {
     let caller = idmap::caller().map_err(|error| step("read this namespace's id maps", &error))?;
     let maps = IdMap::of(&caller);
-    let wide = !matches!(maps.origin, Origin::Single { .. });
-    match attempt(request, program, &maps)? {
-        Ok(()) => Ok(()),
-        Err(reason) if wide => {
-            let single = IdMap::single(caller.uid, caller.gid, reason);
-            attempt(request, program, &single)?.map_err(|why| format!("cannot map ids: {why}"))
-        }
-        Err(reason) => Err(format!("cannot map ids: {reason}")),
-    }
-}
-
-/// Makes a keeper with `maps`. The inner error is that these maps cannot be had.
-fn attempt(request: &Request, program: &File, maps: &IdMap) -> Result<Result<(), String>, String> {
-    let (ours, theirs) = fdpass::pair().map_err(|error| step("make a socket pair", &error))?;
-    // What each side holds of the other's end is closed where it must see the other's death.
-    let mut ends = Some((ours, theirs));
-    let child = fork::fork(|| {
-        let Some((ours, theirs)) = ends.take() else {
-            return 1;
-        };
-        drop(ours);
-        report(first_child(request, program, maps, theirs))
-    })
-    .map_err(|error| step("fork", &error))?;
-    let Some((ours, theirs)) = ends.take() else {
-        return Err("lost its socket pair".into());
+    let attempt = |maps: &IdMap| {
+        fork_mapped(CloneFlags::CLONE_NEWNS, maps, || {
+            report(follow_the_host().and_then(|()| execute(request, program, maps.clone())))
+        })
     };
-    drop(theirs);
-    let mut word = [0; 1024];
-    let (length, _) = fdpass::receive(&ours, &mut word)
-        .map_err(|error| step("hear from the new namespace", &error))?;
-    match &word[..length] {
-        b"mapped?" => {}
-        [] => return Err("the new keeper died in its new namespace".into()),
-        message => return Err(String::from_utf8_lossy(message).into_owned()),
-    }
-    if let Err(reason) = write_maps(child, maps) {
-        drop(ours);
-        // It sees the end of its socket and leaves.
-        let _ = nix::sys::wait::waitpid(child, None);
-        return Ok(Err(reason));
-    }
-    fdpass::send(&ours, b"mapped", &[]).map_err(|error| step("wake the new keeper", &error))?;
-    Ok(Ok(()))
+    let outcome = match attempt(&maps) {
+        Err(Refused::Maps(reason)) if !matches!(maps.origin, Origin::Single { .. }) => {
+            attempt(&IdMap::single(caller.uid, caller.gid, reason))
+        }
+        other => other,
+    };
+    outcome.map(drop).map_err(|refused| refused.to_string())
 }
 
-/// The keeper-to-be, up to exec.
-fn first_child(
-    request: &Request,
-    program: &File,
-    maps: &IdMap,
-    setup: OwnedFd,
-) -> Result<(), String> {
-    if let Err(error) = nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS) {
-        let message = step("make a user namespace", &error);
-        let _ = fdpass::send(&setup, message.as_bytes(), &[]);
-        return Ok(());
-    }
-    let mut word = [0; 16];
-    let asked = fdpass::send(&setup, b"mapped?", &[]);
-    match asked.and_then(|()| fdpass::receive(&setup, &mut word)) {
-        Ok((6, _)) => drop(setup),
-        // The maps were refused; another child is made.
-        _ => return Ok(()),
-    }
-    become_root()?;
-    // Mounts that appear on the host (autofs homes, a user's disk) appear inside; none goes back.
-    nix::mount::mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
-    .map_err(|error| step("make its mounts follow the host's", &error))?;
-    execute(request, program, maps.clone())
+/// Mounts that appear on the host (autofs homes, a user's disk) appear inside; none goes back.
+fn follow_the_host() -> Result<(), String> {
+    let none = None::<&str>;
+    nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+        .map_err(|error| step("make its mounts follow the host's", &error))
 }
 
 /// Runs in a forked child: reports what went wrong.
@@ -209,13 +150,6 @@ fn report(result: Result<(), String>) -> i32 {
             1
         }
     }
-}
-
-fn become_root() -> Result<(), String> {
-    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
-    nix::unistd::setresgid(group, group, group)
-        .and_then(|()| nix::unistd::setresuid(user, user, user))
-        .map_err(|error| step("become root in its namespace", &error))
 }
 
 /// Becomes the keeper. Returns only where that fails.
@@ -247,68 +181,4 @@ pub(super) fn execute_keeper(program: &File, state: &State, pass: &[RawFd]) -> i
     })();
     let _ = fork::pass_to_exec(&[]);
     result.err().unwrap_or_else(|| io::ErrorKind::Other.into())
-}
-
-/// Writes the id maps of `child`; the error says why they cannot be had.
-fn write_maps(child: Pid, maps: &IdMap) -> Result<(), String> {
-    let mapping = &maps.mapping;
-    let file = |name: &str| format!("/proc/{child}/{name}");
-    if mapping.deny_setgroups {
-        std::fs::write(file("setgroups"), "deny")
-            .map_err(|error| step("deny setgroups", &error))?;
-    }
-    // Root, or root's capabilities, may write any map, where newuidmap is missing too.
-    let direct = std::fs::write(file("uid_map"), idmap::format(&mapping.uids));
-    match direct {
-        Ok(()) => std::fs::write(file("gid_map"), idmap::format(&mapping.gids))
-            .map_err(|error| step("write the map of groups", &error)),
-        Err(error) if maps.origin != Origin::Subordinate => {
-            Err(step("write the map of users", &error))
-        }
-        Err(_) => {
-            // Groups first: where only one of the two programs works, nothing is half done that
-            // the second attempt could not repeat in a new child.
-            new_map("newgidmap", child, &mapping.gids)?;
-            new_map("newuidmap", child, &mapping.uids)
-        }
-    }
-}
-
-fn new_map(program: &str, child: Pid, extents: &[Extent]) -> Result<(), String> {
-    let mut command = Command::new(find(program));
-    command.arg(child.to_string()).stdin(Stdio::null());
-    for Extent {
-        inside,
-        outside,
-        count,
-    } in extents
-    {
-        command.args([inside, outside, count].map(u32::to_string));
-    }
-    let output = command.output().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => format!("{program} is not installed (Debian: package uidmap)"),
-        _ => format!("{program} cannot be run: {error}"),
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().lines().next().unwrap_or_default();
-    Err(format!("{program} failed ({}): {said}", output.status))
-}
-
-/// The program on `$PATH`, else where distributions put it: a daemon's PATH may be short.
-fn find(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(usual)
-        .map(|directory| directory.join(program))
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| program.into())
-}
-
-/// One sentence for a step that failed, with its cause: this crosses to another process as text.
-fn step(what: &str, error: &dyn std::error::Error) -> String {
-    format!("cannot {what}: {error}")
 }
