@@ -23,6 +23,7 @@
 
 pub mod api;
 pub mod container;
+pub mod daemon;
 pub mod overlay;
 pub mod sys;
 pub mod types;

@@ -1,0 +1,21 @@
+//! The daemon: the Docker Engine API over unix sockets.
+//!
+//! tokio and hyper live here and nowhere else. What a request means is the engine's business;
+//! routes only translate between it and the wire.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`server`] | accepts connections, runs HTTP/1.1 on them, gives hijacked ones away |
+//! | [`dispatch`] | from a request to an endpoint and back; what all answers have in common |
+//! | [`router`], [`version`], [`query`], [`request`], [`answer`] | the parts of that, pure where they can be |
+//! | [`hijack`], [`peer`] | connections that leave HTTP; noticing that a client has left |
+
+pub mod answer;
+pub mod dispatch;
+pub mod hijack;
+pub mod peer;
+pub mod query;
+pub mod request;
+pub mod router;
+pub mod server;
+pub mod version;
