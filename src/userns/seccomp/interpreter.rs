@@ -8,7 +8,7 @@ use oci_spec::runtime::{
     Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator,
 };
 
-use super::table::{ARM_PRIVATE, TABLE, X32_BIT};
+use super::table::{ARM_PRIVATE, X32_BIT};
 use super::{Arch, number};
 use crate::userns::plan::FilterInstruction;
 
@@ -148,14 +148,10 @@ pub(super) fn judge(profile: &LinuxSeccomp, native: Arch, call: &Call) -> u32 {
             | LinuxSeccompAction::ScmpActTrace
     );
     let private = |number: u32| arch == Arch::Arm && number >= ARM_PRIVATE;
-    let last = TABLE
+    let last = rules
         .iter()
-        .filter(|(name, _)| {
-            rules
-                .iter()
-                .any(|rule| rule.names().iter().any(|n| n == name))
-        })
-        .filter_map(|(name, _)| number(name, arch))
+        .flat_map(|rule| rule.names())
+        .filter_map(|name| number(name, arch))
         .filter(|number| private(*number) == private(call.number))
         .max();
     if !passes && last.is_some_and(|last| call.number > last) {
