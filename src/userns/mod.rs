@@ -8,6 +8,7 @@
 //! This folder knows nothing of Docker, images or HTTP.
 
 pub mod caps;
+pub mod from_spec;
 pub mod idmap;
 pub mod init;
 pub mod keeper;
@@ -18,3 +19,5 @@ pub mod seccomp;
 pub mod stage;
 pub mod subid;
 pub mod users;
+
+pub use from_spec::spec_to_plan;
