@@ -130,6 +130,8 @@ fn cases() -> Vec<(&'static str, Case)> {
         ("host_namespaces", host_namespaces),
         ("program_errors", program_errors),
         ("hostile_links", hostile_links),
+        ("disagreeing_streams", disagreeing_streams),
+        ("hostile_null", hostile_null),
         ("dropped", dropped),
         ("overlay_drivers", overlay_drivers),
         ("phases", phases),
@@ -1174,6 +1176,29 @@ fn hostile_links(world: &World) {
         .start_in(&dir, &world.plan(&["echo", "0"]))
         .expect("starts");
     assert_eq!(finish(running, pipes).out, "0\n");
+}
+
+fn disagreeing_streams(world: &World) {
+    let mut plan = world.plan(&["true"]);
+    let error = stage::spawn(&plan, world.rootfs(&world.fresh()), Stdio::Terminal);
+    assert!(error.expect_err("refused").message.contains("disagree"));
+    plan.process.terminal = true;
+    assert!(world.error(&plan).message.contains("disagree"));
+}
+
+fn hostile_null(world: &World) {
+    // A running container waits for `docker exec` with a /dev/null that leads to our descriptors.
+    let mut plan = world.plan(&[
+        "sh",
+        "-c",
+        "set -e; umount -l /dev/null; rm /dev/null; ln -s /proc/self/fd/5 /dev/null; echo up; exec sleep 60",
+    ]);
+    plan.process.capabilities = everything();
+    let (target, mut pipes) = world.start(&plan).expect("starts");
+    pipes.out.read_exact(&mut [0; 3]).expect("up");
+    let error = exec(&process(&["true"]), &target).expect_err("refused");
+    assert!(error.message.starts_with("open /dev/null: "), "{error}");
+    end(&target);
 }
 
 fn dropped(world: &World) {

@@ -27,6 +27,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{Driver, Error, Rootfs};
 use crate::sys::clone;
+use crate::sys::fdpass;
 use crate::sys::mount::{Attributes, Context, FilesystemError, clone_tree, set_attributes};
 
 /// Longest value that fsconfig(2) takes.
@@ -110,16 +111,16 @@ fn context(rootfs: &Rootfs) -> Result<Context, FilesystemError> {
 /// mount(2) in a mount namespace that lives as long as a child of ours.
 fn by_mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     let failed = |step: &str, error: io::Error| Error::step(rootfs, step, error);
-    let (ours, theirs) =
-        std::os::unix::net::UnixStream::pair().map_err(|error| failed("socketpair", error))?;
+    let (ours, theirs) = fdpass::pair().map_err(|error| failed("socketpair", error))?;
     let child = clone::clone(clone::NEW_MOUNT, || {
-        let sent = attach_and_copy(rootfs).and_then(|tree| send_descriptor(&theirs, &tree));
+        let sent =
+            attach_and_copy(rootfs).and_then(|tree| fdpass::send(&theirs, b"m", &[tree.as_fd()]));
         // The exit code carries the errno, which is below 256 for all that mount(2) gives.
         sent.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
     })
     .map_err(|error| failed("clone", error))?;
     drop(theirs);
-    let received = receive_descriptor(&ours);
+    let received = fdpass::receive(&ours, &mut [0]).map(|(_, mut fds)| fds.pop());
     let status = clone::reap(child.pid).unwrap_or(0);
     match (libc::WEXITSTATUS(status), received) {
         (0, Ok(Some(tree))) => Ok(tree),
@@ -165,33 +166,6 @@ fn attach_and_copy(rootfs: &Rootfs) -> io::Result<OwnedFd> {
     let tree = clone_tree(place, false);
     rustix::mount::unmount(place, UnmountFlags::DETACH)?;
     tree
-}
-
-fn send_descriptor(socket: &std::os::unix::net::UnixStream, fd: &OwnedFd) -> io::Result<()> {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let byte = [io::IoSlice::new(b"m")];
-    sendmsg(socket, &byte, &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-fn receive_descriptor(socket: &std::os::unix::net::UnixStream) -> io::Result<Option<OwnedFd>> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0_u8; 1];
-    let mut into = [io::IoSliceMut::new(&mut byte)];
-    recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut found = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            found = fds.last();
-        }
-    }
-    Ok(found)
 }
 
 /// The directories by descriptors, whose paths are short and hold nothing to escape.

@@ -35,30 +35,21 @@ fn set_signal_mask(all: bool) {
     }
 }
 
-/// Waits for a blocked signal and takes it: its number and who sent it (0: the kernel, or a
-/// process outside this pid namespace).
+/// Waits for a blocked signal and takes it.
 ///
 /// # Errors
 ///
 /// EINTR.
-pub fn next_signal() -> io::Result<(i32, i32)> {
-    // SAFETY: both structures are plain data for which zero is a valid value; sigwaitinfo reads
-    // the set and fills the info. `si_pid` is only looked at for signals sent by processes, and for
-    // others it reads bytes of the same, initialised union.
+pub fn next_signal() -> io::Result<i32> {
+    // SAFETY: a zeroed sigset_t is a valid value that sigfillset then initialises; sigwaitinfo reads it
+    // and is given no place for the details.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut set);
-        let mut info: libc::siginfo_t = std::mem::zeroed();
-        let signal = libc::sigwaitinfo(&raw const set, &raw mut info);
-        if signal == -1 {
-            return Err(io::Error::last_os_error());
+        match libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) {
+            -1 => Err(io::Error::last_os_error()),
+            signal => Ok(signal),
         }
-        let sender = if info.si_code == libc::SI_USER || info.si_code == libc::SI_QUEUE {
-            info.si_pid()
-        } else {
-            0
-        };
-        Ok((signal, sender))
     }
 }
 

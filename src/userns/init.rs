@@ -40,7 +40,7 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
     };
     clone::close_from(3);
     loop {
-        let Ok((signal, _)) = prctl::next_signal() else {
+        let Ok(signal) = prctl::next_signal() else {
             continue;
         };
         if signal != libc::SIGCHLD {

@@ -5,16 +5,12 @@
 //! towards the child means that the shim is gone, and the child ends.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 use serde::{Deserialize, Serialize};
 
 use super::StageError;
+use crate::sys::fdpass;
 
 /// Longest report; an error's text may quote paths, of 4 KiB each at most.
 const MAX_REPORT: usize = 64 << 10;
@@ -52,12 +48,7 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn pair() -> io::Result<(Channel, Channel)> {
-        let (a, b) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (a, b) = fdpass::pair()?;
         Ok((Channel { fd: a }, Channel { fd: b }))
     }
 
@@ -126,47 +117,12 @@ impl Channel {
     }
 
     pub(super) fn send(&self, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {
-        use std::os::fd::AsFd;
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let borrowed;
-        if let Some(fd) = fd {
-            borrowed = [fd.as_fd()];
-            control.push(SendAncillaryMessage::ScmRights(&borrowed));
-        }
-        loop {
-            match sendmsg(
-                &self.fd,
-                &[io::IoSlice::new(bytes)],
-                &mut control,
-                SendFlags::NOSIGNAL,
-            ) {
-                Err(Errno::INTR) => {}
-                other => return Ok(other.map(|_| ())?),
-            }
-        }
+        let descriptors: Vec<_> = fd.map(AsFd::as_fd).into_iter().collect();
+        fdpass::send(&self.fd, bytes, &descriptors)
     }
 
     pub(super) fn receive(&self, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = loop {
-            match recvmsg(
-                &self.fd,
-                &mut [io::IoSliceMut::new(bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            ) {
-                Err(Errno::INTR) => {}
-                other => break other?,
-            }
-        };
-        let mut fd = None;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                fd = fds.last().or(fd);
-            }
-        }
-        Ok((got.bytes, fd))
+        let (length, mut descriptors) = fdpass::receive(&self.fd, bytes)?;
+        Ok((length, descriptors.pop()))
     }
 }

@@ -1,9 +1,9 @@
 //! The child's main line, from the first instruction after clone3 to execve.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor};
 
 use super::channel::{Channel, Order, Report};
 use super::program::Program;
@@ -54,7 +54,7 @@ fn stage(
     confine::protect()?;
     wait(channel, Order::Mapped)?;
     let awake = elapsed(started);
-    namespaces::become_root(true)?;
+    namespaces::become_root()?;
     confine::protect()?;
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(DEFAULT_UMASK));
@@ -68,14 +68,8 @@ fn stage(
         None
     };
     rootfs::pivot(&rootfs.root)?;
-    if let Stdio::Pipes {
-        stdin,
-        stdout,
-        stderr,
-    } = stdio
-        && master.is_none()
-    {
-        use_pipes(stdin, &stdout, &stderr)?;
+    if master.is_none() {
+        use_pipes(rootfs.root.as_fd(), stdio)?;
     }
     name_host(plan)?;
     let passwd = read_in_root(&rootfs.root, "/etc/passwd");
@@ -137,22 +131,34 @@ pub(super) fn use_terminal(pty: &console::Pty) -> Result<(), StageError> {
 }
 
 /// Makes pipes the standard streams; a missing stdin is the container's /dev/null.
-pub(super) fn use_pipes(
-    stdin: Option<OwnedFd>,
-    stdout: &OwnedFd,
-    stderr: &OwnedFd,
-) -> Result<(), StageError> {
+pub(super) fn use_pipes(root: BorrowedFd<'_>, stdio: Stdio) -> Result<(), StageError> {
+    let Stdio::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    } = stdio
+    else {
+        // `Stdio::suits` was asked before the clone: the shim's own streams never get here.
+        return Err(StageError::new("a process without terminal needs pipes"));
+    };
     let stdin = match stdin {
         Some(fd) => fd,
-        None => openat(
-            CWD,
-            "/dev/null",
-            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|error| StageError::io("open /dev/null", &error.into()))?,
+        None => null(root).map_err(|error| StageError::io("open /dev/null", &error))?,
     };
     console::set_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())
+}
+
+/// The container's /dev/null. What a running container has put there may be a link to one of our own
+/// descriptors (`/proc/self/fd/N`), so magic links are refused and the device is looked at.
+fn null(root: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let fd = resolve::open(root, "/dev/null", OFlags::RDWR | OFlags::NOCTTY)?;
+    let stat = fstat(&fd)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
+        || (major(stat.st_rdev), minor(stat.st_rdev)) != (1, 3)
+    {
+        return Err(std::io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    Ok(fd)
 }
 
 fn name_host(plan: &Plan) -> Result<(), StageError> {

@@ -30,8 +30,9 @@ pub fn exec(
     stdio: Stdio,
 ) -> Result<Running, StageError> {
     let started = Instant::now();
+    stdio.suits(process)?;
     forbid_inspection()?;
-    if namespaces::start_time(init.pid).ok() != Some(init.start_time) {
+    if crate::sys::pidfd::start_time(init.pid).ok() != Some(init.start_time) {
         return Err(StageError::new("cannot exec in a stopped container"));
     }
     let (channel, theirs) =
@@ -81,25 +82,18 @@ fn stage(
 ) -> Result<Program, StageError> {
     confine::protect()?;
     let awake = elapsed(started);
-    namespaces::become_root(true)?;
+    namespaces::become_root()?;
     confine::protect()?;
     let _ = rustix::process::setsid();
+    let root = slash()?;
     let master = if process.terminal {
         let pty = console::open(None, process.console_size)?;
         child::use_terminal(&pty)?;
         Some(pty.master)
     } else {
-        if let Stdio::Pipes {
-            stdin,
-            stdout,
-            stderr,
-        } = stdio
-        {
-            child::use_pipes(stdin, &stdout, &stderr)?;
-        }
+        child::use_pipes(root.as_fd(), stdio)?;
         None
     };
-    let root = slash()?;
     let passwd = read_in_root(root.as_fd(), "/etc/passwd");
     let group = read_in_root(root.as_fd(), "/etc/group");
     let user = confine::look_up(process, passwd.as_deref(), group.as_deref())?;

@@ -28,7 +28,11 @@
 //! the child stays so until execve replaces its memory: nobody in a pid namespace that it joins can
 //! open its `/proc/PID/exe`, `/mem` or `/fd` (CVE-2019-5736). Every descriptor is close-on-exec by
 //! one close_range(2), the root and all mount targets are descriptors, the old root is detached, and
-//! the working directory is checked to be inside (CVE-2024-21626).
+//! the working directory is checked to be inside (CVE-2024-21626). One way is left that no check here can
+//! close: execve follows `/proc/self/exe` (as the program, in a `#!` line, as an ELF
+//! interpreter) to the shim's own program file, which then runs in the container and can be opened
+//! there. So that file must be worth nothing: the keeper, and with it every shim, runs from a sealed
+//! copy in memory ([`crate::sys::sealed`]), never from the user's own file.
 //!
 //! **Error texts** are runc's, as Docker passes them on and clients match them; [`StageError`] holds
 //! the part after "unable to start container process: ". When execve itself fails (no
@@ -59,7 +63,8 @@ use rustix::process::{DumpableBehavior, Signal, pidfd_send_signal, set_dumpable_
 use serde::{Deserialize, Serialize};
 
 use crate::sys::clone::reap;
-use crate::userns::plan::{Namespace, Plan};
+use crate::sys::pidfd;
+use crate::userns::plan::{Namespace, Plan, Process};
 
 use channel::{Channel, Order, Report};
 pub use enter::exec;
@@ -78,6 +83,19 @@ pub enum Stdio {
     },
     /// A terminal of the container's own devpts; its master comes back as the console.
     Terminal,
+}
+
+impl Stdio {
+    /// A process must never be left with the shim's own streams.
+    fn suits(&self, process: &Process) -> Result<(), StageError> {
+        if matches!(self, Stdio::Terminal) == process.terminal {
+            Ok(())
+        } else {
+            Err(StageError::new(
+                "the plan and the streams disagree about a terminal",
+            ))
+        }
+    }
 }
 
 /// Who words an error to the client, and so which prefix the engine puts before it.
@@ -256,6 +274,7 @@ pub fn start(plan: &Plan, root: OwnedFd, stdio: Stdio) -> Result<Running, StageE
 /// A missing bind source, a namespace that cannot be made or joined, an id map that is refused.
 pub fn spawn(plan: &Plan, root: OwnedFd, stdio: Stdio) -> Result<Spawned, StageError> {
     let started = Instant::now();
+    stdio.suits(&plan.process)?;
     forbid_inspection()?;
     let sources = sources::open(plan).map_err(StageError::during_init)?;
     let (channel, theirs) =
@@ -381,7 +400,7 @@ impl Handle {
             pidfd: Some(child.pidfd),
             start_time: 0,
         };
-        handle.start_time = namespaces::start_time(child.pid)
+        handle.start_time = pidfd::start_time(child.pid)
             .map_err(|error| StageError::io("reading init process's start time", &error))?;
         Ok(handle)
     }

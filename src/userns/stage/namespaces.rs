@@ -14,11 +14,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sched::{CloneFlags, setns};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::StageError;
 use super::channel::Channel;
 use crate::sys::clone::{self, Child};
+use crate::sys::pidfd;
 use crate::userns::plan::{Extent, IdMapping, Namespace, Namespaces, ProcessIdentity};
 
 /// The namespaces by their names under /proc/PID/ns, in the plan's order.
@@ -195,26 +195,11 @@ fn namespace_inode(process: &str, name: &str) -> io::Result<(u64, u64)> {
 /// Opens a pidfd and makes sure that it is the process meant and not a later one of its number.
 fn identify(of: ProcessIdentity) -> Result<OwnedFd, StageError> {
     let gone = || StageError::new("cannot join network namespace of a non running container");
-    let pid = Pid::from_raw(of.pid).ok_or_else(gone)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    match start_time(of.pid) {
+    let pidfd = pidfd::open(of.pid).map_err(|_| gone())?;
+    match pidfd::start_time(of.pid) {
         Ok(time) if time == of.start_time => Ok(pidfd),
         _ => Err(gone()),
     }
-}
-
-/// Field 22 of /proc/PID/stat: with the pid it names a process for good.
-///
-/// # Errors
-///
-/// ENOENT when there is no such process.
-pub(super) fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command's name (field 2) may hold anything, also parentheses: count after the last one.
-    stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Writes the child's id maps, each in the single write that the kernel allows.
@@ -243,17 +228,15 @@ fn lines(extents: &[Extent]) -> String {
     })
 }
 
-/// For the child: whether it may call setgroups(2) at all is known from trying.
-pub(super) fn become_root(groups: bool) -> Result<(), StageError> {
+/// For the child: root of its user namespace, in no other group.
+pub(super) fn become_root() -> Result<(), StageError> {
     use rustix::process::{Gid, Uid};
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let failed = |what: &str, error: rustix::io::Errno| StageError::io(what, &error.into());
-    if groups {
-        match set_thread_groups(&[]) {
-            // Denied for the whole user namespace where one id is mapped.
-            Ok(()) | Err(rustix::io::Errno::PERM) => {}
-            Err(error) => return Err(failed("setgroups", error)),
-        }
+    match set_thread_groups(&[]) {
+        // Denied for the whole user namespace where one id is mapped: known from trying.
+        Ok(()) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(failed("setgroups", error)),
     }
     let gid = Gid::from_raw(0);
     set_thread_res_gid(gid, gid, gid).map_err(|error| failed("setresgid", error))?;
