@@ -1,4 +1,8 @@
 //! Containers: what is known of one, how it is started, and who looks after it while it runs.
 
+pub mod client;
 pub mod files;
+pub mod logs;
+pub mod packet;
 pub mod protocol;
+pub mod shim;

@@ -1,18 +1,38 @@
 //! What daemon and shim say to each other.
 //!
 //! A `SOCK_SEQPACKET` unix socket, one JSON message a packet, descriptors beside it
-//! (`SCM_RIGHTS`). What may be large travels as JSON in a sealed memfd. The daemon sends
-//! [`Request`]s, each with a number of its own; the shim answers each with a [`Message::Reply`]
-//! that carries that number and, unasked, tells what happened. Every message may grow fields,
-//! none may change meaning without a new [`VERSION`].
+//! (`SCM_RIGHTS`); [`packet`](super::packet) carries them. The daemon sends [`Envelope`]s, each
+//! with a number of its own; the shim answers each with a [`Message::Reply`] that carries that
+//! number and, unasked, tells what happened. Every message may grow fields, none may change
+//! meaning without a new [`VERSION`].
 //!
 //! A client's connection (a hijacked HTTP connection) is itself one of the descriptors: the shim
 //! reads and writes it directly, so an attached client never notices that the daemon died.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+
+use crate::overlay::Rootfs;
+use crate::types::id::ContainerId;
+use crate::userns::plan::{Plan, Process};
+use crate::userns::stage::{Origin, StageError};
 
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
+
+/// Name of a shim's socket in its container's runtime directory.
+pub const SOCKET: &str = "shim.sock";
+
+/// A request and its number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Unique among this connection's requests; comes back with the reply.
+    pub seq: u64,
+    /// What is asked.
+    pub request: Request,
+}
 
 /// What the daemon asks of a shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,13 +43,16 @@ pub enum Request {
         /// The sender's [`VERSION`].
         version: u32,
     },
-    /// Start the container. Descriptor 0 is a memfd that holds a `Start` as JSON; the descriptors
-    /// after it are the connections of `attach`, in order.
+    /// Start the container; the descriptors are the connections of `attach`, in order.
     Start {
+        /// All that the shim needs to know.
+        start: Box<Start>,
         /// Clients that attached before the start.
         attach: Vec<Attach>,
     },
-    /// One more client for the first process's streams; descriptor 0 is its connection.
+    /// One more client for the first process's streams; descriptor 0 is its connection. Sent
+    /// before `Start` it joins the clients that attached before the start, and is answered all
+    /// the same.
     Attach(Attach),
     /// Send a signal to the first process.
     Kill {
@@ -45,16 +68,54 @@ pub enum Request {
         /// Columns.
         cols: u16,
     },
-    /// Run one more process. Descriptor 0 is a memfd that holds a `userns::plan::Process` as JSON,
-    /// descriptor 1 the client's connection unless detached.
+    /// Run one more process; descriptor 0 is the client's connection unless detached.
     Exec {
         /// Id of the exec session.
         id: String,
+        /// What to run.
+        process: Box<Process>,
         /// The client's streams; `None` when detached.
         attach: Option<Attach>,
     },
-    /// The exit is recorded: the shim may leave.
+    /// [`Message::ExecExited`] was acted upon: the session's clients may now be told of the end
+    /// (a client asks for the exit code as soon as its stream ends). Not answered.
+    ExecSeen {
+        /// Id of the exec session.
+        id: String,
+    },
+    /// The exit is recorded: the shim may leave. Not answered.
     Release,
+}
+
+/// Everything that a shim must know to run a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Start {
+    /// The container.
+    pub id: ContainerId,
+    /// Its root filesystem, made by the shim.
+    pub rootfs: Rootfs,
+    /// Its isolation and first process; `plan.process.terminal` says whether it has a terminal.
+    pub plan: Plan,
+    /// Stdin is a pipe that clients may attach to; else it is `/dev/null`.
+    pub open_stdin: bool,
+    /// Stdin is closed when the first client attached to it leaves.
+    pub stdin_once: bool,
+    /// Where the output is logged; `None` for the log driver `none`.
+    pub log: Option<LogTarget>,
+    /// The container's directory under the exec root; `shim.sock` is made in it.
+    pub runtime_dir: PathBuf,
+    /// Where an [`Exit`] is written, as JSON, before anyone is told of it.
+    pub exit_file: PathBuf,
+}
+
+/// A json-file log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogTarget {
+    /// The file, appended to.
+    pub path: PathBuf,
+    /// What `--log-opt labels=…,env=…` selected, written with every record.
+    pub attrs: BTreeMap<String, String>,
 }
 
 /// How a client's connection is joined to a process.
@@ -74,6 +135,16 @@ pub struct Attach {
     pub early: Vec<u8>,
 }
 
+/// One of a process's output streams; the number is that of Docker's frame headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output, or everything where the process has a terminal.
+    Stdout = 1,
+    /// Standard error.
+    Stderr = 2,
+}
+
 /// What a shim says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,7 +156,8 @@ pub enum Message {
         /// What came of it.
         reply: Reply,
     },
-    /// The first process ended. Sent to every connected daemon until [`Request::Release`].
+    /// The first process ended. Sent to every connected daemon; the shim stays until
+    /// [`Request::Release`], or leaves when no daemon is connected.
     Exited(Exit),
     /// An exec session's process ended.
     ExecExited {
@@ -94,8 +166,14 @@ pub enum Message {
         /// Exit code as Docker has it: 128 + n after signal n.
         code: i32,
     },
-    /// A client left by its detach keys, or its connection ended.
-    Detached,
+    /// A client left by its detach keys.
+    Detached {
+        /// The exec session that it was attached to; `None` for the first process.
+        exec: Option<String>,
+    },
+    /// Never sent: what the daemon's side makes of a connection that ended with no
+    /// [`Message::Exited`]. The keeper has killed the container by then, or is about to.
+    Lost,
 }
 
 /// Answer to a [`Request`].
@@ -107,18 +185,29 @@ pub enum Reply {
     /// Could not be done.
     Failed(Failure),
     /// To [`Request::Hello`].
-    State {
-        /// The shim's [`VERSION`].
-        version: u32,
-        /// The first process, once started.
-        running: Option<Started>,
-        /// How it ended, once it has.
-        exit: Option<Exit>,
-        /// Exec sessions whose process runs: id and pid on the host.
-        execs: Vec<(String, i32)>,
-    },
+    State(ShimState),
     /// To [`Request::Start`] and [`Request::Exec`].
-    Started(Started),
+    Started {
+        /// The process.
+        started: Started,
+        /// What each phase of the start took, in nanoseconds, in order.
+        phases: Vec<(String, u64)>,
+    },
+}
+
+/// What a shim knows of its container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimState {
+    /// The shim's [`VERSION`].
+    pub version: u32,
+    /// The shim's own pid on the host.
+    pub pid: i32,
+    /// The first process, once started.
+    pub running: Option<Started>,
+    /// How it ended, once it has.
+    pub exit: Option<Exit>,
+    /// Exec sessions whose process runs: id and pid on the host.
+    pub execs: Vec<(String, i32)>,
 }
 
 /// A process that runs.
@@ -143,11 +232,35 @@ pub struct Exit {
     pub at: i128,
 }
 
-/// Why a process could not be started.
+/// Why a process could not be started, or a request not be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// One sentence, as runc words it where clients match on it.
+    /// One sentence, as runc words it where clients match on it. For an exec it is Docker's whole
+    /// sentence (`OCI runtime exec failed: …: unknown`).
     pub message: String,
     /// Docker's exit code for it: 125, 126 (not executable) or 127 (not found).
     pub code: i32,
+    /// Whose words they are: runc's get Docker's "failed to create task …" before them.
+    pub origin: Origin,
+}
+
+impl Failure {
+    /// A failure in moss's own words.
+    pub fn own(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 125,
+            origin: Origin::Daemon,
+        }
+    }
+}
+
+impl From<StageError> for Failure {
+    fn from(error: StageError) -> Self {
+        Self {
+            message: error.message,
+            code: error.code,
+            origin: error.origin,
+        }
+    }
 }

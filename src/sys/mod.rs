@@ -6,6 +6,7 @@
 pub mod clone;
 pub mod fdpass;
 pub mod fork;
+pub mod heap;
 pub mod mount;
 pub mod paths;
 pub mod pidfd;
@@ -14,4 +15,5 @@ pub mod resolve;
 pub mod rlimit;
 pub mod sealed;
 pub mod seccomp;
+pub mod signal;
 pub mod tun;

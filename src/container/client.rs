@@ -1,0 +1,451 @@
+//! The daemon's side of all shims.
+//!
+//! One thread watches every shim's socket ([`Shims`] starts it and [`Shims`]' drop ends it): it hands
+//! replies to whoever waits for them and everything else to the callback given at construction. A
+//! start is the exception: the thread that asks for it waits for the reply itself and only then
+//! leaves the socket to the monitor, which saves two thread switches of `docker run`'s time.
+//!
+//! **The callback** runs on the monitor thread, in the order in which the shim spoke. It may call
+//! [`Shims::release`], which waits for nothing; anything that waits for a reply would wait for ever,
+//! since only the monitor could deliver it. An exit may reach the callback before [`Shims::launch`]
+//! has returned to its caller's next statement: callers hold their container's lock across it.
+//!
+//! A socket that ends without [`Message::Exited`] becomes [`Message::Lost`]: the shim was killed, and
+//! the keeper kills its container.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::packet::{MOST_DESCRIPTORS, Packet, pair, receive, receive_until};
+use super::protocol::{
+    Attach, Envelope, Failure, Message, Reply, Request, SOCKET, ShimState, Start, Started, VERSION,
+};
+use crate::types::id::ContainerId;
+use crate::userns::plan::Process;
+
+/// How long a start may take: the slowest disk, not the slowest program, bounds it.
+const START: Duration = Duration::from_secs(60);
+/// How long any other request may take.
+const ANSWER: Duration = Duration::from_secs(15);
+/// Epoll data of the eventfd that ends the monitor; connections count from 1.
+const STOP: u64 = 0;
+
+/// What is done with a shim's messages.
+pub type OnEvent = Box<dyn Fn(ContainerId, Message) + Send + Sync>;
+
+/// All shims that this daemon is connected to.
+pub struct Shims {
+    shared: Arc<Shared>,
+    monitor: Option<JoinHandle<()>>,
+}
+
+/// A container that was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launched {
+    /// Its first process.
+    pub started: Started,
+    /// What each phase of the start took, in nanoseconds, in order.
+    pub phases: Vec<(String, u64)>,
+}
+
+struct Shared {
+    epoll: OwnedFd,
+    stop: OwnedFd,
+    table: Mutex<Table>,
+    next: AtomicU64,
+    on_event: OnEvent,
+}
+
+#[derive(Default)]
+struct Table {
+    by_container: HashMap<ContainerId, Arc<Shim>>,
+    by_token: HashMap<u64, Arc<Shim>>,
+}
+
+/// One connection.
+struct Shim {
+    id: ContainerId,
+    token: u64,
+    socket: OwnedFd,
+    seq: AtomicU64,
+    waiting: Mutex<HashMap<u64, SyncSender<Reply>>>,
+    /// Its container has ended, so its own end is no news.
+    exited: AtomicBool,
+}
+
+impl std::fmt::Debug for Shims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shims").finish_non_exhaustive()
+    }
+}
+
+impl Shims {
+    /// Starts the monitor thread. `on_event` gets every message that is no reply.
+    pub fn new(on_event: OnEvent) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        let table = Mutex::default();
+        let shared = Arc::new(Shared {
+            epoll,
+            stop,
+            table,
+            next: AtomicU64::new(1),
+            on_event,
+        });
+        let monitor = Arc::clone(&shared);
+        let monitor = std::thread::Builder::new()
+            .name("shims".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || monitor.watch())?;
+        Ok(Self {
+            shared,
+            monitor: Some(monitor),
+        })
+    }
+
+    /// Starts a container: has `spawn` (the keeper) fork a shim with one end of a socket pair, and
+    /// the shim carry out `start`. The clients' connections belong to the shim from then on.
+    ///
+    /// # Errors
+    ///
+    /// What the stage says, or that the shim could not be made or does not answer (code 125). The
+    /// container does not run then.
+    pub fn launch(
+        &self,
+        spawn: &dyn Fn(OwnedFd) -> io::Result<()>,
+        start: Start,
+        mut clients: Vec<(Attach, OwnedFd)>,
+    ) -> Result<Launched, Failure> {
+        let id = start.id;
+        let failed = |e: io::Error| Failure::own(format!("failed to start a shim: {e}"));
+        let (ours, theirs) = pair().map_err(failed)?;
+        let shim = Shim::new(id, self.shared.next.fetch_add(1, Ordering::Relaxed), ours);
+        let deadline = Instant::now() + START;
+        // A message carries a limited number of descriptors; more clients go ahead, one by one.
+        // They are few enough for the socket's queue to hold before the shim exists.
+        let rest = clients.split_off(clients.len().min(MOST_DESCRIPTORS));
+        for (attach, fd) in rest {
+            shim.send(Request::Attach(attach), vec![fd], deadline)
+                .map_err(failed)?;
+        }
+        let (attach, fds) = clients.into_iter().unzip();
+        // Sent before the shim exists, so that it need not wait for it.
+        let start = Request::Start {
+            start: Box::new(start),
+            attach,
+        };
+        let seq = shim.send(start, fds, deadline).map_err(failed)?;
+        spawn(theirs).map_err(failed)?;
+        match shim.wait_alone(seq, deadline) {
+            Ok(Reply::Started { started, phases }) => {
+                self.shared.add(shim).map_err(failed)?;
+                Ok(Launched { started, phases })
+            }
+            Ok(Reply::Failed(failure)) => Err(failure),
+            Ok(_) => Err(Failure::own("the shim gave an answer to another question")),
+            Err(e) => {
+                // Should it start the container after all, it is to end it at once.
+                let kill = Request::Kill {
+                    signal: libc::SIGKILL,
+                };
+                let _ = shim.send(kill, Vec::new(), Instant::now());
+                let _ = shim.send(Request::Release, Vec::new(), Instant::now());
+                Err(Failure::own(format!(
+                    "the shim did not start the container: {e}"
+                )))
+            }
+        }
+    }
+
+    /// Connects to the shim of a container that an earlier daemon started; `runtime_dir` is the
+    /// container's, where `shim.sock` is.
+    pub fn adopt(&self, id: ContainerId, runtime_dir: &Path) -> io::Result<ShimState> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        connect(&socket, runtime_dir)?;
+        let shim = Shim::new(id, self.shared.next.fetch_add(1, Ordering::Relaxed), socket);
+        let deadline = Instant::now() + ANSWER;
+        let seq = shim.send(Request::Hello { version: VERSION }, Vec::new(), deadline)?;
+        let Reply::State(state) = shim.wait_alone(seq, deadline)? else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a shim's answer",
+            ));
+        };
+        shim.exited.store(state.exit.is_some(), Ordering::SeqCst);
+        self.shared.add(shim)?;
+        Ok(state)
+    }
+
+    /// Joins a client to the first process's streams.
+    pub fn attach(&self, id: &ContainerId, attach: Attach, fd: OwnedFd) -> Result<(), Failure> {
+        self.ask(id, Request::Attach(attach), vec![fd], ANSWER)
+            .map(drop)
+    }
+
+    /// Sends a signal to the first process.
+    pub fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), Failure> {
+        self.ask(id, Request::Kill { signal }, Vec::new(), ANSWER)
+            .map(drop)
+    }
+
+    /// Sets the size of the first process's terminal, or of an exec session's.
+    pub fn resize(
+        &self,
+        id: &ContainerId,
+        exec: Option<&str>,
+        rows: u16,
+        cols: u16,
+    ) -> Result<(), Failure> {
+        let exec = exec.map(str::to_owned);
+        self.ask(id, Request::Resize { exec, rows, cols }, Vec::new(), ANSWER)
+            .map(drop)
+    }
+
+    /// Runs one more process in the container, with a client or detached. The client's stream ends
+    /// after the callback has returned from [`Message::ExecExited`].
+    ///
+    /// # Errors
+    ///
+    /// Docker's whole sentence, which the client, if there is one, has been told already.
+    pub fn exec(
+        &self,
+        id: &ContainerId,
+        exec: &str,
+        process: &Process,
+        client: Option<(Attach, OwnedFd)>,
+    ) -> Result<Started, Failure> {
+        let (attach, fd) = client.unzip();
+        let request = Request::Exec {
+            id: exec.to_owned(),
+            process: Box::new(process.clone()),
+            attach,
+        };
+        match self.ask(id, request, fd.into_iter().collect(), START)? {
+            Reply::Started { started, .. } => Ok(started),
+            _ => Err(Failure::own("the shim gave an answer to another question")),
+        }
+    }
+
+    /// Lets a container's shim leave: its exit is recorded. Waits for nothing.
+    pub fn release(&self, id: &ContainerId) {
+        if let Some(shim) = self.shared.table().by_container.get(id) {
+            // A shim that is gone, or so far behind that its queue is full, leaves by itself
+            // when this connection ends.
+            let _ = shim.send(Request::Release, Vec::new(), Instant::now());
+        }
+    }
+
+    /// Whether there is a connection to the container's shim.
+    pub fn is_connected(&self, id: &ContainerId) -> bool {
+        self.shared.table().by_container.contains_key(id)
+    }
+
+    fn ask(
+        &self,
+        id: &ContainerId,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        limit: Duration,
+    ) -> Result<Reply, Failure> {
+        let shim = self.shared.table().by_container.get(id).cloned();
+        let shim = shim.ok_or_else(|| Failure::own("the container's shim is gone"))?;
+        let failed = |e: io::Error| Failure::own(format!("the container's shim: {e}"));
+        let deadline = Instant::now() + limit;
+        let (seq, packet) = shim.packet(request, fds).map_err(failed)?;
+        let (sender, receiver) = sync_channel(1);
+        shim.waiting().insert(seq, sender);
+        let sent = packet
+            .send_until(shim.socket.as_fd(), deadline)
+            .map_err(failed);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reply = sent.and_then(|()| {
+            receiver.recv_timeout(left).map_err(|e| match e {
+                RecvTimeoutError::Timeout => Failure::own(format!(
+                    "the container's shim did not answer within {} seconds",
+                    limit.as_secs()
+                )),
+                RecvTimeoutError::Disconnected => Failure::own("the container's shim is gone"),
+            })
+        });
+        shim.waiting().remove(&seq);
+        match reply? {
+            Reply::Failed(failure) => Err(failure),
+            reply => Ok(reply),
+        }
+    }
+}
+
+impl Drop for Shims {
+    fn drop(&mut self) {
+        // An eventfd takes this unless its counter is full, and then it is readable already.
+        let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+        if let Some(monitor) = self.monitor.take() {
+            let _ = monitor.join();
+        }
+    }
+}
+
+impl Shim {
+    fn new(id: ContainerId, token: u64, socket: OwnedFd) -> Self {
+        let waiting = Mutex::default();
+        Self {
+            id,
+            token,
+            socket,
+            seq: AtomicU64::new(0),
+            waiting,
+            exited: false.into(),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, SyncSender<Reply>>> {
+        // Held only for single operations on the map, which a panic cannot leave half done.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn packet(&self, request: Request, fds: Vec<OwnedFd>) -> io::Result<(u64, Packet)> {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        Ok((seq, Packet::new(&Envelope { seq, request }, fds)?))
+    }
+
+    fn send(&self, request: Request, fds: Vec<OwnedFd>, deadline: Instant) -> io::Result<u64> {
+        let (seq, packet) = self.packet(request, fds)?;
+        packet.send_until(self.socket.as_fd(), deadline)?;
+        Ok(seq)
+    }
+
+    /// Waits for a reply while the monitor does not know this connection yet.
+    fn wait_alone(&self, wanted: u64, deadline: Instant) -> io::Result<Reply> {
+        loop {
+            match receive_until(self.socket.as_fd(), deadline)? {
+                Some((Message::Reply { seq, reply }, _)) if seq == wanted => return Ok(reply),
+                // Answers to clients that went ahead of a start.
+                Some(_) => {}
+                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is gone")),
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Held only for single operations on the maps, which a panic cannot leave half done.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, shim: Shim) -> io::Result<()> {
+        let shim = Arc::new(shim);
+        let mut table = self.table();
+        table.by_token.insert(shim.token, Arc::clone(&shim));
+        if let Some(old) = table.by_container.insert(shim.id, Arc::clone(&shim)) {
+            // A container that was started again before its former shim had left.
+            table.by_token.remove(&old.token);
+            let _ = epoll::delete(&self.epoll, &old.socket);
+        }
+        drop(table);
+        epoll::add(
+            &self.epoll,
+            &shim.socket,
+            EventData::new_u64(shim.token),
+            EventFlags::IN,
+        )?;
+        Ok(())
+    }
+
+    fn watch(&self) {
+        let mut space = [MaybeUninit::<Event>::uninit(); 64];
+        loop {
+            let tokens: Vec<u64> = match epoll::wait(&self.epoll, &mut space[..], None) {
+                Ok((events, _)) => events.iter().map(|event| event.data.u64()).collect(),
+                Err(_) => continue,
+            };
+            for token in tokens {
+                if token == STOP {
+                    return;
+                }
+                let shim = self.table().by_token.get(&token).cloned();
+                if let Some(shim) = shim {
+                    self.listen(&shim);
+                }
+            }
+        }
+    }
+
+    /// Takes all that a shim has said.
+    fn listen(&self, shim: &Shim) {
+        loop {
+            match receive::<Message>(shim.socket.as_fd()) {
+                Ok(Some((message, _))) => self.hear(shim, message),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // The end, or nonsense, after which nothing can be relied on.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let mut table = self.table();
+        table.by_token.remove(&shim.token);
+        if table
+            .by_container
+            .get(&shim.id)
+            .is_some_and(|now| now.token == shim.token)
+        {
+            table.by_container.remove(&shim.id);
+        }
+        drop(table);
+        let _ = epoll::delete(&self.epoll, &shim.socket);
+        // Dropping the senders tells the waiters.
+        shim.waiting().clear();
+        if !shim.exited.load(Ordering::SeqCst) {
+            (self.on_event)(shim.id, Message::Lost);
+        }
+    }
+
+    fn hear(&self, shim: &Shim, message: Message) {
+        let seen = match &message {
+            Message::Reply { .. } => None,
+            Message::ExecExited { id, .. } => Some(Request::ExecSeen { id: id.clone() }),
+            Message::Exited(_) => {
+                shim.exited.store(true, Ordering::SeqCst);
+                None
+            }
+            Message::Detached { .. } | Message::Lost => None,
+        };
+        if let Message::Reply { seq, reply } = message {
+            let waiter = shim.waiting().remove(&seq);
+            // Whoever asked may have given up.
+            let _ = waiter.map(|waiter| waiter.send(reply));
+            return;
+        }
+        (self.on_event)(shim.id, message);
+        if let Some(seen) = seen {
+            // Lost, it costs the client a moment: the shim does not wait for ever.
+            let _ = shim.send(seen, Vec::new(), Instant::now());
+        }
+    }
+}
+
+fn connect(socket: &OwnedFd, dir: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // By a descriptor of the directory: its path may be longer than a socket address holds.
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
+    Ok(rustix::net::connect(socket, &SocketAddrUnix::new(path)?)?)
+}

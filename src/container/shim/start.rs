@@ -1,0 +1,213 @@
+//! How the shim starts processes: the seam between its streams and the stage.
+//!
+//! Everything else in the shim works with any process that has a pidfd and two or three
+//! descriptors, and is tested with ordinary children.
+
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::streams::Ends;
+use crate::container::protocol::{Failure, Start, Started};
+use crate::overlay;
+use crate::sys::signal;
+use crate::types::timestamp::Timestamp;
+use crate::userns::plan::{Process, ProcessIdentity};
+use crate::userns::stage::{self, Origin, Running, Stdio};
+
+/// Starts processes.
+pub(crate) trait Starter {
+    /// Starts the container's first process.
+    fn start(&mut self, start: &Start, stdio: Stdio) -> Result<Launched, Failure>;
+
+    /// Starts one more.
+    fn exec(
+        &mut self,
+        process: &Process,
+        init: ProcessIdentity,
+        pidfd: BorrowedFd<'_>,
+        stdio: Stdio,
+    ) -> Result<Launched, Failure>;
+
+    /// The container is no more: drops what it was made of. May take as long as a sync.
+    fn release(&mut self);
+}
+
+/// A process, and what each phase of its start took.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    /// The process.
+    pub(crate) running: Running,
+    /// Names and nanoseconds.
+    pub(crate) phases: Vec<(String, u64)>,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+impl Launched {
+    /// What others are told of it.
+    pub(crate) fn started(&self) -> Started {
+        let Running {
+            pid, start_time, ..
+        } = self.running;
+        Started {
+            pid,
+            start_time,
+            at: self.at.nanos(),
+        }
+    }
+
+    /// Ends a process that cannot be looked after.
+    pub(crate) fn abandon(&self) {
+        let _ = signal::send(self.running.pidfd.as_fd(), libc::SIGKILL);
+        let _ = waitid(
+            WaitId::PidFd(self.running.pidfd.as_fd()),
+            WaitIdOptions::EXITED,
+        );
+    }
+}
+
+/// The two sides of a process's streams: what it gets, and the ends for the shim, which a terminal
+/// completes later.
+pub(crate) fn ends(terminal: bool, stdin: bool) -> Result<(Stdio, Incomplete), Failure> {
+    if terminal {
+        return Ok((Stdio::Terminal, Incomplete(None)));
+    }
+    let pipe = || {
+        pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|e| Failure::own(format!("failed to make a pipe: {e}")))
+    };
+    let (theirs, ours) = if stdin {
+        pipe().map(|(r, w)| (Some(r), Some(w)))?
+    } else {
+        (None, None)
+    };
+    let (out, stdout) = pipe()?;
+    let (err, stderr) = pipe()?;
+    let ends = Ends {
+        stdin: ours,
+        stdout: out,
+        stderr: Some(err),
+        console: None,
+    };
+    Ok((
+        Stdio::Pipes {
+            stdin: theirs,
+            stdout,
+            stderr,
+        },
+        Incomplete(Some(ends)),
+    ))
+}
+
+/// The shim's ends, before it is known whether they are a terminal's.
+#[derive(Debug)]
+pub(crate) struct Incomplete(Option<Ends>);
+
+impl Incomplete {
+    /// Completes them with the terminal, where there is one; `stdin` says whether it takes input.
+    pub(crate) fn complete(self, console: Option<OwnedFd>, stdin: bool) -> Result<Ends, Failure> {
+        if let Some(ends) = self.0 {
+            return Ok(ends);
+        }
+        let console = console.ok_or_else(|| Failure::own("the process has no terminal"))?;
+        let twin = || console.try_clone().map_err(|e| Failure::own(chain(&e)));
+        let (stdin, stdout) = (if stdin { Some(twin()?) } else { None }, twin()?);
+        Ok(Ends {
+            stdin,
+            stdout,
+            stderr: None,
+            console: Some(console),
+        })
+    }
+}
+
+/// Starts them in namespaces, on an overlay.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    /// A duplicate of the root's mount. Not used, only kept: when the container ends this is the
+    /// last reference, so that the sync which dropping it causes does not delay the report.
+    root: Option<OwnedFd>,
+}
+
+impl Starter for Stage {
+    fn start(&mut self, start: &Start, stdio: Stdio) -> Result<Launched, Failure> {
+        let begun = std::time::Instant::now();
+        let root = overlay::mount(&start.rootfs).map_err(|e| Failure::own(chain(&e)))?;
+        self.root = Some(root.try_clone().map_err(|e| Failure::own(chain(&e)))?);
+        let overlay = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let running = match stage::start(&start.plan, root, stdio) {
+            Ok(running) => running,
+            Err(error) => {
+                self.root = None;
+                return Err(error.into());
+            }
+        };
+        let mut phases = vec![("overlay".to_owned(), overlay)];
+        phases.extend(stage_phases(&running));
+        Ok(Launched {
+            running,
+            phases,
+            at: Timestamp::now(),
+        })
+    }
+
+    fn exec(
+        &mut self,
+        process: &Process,
+        init: ProcessIdentity,
+        pidfd: BorrowedFd<'_>,
+        stdio: Stdio,
+    ) -> Result<Launched, Failure> {
+        let running = stage::exec(process, init, pidfd.as_fd(), stdio).map_err(in_exec)?;
+        let phases = stage_phases(&running);
+        Ok(Launched {
+            running,
+            phases,
+            at: Timestamp::now(),
+        })
+    }
+
+    fn release(&mut self) {
+        self.root = None;
+    }
+}
+
+/// Docker's whole sentence for an exec that failed.
+fn in_exec(error: stage::StageError) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.origin == Origin::Runtime {
+        failure.message = format!(
+            "OCI runtime exec failed: exec failed: unable to start container process: {}: unknown",
+            failure.message
+        );
+    }
+    failure
+}
+
+fn stage_phases(running: &Running) -> Vec<(String, u64)> {
+    let p = &running.phases;
+    [
+        ("clone", p.clone),
+        ("map", p.map),
+        ("mounts", p.mounts),
+        ("pivot", p.pivot),
+        ("confine", p.confine),
+        ("exec", p.exec),
+    ]
+    .map(|(name, nanos)| (name.to_owned(), nanos))
+    .into()
+}
+
+/// An error with its sources, as one sentence.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
