@@ -4,14 +4,14 @@
 //! write `{"label":["a=b"]}`. Values of one name are alternatives (labels: all must match), names
 //! are joined by and.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
 /// Parsed filters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filters(BTreeMap<String, BTreeSet<String>>);
+pub struct Filters(BTreeMap<String, BTreeMap<String, bool>>);
 
 /// Why filters are refused. The wording is Docker's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,16 +53,15 @@ impl Filters {
                         let Value::String(value) = item else {
                             return Err(FilterError::Format);
                         };
-                        set.insert(value);
+                        set.insert(value, true);
                     }
                 }
                 Value::Object(items) => {
                     for (value, flag) in items {
+                        // A value with `false` is there, but no candidate equals it.
                         match flag {
-                            // Docker keeps the value but never matches it when it is false; both
-                            // come to the same, since no client sends false.
-                            Value::Bool(true) => set.insert(value),
-                            Value::Bool(false) | Value::Null => false,
+                            Value::Bool(flag) => set.insert(value, flag),
+                            Value::Null => set.insert(value, false),
                             _ => return Err(FilterError::Format),
                         };
                     }
@@ -78,7 +77,7 @@ impl Filters {
         self.0
             .entry(name.to_owned())
             .or_default()
-            .insert(value.to_owned());
+            .insert(value.to_owned(), true);
     }
 
     /// Refuses names that are not in `accepted`.
@@ -105,7 +104,11 @@ impl Filters {
 
     /// The values of a name.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.get(name).into_iter().flatten().map(String::as_str)
+        self.0
+            .get(name)
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .map(String::as_str)
     }
 
     /// The only value of a name, `None` when it is not filtered on; several are refused.
@@ -133,8 +136,8 @@ impl Filters {
         if values.is_empty() {
             return Err(FilterError::Name(name.to_owned()));
         }
-        let yes = values.contains("1") || values.contains("true");
-        let no = values.contains("0") || values.contains("false");
+        let any = |words: [&str; 2]| words.iter().any(|word| values.get(*word) == Some(&true));
+        let (yes, no) = (any(["1", "true"]), any(["0", "false"]));
         if yes == no {
             return Err(self.bad_value(name));
         }
@@ -145,7 +148,7 @@ impl Filters {
     pub fn matches_exactly(&self, name: &str, candidate: &str) -> bool {
         self.0
             .get(name)
-            .is_none_or(|values| values.is_empty() || values.contains(candidate))
+            .is_none_or(|values| values.is_empty() || values.get(candidate) == Some(&true))
     }
 
     /// Whether `candidate` is or begins with one of the values.
@@ -175,18 +178,14 @@ impl Filters {
     /// Whether none of the `key` and `key=value` of `name` is among `labels` (`label!`).
     pub fn excludes_labels(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         !self.contains(name)
-            || self.0.get(name).is_some_and(BTreeSet::is_empty)
+            || self.0.get(name).is_some_and(BTreeMap::is_empty)
             || !self.matches_labels(name, labels)
     }
 }
 
 impl Serialize for Filters {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, values)| {
-            let values: BTreeMap<&str, bool> =
-                values.iter().map(|value| (value.as_str(), true)).collect();
-            (name, values)
-        }))
+        self.0.serialize(serializer)
     }
 }
 
@@ -257,11 +256,14 @@ mod tests {
         assert!(filters.matches_exactly("status", "exited"));
         assert!(!filters.matches_exactly("status", "running"));
         assert!(filters.matches_exactly("health", "anything"));
+        let off = Filters::parse(r#"{"status":{"exited":false},"name":[]}"#).unwrap_or_default();
+        assert!(!off.matches_exactly("status", "exited"));
+        assert!(off.contains("name") && off.matches_exactly("name", "anything"));
     }
 
     proptest! {
         #[test]
-        fn read_back(entries in prop::collection::btree_map("[a-z!]{1,8}", prop::collection::btree_set("\\PC{0,8}", 0..3), 0..4)) {
+        fn read_back(entries in prop::collection::btree_map("[a-z!]{1,8}", prop::collection::btree_map("\\PC{0,8}", any::<bool>(), 0..3), 0..4)) {
             let filters = Filters(entries);
             let text = serde_json::to_string(&filters).unwrap_or_default();
             prop_assert_eq!(Filters::parse(&text), Ok(filters));

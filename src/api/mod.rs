@@ -5,19 +5,24 @@
 //! absent: plain fields are always there, what Docker emits as `null` is an `Option` here, what it
 //! leaves out is skipped. Requests are read with [`json::from_slice`], which is as tolerant as Go.
 //!
-//! Answers are made in the shape of the newest version; `shape` makes them look as an older
+//! Answers are made in the shape of the newest version; [`shape`] makes them look as an older
 //! version had them.
 
+pub mod auth;
 pub mod container;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod filters;
 pub mod image;
 pub mod json;
 pub mod network;
 pub mod progress;
+pub mod shape;
 pub mod stream;
+pub mod system;
 pub mod version;
+pub mod volume;
 
 use serde::{Deserialize, Serialize};
 

@@ -74,7 +74,7 @@ pub struct EndpointIpamConfig {
     pub link_local_ips: Option<Vec<String>>,
 }
 
-/// A network: element of `GET /networks`, and without `Option`s set `GET /networks/{id}`.
+/// A network: element of `GET /networks`, and with more of it set `GET /networks/{id}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Network {
@@ -111,7 +111,8 @@ pub struct Network {
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Containers in it by id; lists leave this out from 1.28 on, where it is empty.
+    /// Containers in it by id; `None` in lists, which have `{}` before 1.52 and nothing since.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<BTreeMap<String, EndpointResource>>,
     /// Use of its addresses (inspect, 1.52 and newer).
     #[serde(skip_serializing_if = "Option::is_none")]
