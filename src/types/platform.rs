@@ -26,11 +26,29 @@ pub struct Platform {
 /// A string that is no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlatformError {
-    /// An empty part, too many parts, or characters that are not allowed.
+    /// A first part that is empty or has characters that are not allowed.
     #[error(
-        "{0:?} is an invalid OS component of {0:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+        "{part:?} is an invalid OS component of {text:?}: OSAndVersion specifier component must \
+         match \"^([A-Za-z0-9_-]+)(?:\\\\(([A-Za-z0-9_.%-]*)((?:\\\\+[A-Za-z0-9_.%-]+)*)\\\\))?$\": \
+         invalid argument"
     )]
-    Component(String),
+    Os {
+        /// The part.
+        part: String,
+        /// The whole string.
+        text: String,
+    },
+    /// Another part that is empty or has characters that are not allowed.
+    #[error(
+        "{part:?} is an invalid component of {text:?}: platform specifier component must match \
+         \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component {
+        /// The part.
+        part: String,
+        /// The whole string.
+        text: String,
+    },
     /// One word that is neither an operating system nor an architecture.
     #[error("{0:?}: unknown operating system or architecture: invalid argument")]
     Unknown(String),
@@ -141,15 +159,20 @@ impl FromStr for Platform {
     /// Parses `os`, `architecture`, `os/architecture` or `os/architecture/variant`; what is left
     /// out is this machine's.
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let component = |part: &&str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-'))
-        };
-        if let Some(bad) = parts.iter().find(|part| !component(part)) {
-            return Err(PlatformError::Component((*bad).to_owned()));
+        // At most four, whatever is written: three are the most that mean something.
+        let parts: Vec<&str> = text.splitn(4, '/').collect();
+        for (index, part) in parts.iter().enumerate() {
+            let allowed = |c: u8| {
+                c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-') || (index > 0 && c == b'.')
+            };
+            if part.is_empty() || !part.bytes().all(allowed) {
+                let (part, text) = ((*part).to_owned(), text.to_owned());
+                return Err(if index == 0 {
+                    PlatformError::Os { part, text }
+                } else {
+                    PlatformError::Component { part, text }
+                });
+            }
         }
         match parts[..] {
             [word] => {
@@ -215,6 +238,15 @@ mod tests {
         for text in ["", "/", "linux/", "a/b/c/d", "nonsense", "linux/am d64"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+        let message = |text: &str| text.parse::<Platform>().err().map(|e| e.to_string());
+        assert_eq!(
+            message("linux/").as_deref(),
+            Some(
+                "\"\" is an invalid component of \"linux/\": platform specifier component must match \
+                 \"^[A-Za-z0-9_.-]+$\": invalid argument"
+            )
+        );
+        assert!(message("a.b").is_some_and(|text| text.contains(r#"(?:\\(([A-Za"#)));
     }
 
     #[test]

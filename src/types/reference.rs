@@ -49,7 +49,7 @@ pub enum ReferenceError {
     #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
     Identifier(String),
     /// The repository is too long.
-    #[error("invalid reference format: repository name must not be more than 255 characters")]
+    #[error("repository name must not be more than 255 characters")]
     TooLong,
     /// The digest is wrong.
     #[error(transparent)]
@@ -408,7 +408,7 @@ mod tests {
             (&format!("a@sha512:{HEX}"), "unsupported digest algorithm"),
             (
                 &"a".repeat(256),
-                "invalid reference format: repository name must not be more than 255 characters",
+                "repository name must not be more than 255 characters",
             ),
         ] {
             let error = Reference::parse(text).map_err(|e| e.to_string());

@@ -16,10 +16,16 @@ const RTMAX: i32 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Signal(i32);
 
-/// A string that names no signal.
+/// Why a string or number is no signal. The wording is Docker's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid signal: {0}")]
-pub struct SignalError(String);
+pub enum SignalError {
+    /// No such name, or zero.
+    #[error("invalid signal: {0}")]
+    Unknown(String),
+    /// A number that Linux has no signal for.
+    #[error("the linux daemon does not support signal {0}")]
+    Unsupported(i32),
+}
 
 impl Signal {
     /// SIGHUP.
@@ -46,10 +52,10 @@ impl Signal {
 
     /// Wraps a number between 1 and 64.
     pub fn from_number(number: i32) -> Result<Self, SignalError> {
-        if (1..=RTMAX).contains(&number) {
-            Ok(Self(number))
-        } else {
-            Err(SignalError(number.to_string()))
+        match number {
+            1..=RTMAX => Ok(Self(number)),
+            0 => Err(SignalError::Unknown("0".to_owned())),
+            _ => Err(SignalError::Unsupported(number)),
         }
     }
 }
@@ -96,9 +102,9 @@ impl FromStr for Signal {
     type Err = SignalError;
 
     fn from_str(text: &str) -> Result<Self, SignalError> {
-        let refuse = || SignalError(text.to_owned());
+        let refuse = || SignalError::Unknown(text.to_owned());
         if let Ok(number) = text.parse::<i32>() {
-            return Self::from_number(number).map_err(|_| refuse());
+            return Self::from_number(number);
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -187,6 +193,7 @@ mod tests {
         ] {
             assert!(text.parse::<Signal>().is_err(), "{text}");
         }
+        assert_eq!("65".parse::<Signal>(), Err(SignalError::Unsupported(65)));
         assert_eq!(
             "SIGNOPE".parse::<Signal>().map_err(|e| e.to_string()),
             Err("invalid signal: SIGNOPE".into())
