@@ -6,3 +6,4 @@ pub mod logs;
 pub mod packet;
 pub mod protocol;
 pub mod shim;
+pub mod spec;

@@ -1,0 +1,83 @@
+//! `--security-opt`: seccomp profiles, no-new-privileges, unmasked system paths.
+//!
+//! AppArmor profiles and SELinux labels are accepted and have no effect: an ordinary user can load
+//! neither, and clients send them to every engine alike.
+
+use oci_spec::runtime::LinuxSeccomp;
+
+use super::Error;
+use crate::userns::seccomp::{Arch, KernelVersion, Profile, docker_default};
+
+/// What the options say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SecurityOptions {
+    /// `no-new-privileges`.
+    pub no_new_privileges: bool,
+    /// `seccomp=`: `unconfined`, `builtin` or a profile's JSON.
+    pub seccomp: Option<String>,
+    /// `systempaths=unconfined`, which Docker's own client turns into empty lists of paths.
+    pub unconfined_paths: bool,
+}
+
+impl SecurityOptions {
+    /// Reads the options; of several with one name the last counts.
+    pub fn parse(options: &[String]) -> Result<SecurityOptions, Error> {
+        let mut parsed = SecurityOptions::default();
+        for option in options {
+            if option == "no-new-privileges" {
+                parsed.no_new_privileges = true;
+                continue;
+            }
+            // SELinux's, from before there were names.
+            if option == "disable" {
+                continue;
+            }
+            // The colon is the old separator, for options without an equals sign only.
+            let (name, value) = option
+                .split_once('=')
+                .or_else(|| option.split_once(':'))
+                .ok_or_else(|| Error::SecurityOptionForm(option.clone()))?;
+            let bad = || Error::SecurityOption(option.clone());
+            match name {
+                "label" | "apparmor" => {}
+                "seccomp" => parsed.seccomp = Some(value.to_owned()),
+                "no-new-privileges" => {
+                    parsed.no_new_privileges = go_bool(value).ok_or_else(bad)?;
+                }
+                "systempaths" if value == "unconfined" => parsed.unconfined_paths = true,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Returns the filter of a container. A privileged one has none unless it names one.
+    pub(super) fn filter(
+        &self,
+        privileged: bool,
+        capabilities: u64,
+        kernel: KernelVersion,
+    ) -> Result<Option<LinuxSeccomp>, Error> {
+        match self.seccomp.as_deref().filter(|name| !name.is_empty()) {
+            Some("unconfined") => Ok(None),
+            None if privileged => Ok(None),
+            None | Some("builtin") => match docker_default(capabilities, kernel) {
+                Ok(filter) => Ok(Some(filter)),
+                Err(error) => Err(error.into()),
+            },
+            Some(json) => {
+                let arch = Arch::native().ok_or(crate::userns::seccomp::Error::Architecture)?;
+                Ok(Profile::parse(json)?.evaluate(capabilities, arch, kernel)?)
+            }
+        }
+    }
+}
+
+/// Go's `strconv.ParseBool`.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
