@@ -7,6 +7,7 @@ pub mod clone;
 pub mod fdpass;
 pub mod fork;
 pub mod heap;
+pub mod lock;
 pub mod mount;
 pub mod paths;
 pub mod pidfd;

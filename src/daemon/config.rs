@@ -1,0 +1,431 @@
+//! daemon.json and flags: what this daemon was told.
+//!
+//! The file has dockerd's keys. Those that dockerd does not know refuse to start, in dockerd's
+//! words, so that a typing error is noticed; those that mean nothing here (iptables, userland-proxy
+//! and the like) get one warning each and are otherwise ignored. A directive may be given by a flag
+//! or in the file, not by both. A missing file is no error unless it was asked for by name.
+//!
+//! Reading is pure but for the file itself; [`Config::read`] is also what SIGHUP and `--validate` do.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+/// What was typed: flags of `moss daemon`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `-H`, and `--socket PATH` as `unix://PATH`.
+    pub hosts: Vec<String>,
+    /// `--data-root`.
+    pub data_root: Option<PathBuf>,
+    /// `--exec-root`.
+    pub exec_root: Option<PathBuf>,
+    /// `--config-file`.
+    pub config_file: Option<PathBuf>,
+    /// `--validate`: check the configuration and leave.
+    pub validate: bool,
+    /// `--debug`.
+    pub debug: bool,
+    /// `--storage-driver`.
+    pub storage_driver: Option<String>,
+    /// `--on-demand` (hidden): started by a verb; leaves when it has nothing to do.
+    pub on_demand: bool,
+    /// `--ready-fd N` (hidden): the pipe that is told when the daemon serves.
+    pub ready_fd: Option<i32>,
+}
+
+/// What it comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen, as typed; empty for the default.
+    pub hosts: Vec<String>,
+    /// Images, containers, volumes.
+    pub data_root: Option<PathBuf>,
+    /// What does not outlive a boot.
+    pub exec_root: Option<PathBuf>,
+    /// The root filesystems' driver, by name.
+    pub storage_driver: Option<String>,
+    /// Debug messages.
+    pub debug: bool,
+    /// `error`, `warn`, `info`, `debug` …; empty for the default.
+    pub log_level: String,
+    /// Labels of this daemon.
+    pub labels: Vec<String>,
+    /// One sentence for each directive that has no effect.
+    pub warnings: Vec<String>,
+}
+
+/// Why a configuration is refused. The sentences are dockerd's.
+#[derive(Debug, thiserror::Error)]
+#[error("unable to configure the Docker daemon with file {}: {reason}", path.display())]
+pub struct ConfigError {
+    /// The file.
+    path: PathBuf,
+    /// What is wrong in it.
+    reason: String,
+}
+
+/// Directives that are heeded, by the names that dockerd gives them in its file.
+const HEEDED: &[&str] = &[
+    "data-root",
+    "debug",
+    "exec-root",
+    "hosts",
+    "labels",
+    "live-restore",
+    "log-level",
+    "storage-driver",
+];
+
+/// Directives that dockerd knows and that have no effect here.
+const IGNORED: &[&str] = &[
+    "add-runtime",
+    "allow-direct-routing",
+    "allow-nondistributable-artifacts",
+    "api-cors-header",
+    "authorization-plugins",
+    "bip",
+    "bip6",
+    "bridge",
+    "bridge-accept-fwmark",
+    "builder",
+    "cdi-spec-dirs",
+    "cgroup-parent",
+    "containerd",
+    "containerd-namespace",
+    "containerd-plugin-namespace",
+    "cpu-rt-period",
+    "cpu-rt-runtime",
+    "default-address-pools",
+    "default-cgroupns-mode",
+    "default-gateway",
+    "default-gateway-v6",
+    "default-ipc-mode",
+    "default-network-opts",
+    "default-runtime",
+    "default-shm-size",
+    "default-ulimits",
+    "dns",
+    "dns-opts",
+    "dns-search",
+    "exec-opts",
+    "experimental",
+    "features",
+    "firewall-backend",
+    "fixed-cidr",
+    "fixed-cidr-v6",
+    "group",
+    "host-gateway-ip",
+    "host-gateway-ips",
+    "http-proxy",
+    "https-proxy",
+    "icc",
+    "init",
+    "init-path",
+    "insecure-registries",
+    "ip",
+    "ip-forward",
+    "ip-forward-no-drop",
+    "ip-masq",
+    "ip6tables",
+    "iptables",
+    "ipv6",
+    "log-driver",
+    "log-format",
+    "log-opts",
+    "max-concurrent-downloads",
+    "max-concurrent-uploads",
+    "max-download-attempts",
+    "metrics-addr",
+    "min-api-version",
+    "mtu",
+    "network-control-plane-mtu",
+    "network-diagnostic-port",
+    "no-new-privileges",
+    "no-proxy",
+    "node-generic-resources",
+    "nri-opts",
+    "oom-score-adjust",
+    "pidfile",
+    "proxies",
+    "raw-logs",
+    "registry-mirrors",
+    "runtimes",
+    "seccomp-profile",
+    "selinux-enabled",
+    "shutdown-timeout",
+    "storage-opts",
+    "swarm-default-advertise-addr",
+    "tls",
+    "tlscacert",
+    "tlscert",
+    "tlskey",
+    "tlsverify",
+    "userland-proxy",
+    "userland-proxy-path",
+    "userns-remap",
+    "validate",
+];
+
+impl Config {
+    /// Joins the flags and the file, which is `default_file` unless a flag names another.
+    pub fn read(options: &Options, default_file: &Path) -> Result<Config, ConfigError> {
+        let path = options.config_file.as_deref().unwrap_or(default_file);
+        let refused = |reason: String| ConfigError {
+            path: path.to_owned(),
+            reason,
+        };
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && options.config_file.is_none() =>
+            {
+                Vec::new()
+            }
+            Err(error) => {
+                let reason = match error.kind() {
+                    io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+                    _ => error.to_string(),
+                };
+                return Err(refused(format!("open {}: {reason}", path.display())));
+            }
+        };
+        Config::join(options, &text).map_err(refused)
+    }
+
+    /// Joins the flags and the file's text; what is wrong as a sentence.
+    fn join(options: &Options, text: &[u8]) -> Result<Config, String> {
+        let file: Map<String, Value> = if text.trim_ascii().is_empty() {
+            Map::new()
+        } else {
+            serde_json::from_slice(text).map_err(|error| error.to_string())?
+        };
+        let known = |name: &str| HEEDED.contains(&name) || IGNORED.contains(&name);
+        let unknown: Vec<&str> = file
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !known(name))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(format!(
+                "the following directives don't match any configuration option: {}",
+                unknown.join(", ")
+            ));
+        }
+        let conflicts = conflicts(options, &file);
+        if !conflicts.is_empty() {
+            return Err(format!(
+                "the following directives are specified both as a flag and in the configuration \
+                 file: {}",
+                conflicts.join(", ")
+            ));
+        }
+        let mut config = Config {
+            hosts: list(&file, "hosts")?.unwrap_or_else(|| options.hosts.clone()),
+            data_root: text_of(&file, "data-root")?.map(PathBuf::from),
+            exec_root: text_of(&file, "exec-root")?.map(PathBuf::from),
+            storage_driver: text_of(&file, "storage-driver")?,
+            debug: flag(&file, "debug")?.unwrap_or(options.debug),
+            log_level: text_of(&file, "log-level")?.unwrap_or_default(),
+            labels: list(&file, "labels")?.unwrap_or_default(),
+            warnings: Vec::new(),
+        };
+        config.data_root = config.data_root.or_else(|| options.data_root.clone());
+        config.exec_root = config.exec_root.or_else(|| options.exec_root.clone());
+        let driver = options.storage_driver.clone();
+        config.storage_driver = config.storage_driver.or(driver);
+        let levels = [
+            "", "debug", "info", "warn", "error", "fatal", "panic", "trace",
+        ];
+        if !levels.contains(&config.log_level.as_str()) {
+            return Err(format!("invalid logging level: {}", config.log_level));
+        }
+        if let Some(label) = config.labels.iter().find(|label| !is_label(label)) {
+            return Err(format!("bad attribute format: {label}"));
+        }
+        if flag(&file, "live-restore")? == Some(false) {
+            let warning = "\"live-restore\": false has no effect: containers always outlive the \
+                           daemon";
+            config.warnings.push(warning.to_owned());
+        }
+        let idle = file.keys().filter(|name| IGNORED.contains(&name.as_str()));
+        config
+            .warnings
+            .extend(idle.map(|name| format!("the directive {name:?} has no effect in moss")));
+        Ok(config)
+    }
+}
+
+/// `key=value`, as dockerd asks of labels.
+fn is_label(text: &str) -> bool {
+    matches!(text.split_once('='), Some((key, _)) if !key.is_empty())
+}
+
+/// Directives that flags and file both give, each with both values.
+fn conflicts(options: &Options, file: &Map<String, Value>) -> Vec<String> {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let hosts = &options.hosts;
+    let typed = [
+        ("data-root", path(&options.data_root)),
+        ("debug", options.debug.then(|| "true".to_owned())),
+        ("exec-root", path(&options.exec_root)),
+        (
+            "hosts",
+            (!hosts.is_empty()).then(|| format!("[{}]", hosts.join(" "))),
+        ),
+        ("storage-driver", options.storage_driver.clone()),
+    ];
+    typed
+        .into_iter()
+        .filter_map(|(name, flag)| {
+            let (flag, value) = (flag?, file.get(name)?);
+            Some(format!(
+                "{name}: (from flag: {flag}, from file: {})",
+                as_go_shows_it(value)
+            ))
+        })
+        .collect()
+}
+
+/// A value in Go's `%v`.
+fn as_go_shows_it(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => {
+            let values: Vec<String> = values.iter().map(as_go_shows_it).collect();
+            format!("[{}]", values.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn wrong_type(name: &str, value: &Value, wanted: &str) -> String {
+    let got = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    format!("json: cannot unmarshal {got} into Go struct field Config.{name} of type {wanted}")
+}
+
+fn text_of(file: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
+    match file.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(other) => Err(wrong_type(name, other, "string")),
+    }
+}
+
+fn flag(file: &Map<String, Value>, name: &str) -> Result<Option<bool>, String> {
+    match file.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => Err(wrong_type(name, other, "bool")),
+    }
+}
+
+fn list(file: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
+    let values = match file.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(values)) => values,
+        Some(other) => return Err(wrong_type(name, other, "[]string")),
+    };
+    let texts = values.iter().map(|value| match value {
+        Value::String(text) => Ok(text.clone()),
+        other => Err(wrong_type(name, other, "string")),
+    });
+    texts.collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn join(options: &Options, text: &str) -> Result<Config, String> {
+        Config::join(options, text.as_bytes())
+    }
+
+    #[test]
+    fn flags_and_file_are_joined() {
+        let options = Options {
+            data_root: Some("/flag".into()),
+            ..Options::default()
+        };
+        let file = r#"{"hosts": ["unix:///a", "fd://"], "debug": true, "labels": ["a=b"]}"#;
+        let config = join(&options, file).unwrap();
+        assert_eq!(config.hosts, ["unix:///a", "fd://"]);
+        assert_eq!(config.data_root, Some("/flag".into()));
+        assert!(config.debug);
+        assert!(config.warnings.is_empty());
+        assert_eq!(join(&Options::default(), " ").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_dockerd_refuses_is_refused_in_its_words() {
+        let path = Path::new("/nonexistent/daemon.json");
+        let options = Options {
+            config_file: Some(path.into()),
+            ..Options::default()
+        };
+        assert_eq!(
+            Config::read(&options, path).unwrap_err().to_string(),
+            "unable to configure the Docker daemon with file /nonexistent/daemon.json: \
+             open /nonexistent/daemon.json: no such file or directory"
+        );
+        assert!(Config::read(&Options::default(), path).is_ok());
+        let refused = |text| join(&Options::default(), text).unwrap_err();
+        assert_eq!(
+            refused(r#"{"foo": 1, "debug": true, "bar": 2}"#),
+            "the following directives don't match any configuration option: bar, foo"
+        );
+        assert_eq!(
+            refused(r#"{"debug": "yes"}"#),
+            "json: cannot unmarshal string into Go struct field Config.debug of type bool"
+        );
+        assert_eq!(
+            refused(r#"{"log-level": "loud"}"#),
+            "invalid logging level: loud"
+        );
+        assert_eq!(refused(r#"{"labels": ["x"]}"#), "bad attribute format: x");
+        refused("[]");
+        refused("{");
+    }
+
+    #[test]
+    fn a_directive_is_given_once() {
+        let options = Options {
+            hosts: vec!["unix:///a".into(), "fd://".into()],
+            debug: true,
+            ..Options::default()
+        };
+        assert_eq!(
+            join(&options, r#"{"hosts": ["unix:///b"], "debug": false}"#).unwrap_err(),
+            "the following directives are specified both as a flag and in the configuration file: \
+             debug: (from flag: true, from file: false), \
+             hosts: (from flag: [unix:///a fd://], from file: [unix:///b])"
+        );
+    }
+
+    #[test]
+    fn directives_without_effect_are_told_once() {
+        let text = r#"{"iptables": false, "userland-proxy": true, "live-restore": false}"#;
+        let config = join(&Options::default(), text).unwrap();
+        assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
+        assert!(config.warnings[1].contains("\"iptables\""));
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read_or_refused(text in ".*") {
+            let _ = join(&Options::default(), &text);
+        }
+    }
+}

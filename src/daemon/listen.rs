@@ -1,0 +1,287 @@
+//! The sockets that the API is served on.
+//!
+//! `-H unix://PATH` makes one: bound under a name of its own and renamed into place, so that it
+//! appears with mode 0600 and listening, and never without. A socket that is there already is
+//! asked first: one that answers belongs to a living server and is left alone, one that refuses is
+//! stale and replaced; anything else at that path is not ours to remove. Paths longer than
+//! `sun_path` (107 bytes) go through their directory's descriptor. At the end a socket is removed
+//! if it is still the one that was made.
+//!
+//! `-H fd://` takes the sockets that systemd passes on (`$LISTEN_FDS`, sd_listen_fds(3)).
+//! `tcp://` is refused: without TLS and client certificates it would give this user's account to
+//! whoever can connect.
+//!
+//! Made before the daemon has threads: the file mode creation mask belongs to the process.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+
+use crate::sys::fork::take_inherited;
+
+/// The longest path that a socket address holds, without its final zero.
+const SUN_PATH: usize = 107;
+
+/// The first descriptor that systemd passes on (`SD_LISTEN_FDS_START`).
+const FIRST_PASSED: i32 = 3;
+
+/// Where to listen, as `-H` names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// `unix://PATH`.
+    Unix(PathBuf),
+    /// `fd://`: every socket that was passed on.
+    Passed,
+}
+
+/// What can be wrong with a socket.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// `tcp://`.
+    #[error(
+        "cannot listen on {0}: moss serves no TCP yet, as that needs TLS with client certificates; \
+         use unix:// or fd://"
+    )]
+    Tcp(String),
+    /// Some other form of `-H`.
+    #[error("invalid bind address ({0}): should be unix://PATH or fd://")]
+    Invalid(String),
+    /// `fd://` without sockets.
+    #[error("no sockets found via socket activation: make sure the service was started by systemd")]
+    NothingPassed,
+    /// A passed descriptor that cannot be listened on.
+    #[error("cannot listen on the passed descriptor {number}")]
+    Passed {
+        /// Its number.
+        number: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A living server has the path.
+    #[error("cannot listen on {}: another engine answers there", .0.display())]
+    Alive(PathBuf),
+    /// Something that is not a socket has the path.
+    #[error("cannot listen on {}: it exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The socket could not be made.
+    #[error("cannot listen on {}", path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Host {
+    /// Reads a `-H` value; `default` is the path of a bare `unix://`.
+    pub fn parse(text: &str, default: &Path) -> Result<Host, ListenError> {
+        let invalid = || ListenError::Invalid(text.to_owned());
+        let (scheme, rest) = text.split_once("://").ok_or_else(invalid)?;
+        match scheme {
+            "unix" if rest.is_empty() => Ok(Host::Unix(default.to_owned())),
+            "unix" if Path::new(rest).is_absolute() => Ok(Host::Unix(rest.into())),
+            // A name of the unit's is accepted and means all, as moss needs no more than one.
+            "fd" => Ok(Host::Passed),
+            "tcp" | "http" | "https" => Err(ListenError::Tcp(text.to_owned())),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+/// The sockets that were passed on to this process, taken once.
+pub fn passed() -> Vec<OwnedFd> {
+    let number = |name: &str| env::var(name).ok()?.parse::<u32>().ok();
+    // The variables are inherited further than the descriptors are meant to be.
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Vec::new();
+    }
+    let count = i32::try_from(number("LISTEN_FDS").unwrap_or(0)).unwrap_or(0);
+    let numbers = FIRST_PASSED..FIRST_PASSED.saturating_add(count.min(64));
+    numbers
+        .filter_map(|number| take_inherited(number).ok())
+        .collect()
+}
+
+/// A socket that is listened on.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where connections come in; non-blocking.
+    pub listener: UnixListener,
+    /// Where it lies, if it was made here.
+    pub path: Option<PathBuf>,
+    /// Device and inode of what was made.
+    identity: Option<(u64, u64)>,
+}
+
+impl Socket {
+    /// Makes a socket at `path`.
+    pub fn bind(path: &Path) -> Result<Socket, ListenError> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(ListenError::NotASocket(path.to_owned()));
+            }
+            Ok(_) if answers(path) => return Err(ListenError::Alive(path.to_owned())),
+            _ => {}
+        }
+        let failed = |source| ListenError::Bind {
+            path: path.to_owned(),
+            source,
+        };
+        let (listener, identity) = place(path).map_err(failed)?;
+        Ok(Socket {
+            listener,
+            path: Some(path.to_owned()),
+            identity: Some(identity),
+        })
+    }
+
+    /// Takes a socket that was passed on.
+    pub fn adopt(descriptor: OwnedFd) -> Result<Socket, ListenError> {
+        let number = descriptor.as_raw_fd();
+        let failed = |source| ListenError::Passed { number, source };
+        let kind = rustix::net::sockopt::socket_domain(&descriptor)
+            .map_err(|error| failed(error.into()))?;
+        if kind != rustix::net::AddressFamily::UNIX {
+            return Err(failed(io::Error::other("it is not a unix socket")));
+        }
+        let listener = UnixListener::from(descriptor);
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Socket {
+            listener,
+            path: None,
+            identity: None,
+        })
+    }
+
+    /// Removes what was made, unless something else took its place.
+    pub fn remove(&self) {
+        let (Some(path), Some(identity)) = (&self.path, self.identity) else {
+            return;
+        };
+        let there = fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
+        if matches!(there, Ok(there) if there == identity)
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot remove the socket");
+        }
+    }
+}
+
+/// Whether a server answers at `path`.
+fn answers(path: &Path) -> bool {
+    within(path, |short| UnixStream::connect(short)).is_ok()
+}
+
+/// Binds, listens and moves into place; device and inode of the socket.
+fn place(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("it names no file"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(temporary);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = within(&temporary, |short| UnixListener::bind(short));
+    umask(before);
+    let listener = bound?;
+    listener.set_nonblocking(true)?;
+    let made = fs::symlink_metadata(&temporary)?;
+    fs::rename(&temporary, path).inspect_err(|_| {
+        // The rename's error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    })?;
+    Ok((listener, (made.dev(), made.ino())))
+}
+
+/// Runs `with` on a form of `path` that fits a socket address.
+fn within<T>(path: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() <= SUN_PATH {
+        return with(path);
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return with(path);
+    };
+    let directory = File::open(parent)?;
+    let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    with(&through.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_or_refused() {
+        let default = Path::new("/run/user/7/moss.sock");
+        let parse = |text| Host::parse(text, default);
+        assert_eq!(parse("unix://").unwrap(), Host::Unix(default.into()));
+        assert_eq!(parse("unix:///a/b").unwrap(), Host::Unix("/a/b".into()));
+        assert_eq!(parse("fd://").unwrap(), Host::Passed);
+        assert!(matches!(
+            parse("tcp://0.0.0.0:2375"),
+            Err(ListenError::Tcp(_))
+        ));
+        for invalid in [
+            "",
+            "unix",
+            "unix://relative",
+            "npipe:////./pipe/x",
+            "/run/x",
+        ] {
+            assert!(
+                matches!(parse(invalid), Err(ListenError::Invalid(_))),
+                "{invalid}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_socket_is_private_and_replaces_only_stale_ones() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("s");
+        let socket = Socket::bind(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(Socket::bind(&path), Err(ListenError::Alive(_))));
+        drop(socket);
+        let second = Socket::bind(&path).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        second.remove();
+        assert!(!path.exists());
+        // Not what someone else put there.
+        fs::write(&path, "mine").unwrap();
+        assert!(matches!(
+            Socket::bind(&path),
+            Err(ListenError::NotASocket(_))
+        ));
+        second.remove();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn long_paths_are_no_obstacle() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("d".repeat(150));
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("socket");
+        let socket = Socket::bind(&path).unwrap();
+        assert!(answers(&path));
+        socket.remove();
+        assert!(!path.exists());
+    }
+}
