@@ -327,6 +327,12 @@ fn events() {
         (&old["status"], &old["id"], &old["from"]),
         (&json!("start"), &json!("abc"), &json!("debian"))
     );
+    let bare = event::Event {
+        kind: "container".to_owned(),
+        ..event::Event::default()
+    };
+    let bare = at(&bare, 51);
+    assert_eq!((&bare["id"], &bare["from"]), (&json!(""), &json!("")));
     let created = event::Event {
         kind: "image".to_owned(),
         action: "create".to_owned(),
