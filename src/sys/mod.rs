@@ -3,6 +3,7 @@
 //! The only folder of the crate in which `unsafe` is allowed.
 #![allow(unsafe_code)]
 
+pub mod atomic;
 pub mod clone;
 pub mod fdpass;
 pub mod fork;
@@ -17,4 +18,5 @@ pub mod rlimit;
 pub mod sealed;
 pub mod seccomp;
 pub mod signal;
+pub mod tree;
 pub mod tun;

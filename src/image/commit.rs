@@ -1,0 +1,108 @@
+//! From finished layers and a config to an image: the only place where one comes to be.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::config::ImageConfig;
+use super::error::{Error, store};
+use super::pipeline::Finished;
+use super::store::{Record, Store, Stored};
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+use crate::types::timestamp::Timestamp;
+
+/// Everything an image is made of.
+pub(super) struct Parts {
+    pub(super) raw: Vec<u8>,
+    pub(super) config: ImageConfig,
+    /// Manifests and indexes to keep, by digest.
+    pub(super) manifests: Vec<(Digest, Vec<u8>)>,
+}
+
+impl Parts {
+    /// Reads a config's bytes.
+    pub(super) fn new(raw: Vec<u8>) -> Result<Self, Error> {
+        let config: ImageConfig = serde_json::from_slice(&raw)
+            .map_err(|error| Error::Invalid(format!("invalid image JSON: {error}")))?;
+        if config.rootfs.is_none() {
+            return Err(Error::Invalid(
+                "invalid image JSON, no RootFS key".to_owned(),
+            ));
+        }
+        Ok(Self {
+            raw,
+            config,
+            manifests: Vec::new(),
+        })
+    }
+}
+
+impl Store {
+    /// Puts layers in place, skipping those that somebody else did meanwhile, then the image.
+    pub(super) fn commit_image(
+        &self,
+        parts: Parts,
+        layers: &mut Vec<Finished>,
+    ) -> Result<Digest, Error> {
+        let id = Digest::of(&parts.raw);
+        let mut index = self.lock();
+        for diff_id in parts.config.diff_ids() {
+            let unpacked = layers.iter().position(|layer| layer.diff_id == *diff_id);
+            if index.layers.contains_key(diff_id) {
+                continue;
+            }
+            let Some(at) = unpacked else {
+                return Err(Error::Invalid(format!("the layer {diff_id} is missing")));
+            };
+            let layer = layers.swap_remove(at);
+            let record = self.seal(&layer)?;
+            let path = self.layer_path(diff_id);
+            fs::rename(layer.scratch.path(), &path).map_err(store("move into place", &path))?;
+            index.layers.insert(*diff_id, record);
+            self.janitor.sync(&path);
+        }
+        self.write_blob(&id, &parts.raw)?;
+        let mut record = index
+            .images
+            .get(&id)
+            .map_or_else(Record::default, |known| known.record.clone());
+        for (digest, bytes) in &parts.manifests {
+            self.write_blob(digest, bytes)?;
+            if !record.manifests.contains(digest) {
+                record.manifests.push(*digest);
+            }
+        }
+        self.write_record(&id, &record)?;
+        let stored = Stored {
+            config: Arc::new(parts.config),
+            raw: parts.raw.into(),
+            record,
+        };
+        index.images.insert(id, Arc::new(stored));
+        Ok(id)
+    }
+
+    /// Gives an image a name; answers the image that had it.
+    pub(super) fn name_image(&self, name: Reference, id: Digest) -> Result<Option<Digest>, Error> {
+        let mut index = self.lock();
+        let mut refs = index.refs.clone();
+        let before = refs.set(name, id);
+        if before == Some(id) {
+            return Ok(before);
+        }
+        if let Some(known) = index.images.get(&id) {
+            let mut record = known.record.clone();
+            record.last_tagged = Some(Timestamp::now());
+            self.write_record(&id, &record)?;
+            let stored = Stored {
+                config: Arc::clone(&known.config),
+                raw: Arc::clone(&known.raw),
+                record,
+            };
+            index.images.insert(id, Arc::new(stored));
+        }
+        refs.write(&self.root)?;
+        index.refs = refs;
+        Ok(before)
+    }
+}

@@ -1,0 +1,132 @@
+//! One layer's directory: its record, its mark, its tar.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Error, store};
+use super::pipeline::Finished;
+use super::split::{self, LayerTar};
+use super::store::Store;
+use crate::sys::atomic::{self, Durability};
+use crate::sys::tree;
+use crate::types::digest::Digest;
+
+const RECORD: &str = "layer.json";
+const UNSYNCED: &str = "unsynced";
+
+/// `layer.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Sum of the sizes of its files.
+    pub(super) size: u64,
+    /// Size of its tar.
+    pub(super) tar_size: u64,
+}
+
+/// Reads a layer's record, and verifies the layer if a power cut may have hurt it.
+pub(super) fn check(path: &Path, diff_id: &Digest) -> Result<Record, Error> {
+    let file = path.join(RECORD);
+    let text = fs::read(&file).map_err(store("read", &file))?;
+    let record = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+        path: file,
+        reason: error.to_string(),
+    })?;
+    let boot = fs::read_to_string(path.join(UNSYNCED));
+    if boot.is_ok_and(|boot| boot != boot_id()) {
+        verify(path, diff_id)?;
+    }
+    Ok(record)
+}
+
+/// Whether the layer may not be on disk yet.
+pub(super) fn is_unsynced(path: &Path) -> bool {
+    path.join(UNSYNCED).exists()
+}
+
+/// Takes the mark off: the layer is on disk.
+pub(super) fn mark_synced(path: &Path) {
+    // A mark that stays costs a verification after the next boot, no more.
+    let _ = fs::remove_file(path.join(UNSYNCED));
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Rebuilds the layer's tar and compares its digest.
+fn verify(path: &Path, diff_id: &Digest) -> Result<(), Error> {
+    let mut tar = open_tar(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match tar.read(&mut buffer).map_err(store("read", path))? {
+            0 => break,
+            amount => hash.update(&buffer[..amount]),
+        }
+    }
+    let actual = Digest::from_bytes(hash.finalize().into());
+    if actual != *diff_id {
+        return Err(Error::DigestMismatch {
+            what: format!("the layer in {}", path.display()),
+            expected: *diff_id,
+            actual,
+        });
+    }
+    Ok(())
+}
+
+fn open_tar(path: &Path) -> Result<LayerTar, Error> {
+    let open = || -> io::Result<LayerTar> { LayerTar::open(&tree::open_dir(path)?) };
+    open().map_err(store("read", path))
+}
+
+impl Store {
+    /// The tar of a layer, byte for byte as it was when it came.
+    pub fn layer_tar(&self, diff_id: &Digest) -> Result<LayerTar, Error> {
+        open_tar(&self.layer_path(diff_id))
+    }
+
+    /// The size of a layer's tar; `None` where there is no such layer.
+    pub fn layer_tar_size(&self, diff_id: &Digest) -> Option<u64> {
+        Some(self.lock().layers.get(diff_id)?.tar_size)
+    }
+
+    /// Whether the store has this layer.
+    pub fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.lock().layers.contains_key(diff_id)
+    }
+
+    /// Writes what is still missing in a finished layer's directory.
+    pub(super) fn seal(&self, layer: &Finished) -> Result<Record, Error> {
+        let record = Record {
+            size: layer.unpacked.size,
+            tar_size: layer.unpacked.tar_size,
+        };
+        let path = layer.scratch.path();
+        let write = |name: &str, bytes: &[u8]| {
+            let file = path.join(name);
+            atomic::write(&file, bytes, Durability::Lazy).map_err(store("write", file))
+        };
+        let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged {
+            path: path.join(RECORD),
+            reason: error.to_string(),
+        })?;
+        write(RECORD, &text)?;
+        write(UNSYNCED, boot_id().as_bytes())?;
+        Ok(record)
+    }
+}
+
+/// The tree that overlayfs takes, in a layer's directory.
+pub(super) fn tree_path(layer: &Path) -> std::path::PathBuf {
+    layer.join(split::TREE)
+}
+
+/// `syncfs` of the filesystem that `path` is on.
+pub(super) fn sync_filesystem(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(path)?)?)
+}

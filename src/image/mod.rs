@@ -1,0 +1,56 @@
+//! Images: a content store on disk, and what goes in and out of it.
+//!
+//! The engine calls a [`Store`]; nothing else uses this folder. All of it is blocking code, meant
+//! for plain threads; the store may be shared between them. It runs as uid 0 of the keeper's user
+//! namespace, where every mapped id can be given to a file, but works as any user: what cannot be
+//! given is remembered (`owner`).
+//!
+//! ```text
+//! docker load ──▶ load ──▶ pipeline ──▶ unpack ──▶ layers/DIFFID/fs
+//!                  │        (threads)      └─────▶ layers/DIFFID/split.zst
+//!                  ▼
+//!                store  (records, names)  ◀── query, remove, tag
+//!                  │
+//! docker save ◀── save ◀── split (the tar, byte for byte)
+//! ```
+//!
+//! An image is its config: its id is the config's digest, its layers are named by the digests of
+//! their uncompressed tars, which the config lists. So whatever way an image came, the layers are
+//! checked against the config before a name or a record refers to them, and archives need not be
+//! believed in anything else.
+//!
+//! Not here: registries (pull and push feed and drain the same pipelines), file-level sharing
+//! between layers (a layer's tree is its own directory, so that one can later be made of links
+//! into a pool without anybody above noticing).
+
+mod commit;
+mod config;
+mod error;
+mod janitor;
+mod layer;
+mod layout;
+mod ledger;
+mod load;
+mod owner;
+mod pipeline;
+mod query;
+mod refs;
+mod remove;
+mod save;
+mod scratch;
+mod split;
+mod store;
+mod tarball;
+mod unpack;
+
+pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
+pub use error::{Error, ErrorKind};
+pub use load::{Loaded, Progress};
+pub use query::{HistoryLine, Image};
+pub use remove::{Removed, User};
+pub use split::LayerTar;
+pub use store::Store;
+pub use unpack::Limits;
+
+#[cfg(test)]
+mod tests;

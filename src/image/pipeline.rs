@@ -1,0 +1,249 @@
+//! A layer on its way to disk: decompressed, hashed and unpacked at once.
+//!
+//! ```text
+//! caller ──chunks──▶ decoder ──chunks──▶ unpacker (files)
+//!                       └──────────────▶ hasher   (diff id)
+//! ```
+//!
+//! Three threads a layer, joined by bounded channels of [`CHUNK`]-sized buffers that unpacker and
+//! hasher share, so that memory is bounded (about [`QUEUE`] × 3 × [`CHUNK`] a layer) whatever the
+//! layer holds, and the slowest stage sets the pace. The caller never sees an error before
+//! [`Pipeline::finish`]: after one the rest of what it writes is dropped, which is what somebody
+//! who must read on to the next entry of an archive wants.
+//!
+//! Everything happens in a scratch directory that vanishes with the pipeline unless the layer is
+//! committed.
+
+use std::io::{self, BufRead, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Error, store};
+use super::owner::Owners;
+use super::scratch::Scratch;
+use super::unpack::{self, Limits, Unpacked};
+use crate::sys::tree;
+use crate::types::digest::Digest;
+
+/// Size of a buffer.
+pub(crate) const CHUNK: usize = 128 << 10;
+/// Buffers that wait between two stages.
+const QUEUE: usize = 8;
+
+type Chunk = Arc<Vec<u8>>;
+
+/// How data is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+    /// Known, refused.
+    Unsupported(&'static str),
+}
+
+impl Compression {
+    /// Looks at the first bytes (six are enough).
+    pub(crate) fn detect(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, 8, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Unsupported("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Unsupported("bzip2"),
+            _ => Self::None,
+        }
+    }
+}
+
+/// Undoes whatever compression a stream has; many gzip members or zstd frames are one stream.
+pub(crate) fn decompress<'a>(mut source: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, Error> {
+    let start = source.fill_buf().map_err(Error::Source)?;
+    Ok(match Compression::detect(start) {
+        Compression::None => Box::new(source),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
+        Compression::Zstd => {
+            Box::new(zstd::Decoder::with_buffer(source).map_err(Error::Decompress)?)
+        }
+        Compression::Unsupported(name) => return Err(Error::Compression(name)),
+    })
+}
+
+/// A layer that is unpacked, in its scratch directory.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) scratch: Scratch,
+    pub(crate) diff_id: Digest,
+    pub(crate) unpacked: Unpacked,
+}
+
+/// A layer being unpacked.
+pub(crate) struct Pipeline {
+    feed: Option<SyncSender<Chunk>>,
+    chunk: Vec<u8>,
+    decoder: JoinHandle<Result<(), Error>>,
+    hasher: JoinHandle<Digest>,
+    unpacker: JoinHandle<Result<Unpacked, Error>>,
+    scratch: Scratch,
+}
+
+impl Pipeline {
+    /// Starts the threads.
+    pub(crate) fn start(scratch: Scratch, owners: &Owners, limits: Limits) -> Result<Self, Error> {
+        let layer = tree::open_dir(scratch.path()).map_err(store("open", scratch.path()))?;
+        let (feed, encoded) = sync_channel::<Chunk>(QUEUE);
+        let (to_hasher, plain) = sync_channel::<Chunk>(QUEUE);
+        let (to_unpacker, tar) = sync_channel::<Chunk>(QUEUE);
+        let owners = owners.clone();
+        let spawn = |error| store("start a thread for", "the layer")(error);
+        let decoder = thread::Builder::new()
+            .name("layer-decode".to_owned())
+            .spawn(move || decode(encoded, &to_hasher, &to_unpacker))
+            .map_err(spawn)?;
+        let hasher = thread::Builder::new()
+            .name("layer-hash".to_owned())
+            .spawn(move || hash(&plain))
+            .map_err(spawn)?;
+        let unpacker = thread::Builder::new()
+            .name("layer-unpack".to_owned())
+            .spawn(move || unpack::unpack(Chunks::new(tar), layer.as_fd(), &owners, &limits))
+            .map_err(spawn)?;
+        Ok(Self {
+            feed: Some(feed),
+            chunk: Vec::with_capacity(CHUNK),
+            decoder,
+            hasher,
+            unpacker,
+            scratch,
+        })
+    }
+
+    /// Takes some more of the layer's (compressed) bytes.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = (CHUNK - self.chunk.len()).min(bytes.len());
+            self.chunk.extend_from_slice(&bytes[..room]);
+            bytes = &bytes[room..];
+            if self.chunk.len() == CHUNK {
+                self.send();
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
+        let sent = self.feed.as_ref().map(|feed| feed.send(Arc::new(chunk)));
+        if let Some(Err(_)) = sent {
+            // The decoder gave up; `finish` says why.
+            self.feed = None;
+        }
+    }
+
+    /// Waits for the threads: what the layer is, or what was wrong with it.
+    pub(crate) fn finish(mut self) -> Result<Finished, Error> {
+        if !self.chunk.is_empty() {
+            self.send();
+        }
+        self.feed = None;
+        let decoded = self.decoder.join().map_err(|_| Error::Interrupted)?;
+        let unpacked = self.unpacker.join().map_err(|_| Error::Interrupted)?;
+        let diff_id = self.hasher.join().map_err(|_| Error::Interrupted)?;
+        // After a broken stream the unpacker saw an archive that just ends.
+        decoded?;
+        Ok(Finished {
+            scratch: self.scratch,
+            diff_id,
+            unpacked: unpacked?,
+        })
+    }
+}
+
+/// Decompresses `encoded` to both receivers; ends early when the unpacker has given up.
+fn decode(
+    encoded: Receiver<Chunk>,
+    hasher: &SyncSender<Chunk>,
+    unpacker: &SyncSender<Chunk>,
+) -> Result<(), Error> {
+    let mut source = Chunks::new(encoded);
+    let start = source.fill_buf().map_err(Error::Source)?;
+    if Compression::detect(start) == Compression::None {
+        while let Some(chunk) = source.next_chunk() {
+            if hasher.send(Arc::clone(&chunk)).is_err() || unpacker.send(chunk).is_err() {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    let mut plain = decompress(source)?;
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let amount = plain.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
+        if amount.map_err(Error::Decompress)? == 0 {
+            return Ok(());
+        }
+        let chunk = Arc::new(chunk);
+        if hasher.send(Arc::clone(&chunk)).is_err() || unpacker.send(chunk).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn hash(plain: &Receiver<Chunk>) -> Digest {
+    let mut hash = Sha256::new();
+    while let Ok(chunk) = plain.recv() {
+        hash.update(&**chunk);
+    }
+    Digest::from_bytes(hash.finalize().into())
+}
+
+/// A channel of chunks as a stream.
+struct Chunks {
+    source: Receiver<Chunk>,
+    chunk: Chunk,
+    at: usize,
+}
+
+impl Chunks {
+    fn new(source: Receiver<Chunk>) -> Self {
+        Self {
+            source,
+            chunk: Chunk::default(),
+            at: 0,
+        }
+    }
+
+    /// The next whole chunk; of the present one too, if none of it was consumed.
+    fn next_chunk(&mut self) -> Option<Chunk> {
+        if self.at == 0 && !self.chunk.is_empty() {
+            return Some(std::mem::take(&mut self.chunk));
+        }
+        self.source.recv().ok()
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let amount = bytes.len().min(buffer.len());
+        buffer[..amount].copy_from_slice(&bytes[..amount]);
+        self.consume(amount);
+        Ok(amount)
+    }
+}
+
+impl BufRead for Chunks {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.chunk.len() {
+            self.chunk = self.source.recv().unwrap_or_default();
+            self.at = 0;
+        }
+        Ok(&self.chunk[self.at..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at = (self.at + amount).min(self.chunk.len());
+    }
+}

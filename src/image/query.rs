@@ -1,0 +1,217 @@
+//! Finding images, and what there is to say about them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::config::{History, ImageConfig};
+use super::error::Error;
+use super::layer;
+use super::store::{Index, Store, Stored};
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+use crate::types::timestamp::Timestamp;
+
+/// An image, as it was when it was asked for.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of its config.
+    pub id: Digest,
+    /// Its config, read.
+    pub config: Arc<ImageConfig>,
+    /// Its config's bytes.
+    pub raw: Arc<[u8]>,
+    /// When it was made, as its config says.
+    pub created: Option<Timestamp>,
+    /// Processor architecture, by Go's name.
+    pub architecture: String,
+    /// Operating system.
+    pub os: String,
+    /// Variant of the architecture.
+    pub variant: String,
+    /// Diff ids of its layers, the lowest first.
+    pub layers: Vec<Digest>,
+    /// Names with tags, as people write them: `debian:latest`.
+    pub repo_tags: Vec<String>,
+    /// Names with digests.
+    pub repo_digests: Vec<String>,
+    /// Manifests and indexes through which it is known.
+    pub manifests: Vec<Digest>,
+    /// Sum of its layers' sizes.
+    pub size: u64,
+    /// When it was last tagged here.
+    pub last_tagged: Option<Timestamp>,
+}
+
+/// One line of an image's history, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryLine {
+    /// The image's id on the first line, `None` on the others (Docker's `<missing>`).
+    pub id: Option<Digest>,
+    /// The image's tags, on the first line.
+    pub tags: Vec<String>,
+    /// What its config says.
+    pub entry: History,
+    /// Size of the layer that the step made.
+    pub size: u64,
+}
+
+impl Index {
+    /// Finds an image as Docker does: by name, by full id, by the beginning of an id; and beyond
+    /// it by the digest of any manifest through which it is known.
+    pub(super) fn find(&self, name: &str) -> Result<Digest, Error> {
+        let bare = Digest::from_hex(name).or_else(|_| name.parse::<Digest>());
+        if let Ok(digest) = bare {
+            let found = if self.images.contains_key(&digest) {
+                Some(digest)
+            } else {
+                self.by_manifest(&digest)
+            };
+            return found.ok_or_else(|| Error::NoSuchImage(digest.to_string()));
+        }
+        let reference = Reference::parse(name)?;
+        self.by_reference(&reference)
+            .or_else(|| self.by_prefix(name))
+            .ok_or_else(|| Error::NoSuchImage(reference.familiar()))
+    }
+
+    /// By a name; of one with tag and digest the digest counts.
+    pub(super) fn by_reference(&self, name: &Reference) -> Option<Digest> {
+        let Some(digest) = name.digest() else {
+            return self.refs.get(name);
+        };
+        let canonical = name.with_digest(digest);
+        self.refs.get(&canonical).or_else(|| {
+            let id = self.by_manifest(&digest)?;
+            let names = self.refs.of(&id);
+            let same = |known: &Reference| known.repository() == name.repository();
+            names.iter().any(same).then_some(id)
+        })
+    }
+
+    fn by_manifest(&self, digest: &Digest) -> Option<Digest> {
+        let mut images = self.images.iter();
+        let found = images.find(|(_, image)| image.record.manifests.contains(digest));
+        found.map(|(id, _)| *id)
+    }
+
+    /// The one image whose id begins so; several are none (Docker answers "No such image" too).
+    fn by_prefix(&self, text: &str) -> Option<Digest> {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        if hex.is_empty() || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        let mut found = self.images.keys().filter(|id| id.hex().starts_with(hex));
+        match (found.next(), found.next()) {
+            (Some(id), None) => Some(*id),
+            _ => None,
+        }
+    }
+
+    pub(super) fn image(&self, id: &Digest, stored: &Stored) -> Image {
+        let config = &stored.config;
+        let (digests, tags): (Vec<_>, Vec<_>) = self
+            .refs
+            .of(id)
+            .into_iter()
+            .partition(|name| name.digest().is_some());
+        let familiar = |names: Vec<Reference>| names.iter().map(Reference::familiar).collect();
+        let mut layers: Vec<Digest> = config.diff_ids().to_vec();
+        let size = layers.iter().map(|id| self.layer_size(id)).sum();
+        layers.shrink_to_fit();
+        Image {
+            id: *id,
+            created: config.created,
+            architecture: config.architecture.clone(),
+            os: config.os.clone(),
+            variant: config.variant.clone(),
+            layers,
+            repo_tags: familiar(tags),
+            repo_digests: familiar(digests),
+            manifests: stored.record.manifests.clone(),
+            size,
+            last_tagged: stored.record.last_tagged,
+            config: Arc::clone(config),
+            raw: Arc::clone(&stored.raw),
+        }
+    }
+
+    fn layer_size(&self, diff_id: &Digest) -> u64 {
+        self.layers.get(diff_id).map_or(0, |record| record.size)
+    }
+
+    pub(super) fn is_used(&self, diff_id: &Digest) -> bool {
+        self.pins.contains_key(diff_id)
+            || self
+                .images
+                .values()
+                .any(|image| image.config.diff_ids().contains(diff_id))
+    }
+}
+
+impl Store {
+    /// Finds an image by name, id, beginning of an id, or manifest's digest.
+    pub fn get(&self, name: &str) -> Result<Image, Error> {
+        let index = self.lock();
+        let id = index.find(name)?;
+        let stored = index.images.get(&id);
+        let stored = stored.ok_or_else(|| Error::NoSuchImage(name.to_owned()))?;
+        Ok(index.image(&id, stored))
+    }
+
+    /// All images, in the order of their ids.
+    pub fn list(&self) -> Vec<Image> {
+        let index = self.lock();
+        let images = index.images.iter();
+        images.map(|(id, stored)| index.image(id, stored)).collect()
+    }
+
+    /// The directories that overlayfs stacks, the top one first.
+    pub fn layer_paths(&self, image: &Image) -> Vec<PathBuf> {
+        let layers = image.layers.iter().rev();
+        layers
+            .map(|id| layer::tree_path(&self.layer_path(id)))
+            .collect()
+    }
+
+    /// How an image came about, the newest step first.
+    pub fn history(&self, name: &str) -> Result<Vec<HistoryLine>, Error> {
+        let image = self.get(name)?;
+        let index = self.lock();
+        let mut layers = image.layers.iter();
+        let mut lines: Vec<HistoryLine> = Vec::new();
+        for entry in &image.config.history {
+            let size = match entry.empty_layer {
+                true => 0,
+                false => layers.next().map_or(0, |id| index.layer_size(id)),
+            };
+            lines.push(HistoryLine {
+                id: None,
+                tags: Vec::new(),
+                entry: entry.clone(),
+                size,
+            });
+        }
+        lines.reverse();
+        if let Some(first) = lines.first_mut() {
+            first.id = Some(image.id);
+            first.tags = image.repo_tags;
+        }
+        Ok(lines)
+    }
+
+    /// How much of an image's size is in layers that other images have too.
+    pub fn shared_size(&self, image: &Image) -> u64 {
+        let index = self.lock();
+        let shared = |layer: &&Digest| {
+            let mut others = index.images.iter().filter(|(id, _)| **id != image.id);
+            others.any(|(_, other)| other.config.diff_ids().contains(layer))
+        };
+        let layers = image.layers.iter().filter(shared);
+        layers.map(|id| index.layer_size(id)).sum()
+    }
+
+    /// The size of all layers, each counted once.
+    pub fn layers_size(&self) -> u64 {
+        self.lock().layers.values().map(|record| record.size).sum()
+    }
+}

@@ -1,0 +1,256 @@
+//! Names given and taken, images removed: Docker's rules and sentences (moby,
+//! `daemon/images/image_delete.go`).
+
+use super::config::chain_ids;
+use super::error::Error;
+use super::store::{Index, Store};
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+
+/// A container that uses an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The first twelve digits of its id.
+    pub id: String,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// What a removal did, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name was taken from an image.
+    Untagged {
+        /// The name, as people write it.
+        name: String,
+        /// The image.
+        id: Digest,
+    },
+    /// An image is gone.
+    Image(Digest),
+    /// A layer is gone, with what was below it: this is its chain id.
+    Layer(Digest),
+}
+
+/// How far a removal may go.
+#[derive(Clone, Copy)]
+struct Conflicts {
+    /// Other names and stopped containers stand in the way.
+    soft: bool,
+    /// Other names do.
+    names: bool,
+}
+
+impl Store {
+    /// Gives the image `source` one more name.
+    pub fn tag(&self, source: &str, name: &Reference) -> Result<Digest, Error> {
+        let id = self.lock().find(source)?;
+        if name.digest().is_some() {
+            let text = "refusing to create a tag with a digest reference";
+            return Err(Error::Invalid(text.to_owned()));
+        }
+        if name.familiar_name() == "sha256" {
+            let text = "refusing to create an ambiguous tag using digest algorithm as name";
+            return Err(Error::Invalid(text.to_owned()));
+        }
+        self.name_image(name.clone().with_default_tag(), id)?;
+        Ok(id)
+    }
+
+    /// Removes a name, and the image with its last one; or, by id, the image. `users` answers
+    /// which containers use an image.
+    pub fn remove(
+        &self,
+        name: &str,
+        force: bool,
+        users: &dyn Fn(&Digest) -> Vec<User>,
+    ) -> Result<Vec<Removed>, Error> {
+        let mut index = self.lock();
+        let id = index.find(name)?;
+        let users = users(&id);
+        let mut removed = Vec::new();
+        let mut names = index.refs.of(&id);
+        if is_id_prefix(&id, name) {
+            if is_single(&names) {
+                let soft = !force;
+                check(&id, &users, &names, Conflicts { soft, names: false })?;
+                self.untag(&mut index, &id, &names, &mut removed)?;
+            }
+        } else {
+            if let Some(user) = users.first().filter(|_| !force && is_single(&names)) {
+                return Err(Error::Conflict(format!(
+                    "unable to remove repository reference {name:?} (must force) - container {} is using its referenced image {}",
+                    user.id,
+                    id.short()
+                )));
+            }
+            let asked = asked(&names, name)?;
+            let mut gone = vec![asked.clone()];
+            names.retain(|known| *known != asked);
+            let same = |known: &Reference| known.repository() == asked.repository();
+            if asked.digest().is_none()
+                && !names
+                    .iter()
+                    .any(|known| same(known) && known.digest().is_none())
+            {
+                gone.extend(names.iter().filter(|known| same(known)).cloned());
+                names.retain(|known| !same(known));
+            }
+            self.untag(&mut index, &id, &gone, &mut removed)?;
+            if !names.is_empty() {
+                return Ok(removed);
+            }
+        }
+        let names = index.refs.of(&id);
+        let soft = !force;
+        check(&id, &users, &names, Conflicts { soft, names: soft })?;
+        self.untag(&mut index, &id, &names, &mut removed)?;
+        self.delete(&mut index, &id, &mut removed)?;
+        Ok(removed)
+    }
+
+    fn untag(
+        &self,
+        index: &mut Index,
+        id: &Digest,
+        names: &[Reference],
+        removed: &mut Vec<Removed>,
+    ) -> Result<(), Error> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut refs = index.refs.clone();
+        for name in names {
+            refs.remove(name);
+        }
+        refs.write(&self.root)?;
+        index.refs = refs;
+        removed.extend(names.iter().map(|name| Removed::Untagged {
+            name: name.familiar(),
+            id: *id,
+        }));
+        Ok(())
+    }
+
+    /// Removes the record first: what it refers to may then go at leisure.
+    fn delete(
+        &self,
+        index: &mut Index,
+        id: &Digest,
+        removed: &mut Vec<Removed>,
+    ) -> Result<(), Error> {
+        let Some(image) = index.images.get(id).cloned() else {
+            return Ok(());
+        };
+        self.trash(&self.record_path(id))?;
+        index.images.remove(id);
+        removed.push(Removed::Image(*id));
+        for blob in image.record.manifests.iter().chain([id]) {
+            let elsewhere = |other: &std::sync::Arc<super::store::Stored>| {
+                other.record.manifests.contains(blob)
+            };
+            if !index.images.contains_key(blob) && !index.images.values().any(elsewhere) {
+                self.trash(&self.blob_path(blob))?;
+            }
+        }
+        let diff_ids = image.config.diff_ids();
+        let kept = |chain: &Digest| {
+            let mut images = index.images.values();
+            images.any(|other| chain_ids(other.config.diff_ids()).contains(chain))
+        };
+        let chains = chain_ids(diff_ids);
+        let gone: Vec<_> = chains.iter().rev().filter(|chain| !kept(chain)).collect();
+        removed.extend(gone.into_iter().map(|chain| Removed::Layer(*chain)));
+        for diff_id in diff_ids {
+            self.drop_layer(index, diff_id)?;
+        }
+        Ok(())
+    }
+
+    fn drop_layer(&self, index: &mut Index, diff_id: &Digest) -> Result<(), Error> {
+        if index.is_used(diff_id) || !index.layers.contains_key(diff_id) {
+            return Ok(());
+        }
+        self.trash(&self.layer_path(diff_id))?;
+        index.layers.remove(diff_id);
+        Ok(())
+    }
+
+    /// Removes layers that belong to no image: what a crash between a layer and its image left.
+    /// For the engine to call when nothing is being pulled, and after a load that failed.
+    pub fn collect(&self) -> Result<(), Error> {
+        let mut index = self.lock();
+        let layers: Vec<Digest> = index.layers.keys().copied().collect();
+        for diff_id in layers {
+            self.drop_layer(&mut index, &diff_id)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was removed is off the disk and what was added is on it.
+    pub fn settle(&self) {
+        self.janitor.settle();
+    }
+}
+
+/// The name that was meant, as the store has it.
+fn asked(names: &[Reference], name: &str) -> Result<Reference, Error> {
+    let reference = Reference::parse(name)?;
+    let reference = match reference.digest() {
+        Some(digest) => reference.with_digest(digest),
+        None => reference,
+    };
+    if names.contains(&reference) {
+        return Ok(reference);
+    }
+    Err(Error::NoSuchImage(reference.familiar()))
+}
+
+fn is_id_prefix(id: &Digest, name: &str) -> bool {
+    id.hex().starts_with(name) || id.to_string().starts_with(name)
+}
+
+/// Whether an image has one name, or one tag and digests of the same repository.
+fn is_single(names: &[Reference]) -> bool {
+    if names.len() <= 1 {
+        return true;
+    }
+    let tags: Vec<_> = names
+        .iter()
+        .filter(|name| name.digest().is_none())
+        .collect();
+    let first = match tags[..] {
+        [] => &names[0],
+        [tag] => tag,
+        _ => return false,
+    };
+    let mut digests = names.iter().filter(|name| name.digest().is_some());
+    digests.all(|name| name.repository() == first.repository())
+}
+
+fn check(
+    id: &Digest,
+    users: &[User],
+    names: &[Reference],
+    conflicts: Conflicts,
+) -> Result<(), Error> {
+    let refuse = |how: &str, why: String| {
+        let id = id.short();
+        Err(Error::Conflict(format!(
+            "unable to delete {id} ({how}) - {why}"
+        )))
+    };
+    if let Some(user) = users.iter().find(|user| user.running) {
+        let why = format!("image is being used by running container {}", user.id);
+        return refuse("cannot be forced", why);
+    }
+    if conflicts.names && !names.is_empty() {
+        let why = "image is referenced in multiple repositories".to_owned();
+        return refuse("must be forced", why);
+    }
+    if let Some(user) = users.iter().find(|_| conflicts.soft) {
+        let why = format!("image is being used by stopped container {}", user.id);
+        return refuse("must be forced", why);
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! `docker save`: several images in one archive, as docker 28 writes it.
+//!
+//! An OCI layout whose layers are the uncompressed tars, byte for byte as they came, and beside it
+//! docker-archive's `manifest.json` and `repositories`, which name the same blobs: older engines,
+//! podman and skopeo read one or the other. Each blob is written once, whatever images share it.
+//! Nothing is spooled: layers are read from their trees as they are written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+
+use serde::Serialize;
+use tar::{Builder, EntryType, Header};
+
+use super::error::{Error, store};
+use super::layout::{self, Descriptor};
+use super::query::Image;
+use super::store::Store;
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u32,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u32,
+    media_type: &'static str,
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ManifestItem {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+    layer_sources: BTreeMap<Digest, Descriptor>,
+}
+
+/// What is written at the end, gathered on the way.
+#[derive(Default)]
+struct Documents {
+    manifests: Vec<Descriptor>,
+    items: Vec<ManifestItem>,
+    repositories: BTreeMap<String, BTreeMap<String, String>>,
+    written: BTreeSet<Digest>,
+}
+
+impl Store {
+    /// Writes images to one archive. A name without a tag stands for every tag of its repository;
+    /// an id or a digest for the image without its names. All names are looked up before the first
+    /// byte is written.
+    pub fn save(&self, names: &[String], out: &mut dyn Write) -> Result<(), Error> {
+        let images = self.chosen(names)?;
+        let mut archive = Builder::new(out);
+        let mut documents = Documents::default();
+        directory(&mut archive, "blobs/")?;
+        directory(&mut archive, "blobs/sha256/")?;
+        for (image, names) in &images {
+            self.save_image(&mut archive, &mut documents, image, names)?;
+        }
+        let index = Index {
+            schema_version: 2,
+            media_type: layout::INDEX,
+            manifests: documents.manifests,
+        };
+        file(&mut archive, "index.json", &json(&index)?)?;
+        file(&mut archive, "manifest.json", &json(&documents.items)?)?;
+        file(
+            &mut archive,
+            "oci-layout",
+            br#"{"imageLayoutVersion":"1.0.0"}"#,
+        )?;
+        if !documents.repositories.is_empty() {
+            file(
+                &mut archive,
+                "repositories",
+                &json(&documents.repositories)?,
+            )?;
+        }
+        archive.finish().map_err(write("archive"))
+    }
+
+    /// The images that are meant, each once, with the names they are saved under.
+    fn chosen(&self, names: &[String]) -> Result<Vec<(Image, Vec<Reference>)>, Error> {
+        let index = self.lock();
+        let mut chosen: Vec<(Image, Vec<Reference>)> = Vec::new();
+        let mut add = |id: &Digest, names: Vec<Reference>| {
+            let at = chosen
+                .iter()
+                .position(|(image, _)| image.id == *id)
+                .or_else(|| {
+                    let stored = index.images.get(id)?;
+                    chosen.push((index.image(id, stored), Vec::new()));
+                    Some(chosen.len() - 1)
+                });
+            if let Some(at) = at {
+                chosen[at].1.extend(names);
+                chosen[at].1.sort();
+                chosen[at].1.dedup();
+            }
+        };
+        for name in names {
+            let id = index.find(name);
+            let reference = match Reference::parse_named(name) {
+                Ok(reference) if reference.digest().is_none() => reference,
+                _ => {
+                    add(&id?, Vec::new());
+                    continue;
+                }
+            };
+            if reference.tag().is_some() {
+                let id = id?;
+                let by_name = index.refs.get(&reference).is_some();
+                add(&id, if by_name { vec![reference] } else { Vec::new() });
+                continue;
+            }
+            let tags = index.refs.tags(&reference.repository());
+            if tags.is_empty() {
+                add(&id?, Vec::new());
+            }
+            for (name, id) in tags {
+                add(&id, vec![name]);
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn save_image<W: Write>(
+        &self,
+        archive: &mut Builder<W>,
+        documents: &mut Documents,
+        image: &Image,
+        names: &[Reference],
+    ) -> Result<(), Error> {
+        let mut layers = Vec::new();
+        for diff_id in &image.layers {
+            let missing = || Error::Invalid(format!("the layer {diff_id} is missing"));
+            let size = self.layer_tar_size(diff_id).ok_or_else(missing)?;
+            layers.push(descriptor(layout::LAYER, *diff_id, size));
+            if documents.written.insert(*diff_id) {
+                let tar = self.layer_tar(diff_id)?;
+                append(archive, &blob_path(diff_id), size, tar)?;
+            }
+        }
+        let config = descriptor(layout::CONFIG, image.id, image.raw.len() as u64);
+        let manifest = json(&Manifest {
+            schema_version: 2,
+            media_type: layout::MANIFEST,
+            config,
+            layers: layers.clone(),
+        })?;
+        let manifest_digest = Digest::of(&manifest);
+        for (digest, bytes) in [(image.id, &image.raw[..]), (manifest_digest, &manifest)] {
+            if documents.written.insert(digest) {
+                file(archive, &blob_path(&digest), bytes)?;
+            }
+        }
+        let mut here = descriptor(layout::MANIFEST, manifest_digest, manifest.len() as u64);
+        for name in names {
+            let tag = name.tag().unwrap_or_default();
+            let named = [
+                (layout::IMAGE_NAME, name.to_string()),
+                (layout::REF_NAME, tag.to_owned()),
+            ];
+            let named = named.map(|(key, value)| (key.to_owned(), value));
+            here.annotations = Some(BTreeMap::from(named));
+            documents.manifests.push(here.clone());
+            if let Some(top) = image.layers.last() {
+                let repository = documents
+                    .repositories
+                    .entry(name.familiar_name())
+                    .or_default();
+                repository.insert(tag.to_owned(), top.hex());
+            }
+        }
+        if names.is_empty() {
+            documents.manifests.push(here);
+        }
+        let tags = names.iter().map(Reference::familiar).collect();
+        documents.items.push(ManifestItem {
+            config: blob_path(&image.id),
+            repo_tags: (!names.is_empty()).then_some(tags),
+            layers: image.layers.iter().map(blob_path).collect(),
+            layer_sources: layers
+                .into_iter()
+                .map(|layer| (layer.digest, layer))
+                .collect(),
+        });
+        Ok(())
+    }
+}
+
+fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        annotations: None,
+        platform: None,
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|error| Error::Invalid(error.to_string()))
+}
+
+fn write(what: &str) -> impl FnOnce(std::io::Error) -> Error {
+    store("write", what)
+}
+
+fn directory<W: Write>(archive: &mut Builder<W>, path: &str) -> Result<(), Error> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::Directory);
+    header.set_mode(0o755);
+    header.set_size(0);
+    archive
+        .append_data(&mut header, path, std::io::empty())
+        .map_err(write(path))
+}
+
+fn file<W: Write>(archive: &mut Builder<W>, path: &str, bytes: &[u8]) -> Result<(), Error> {
+    append(archive, path, bytes.len() as u64, bytes)
+}
+
+fn append<W: Write>(
+    archive: &mut Builder<W>,
+    path: &str,
+    size: u64,
+    content: impl Read,
+) -> Result<(), Error> {
+    // GNU: a ustar header has no room for 8 GiB and more.
+    let mut header = Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(size);
+    archive
+        .append_data(&mut header, path, content)
+        .map_err(write(path))
+}

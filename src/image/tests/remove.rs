@@ -1,0 +1,106 @@
+//! Removal: Docker's order, conflicts and sentences.
+
+use super::super::{Removed, Store, User, chain_ids};
+use super::load::{archive, assert_empty, config, docker_archive, layer, load};
+use crate::types::digest::Digest;
+
+fn nobody(_: &Digest) -> Vec<User> {
+    Vec::new()
+}
+
+fn untagged(removed: &[Removed]) -> Vec<&str> {
+    let names = removed.iter().filter_map(|one| match one {
+        Removed::Untagged { name, .. } => Some(name.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+#[test]
+fn names_images_and_shared_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let base = layer("etc/base", b"base");
+    let two = vec![base.clone(), layer("etc/top", b"top")];
+    let one = vec![base];
+    for (layers, tag) in [(&one, "one:1"), (&two, "two:1")] {
+        let files = docker_archive(layers, &config(layers, tag), &[tag]);
+        load(&store, &archive(&files)).unwrap();
+    }
+    let image = store.get("two:1").unwrap();
+    assert_eq!(
+        (image.size, store.shared_size(&image), store.layers_size()),
+        (7, 4, 7)
+    );
+    let history = store.history("two:1").unwrap();
+    assert_eq!((history[0].size, history[1].size), (0, 4));
+    assert_eq!((history[0].id, history[1].id), (Some(image.id), None));
+
+    store.tag("two:1", &"more:2".parse().unwrap()).unwrap();
+    let by_id = image.id.short();
+    let error = store
+        .remove(&by_id, false, &nobody)
+        .unwrap_err()
+        .to_string();
+    let expected = format!(
+        "conflict: unable to delete {by_id} (must be forced) - image is referenced in multiple repositories"
+    );
+    assert_eq!(error, expected);
+    let removed = store.remove("more:2", false, &nobody).unwrap();
+    assert_eq!((removed.len(), untagged(&removed)), (1, vec!["more:2"]));
+
+    let user = |running| {
+        move |_: &Digest| {
+            vec![User {
+                id: "c0ffee".to_owned(),
+                running,
+            }]
+        }
+    };
+    let error = store
+        .remove("two:1", false, &user(false))
+        .unwrap_err()
+        .to_string();
+    let expected = format!(
+        "conflict: unable to remove repository reference \"two:1\" (must force) - container c0ffee is using its referenced image {by_id}"
+    );
+    assert_eq!(error, expected);
+    let error = store
+        .remove(&by_id, false, &user(false))
+        .unwrap_err()
+        .to_string();
+    assert!(error.ends_with("(must be forced) - image is being used by stopped container c0ffee"));
+    let error = store
+        .remove(&by_id, true, &user(true))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("(cannot be forced) - image is being used by running container c0ffee")
+    );
+
+    let removed = store.remove("two:1", false, &nobody).unwrap();
+    let chain = chain_ids(&image.layers)[1];
+    let name = "two:1".to_owned();
+    let id = image.id;
+    assert_eq!(
+        removed,
+        [
+            Removed::Untagged { name, id },
+            Removed::Image(id),
+            Removed::Layer(chain)
+        ]
+    );
+    assert!(store.has_layer(&image.layers[0]) && !store.has_layer(&image.layers[1]));
+    let error = store
+        .remove("two:1", false, &nobody)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "No such image: two:1");
+
+    let last = store.get("one:1").unwrap().id;
+    let removed = store.remove(&last.hex()[..8], false, &user(false));
+    assert!(removed.is_err());
+    let removed = store.remove(&last.hex()[..8], true, &user(false)).unwrap();
+    assert_eq!((removed.len(), untagged(&removed)), (3, vec!["one:1"]));
+    assert_empty(&store);
+}

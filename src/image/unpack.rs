@@ -1,0 +1,768 @@
+//! From a layer's tar to a tree on disk, trusting nothing that the tar says.
+//!
+//! Runs in a thread of its own per layer (`pipeline`), in a directory under the store's `tmp/`
+//! that nothing else uses. The archive's bytes go three ways: contents to files, attributes to
+//! inodes, and everything else to the layer's split file ([`super::split`]).
+//!
+//! # Rules
+//! - Names are resolved in the [`Ledger`], never by the kernel: each system call gets one name and
+//!   the open directory that it is in, and none follows a link. `..` and absolute names stay in
+//!   the layer, as in Docker's chroot.
+//! - An entry replaces what has its name, whatever that is; only a directory over a directory
+//!   merges (Docker). A replaced file whose content is needed to rebuild the tar is moved aside.
+//! - Missing parents are made as Docker makes them: 0755, of the root user.
+//! - `.wh.NAME` becomes overlayfs' whiteout, a 0/0 character device; `.wh..wh..opq` the attribute
+//!   `user.overlay.opaque`. As the OCI specification has it they hide what is *below* the layer,
+//!   wherever in the archive they stand: a whiteout beside a directory of the same layer makes
+//!   that directory opaque. Other `.wh..wh.` names are AUFS' own and are left out; files in
+//!   `.wh..wh.plnk` can be the target of hard links.
+//! - Devices are left out, as rootless Docker does; hard links to them too.
+//! - Attributes in the names that overlayfs, fuse-overlayfs or this store give a meaning
+//!   ([`RESERVED_XATTRS`]) are dropped. Ones that the filesystem or the kernel refuses to this
+//!   process (`trusted.*`, `security.*` without the right) are dropped too, as in Docker.
+//! - The root's own entry counts only when it is named by an absolute path (Docker).
+//! - Directories are made 0700 and get owner, mode and times at the end, when nothing more will
+//!   be put into them.
+//!
+//! # Limits
+//! [`Limits`] bounds entries, the memory of their names, and one file's size; the filesystem's
+//! free space is looked at every [`SPACE_EVERY`] bytes, so that a bomb stops before the disk is
+//! full for everyone. Holes stay holes.
+//!
+//! # Cost
+//! Four system calls for an ordinary file of the root user (open, write, times, close), three more
+//! for one with an owner or attributes. Nothing is synced here.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::BufRead;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{Gid, Uid};
+use rustix::io::Errno;
+
+use super::error::Error;
+use super::ledger::{self, Attributes, Body, Id, Ledger, ROOT, Walk};
+use super::owner::{Given, OVERRIDE, Owners};
+use super::split;
+use super::tarball::{Entry, Kind, Reader, TarError};
+use crate::sys::tree;
+
+/// Prefixes of attributes that an image may not set.
+pub(crate) const RESERVED_XATTRS: &[&[u8]] = &[
+    b"user.overlay.",
+    b"trusted.overlay.",
+    b"user.fuseoverlayfs.",
+    b"trusted.fuseoverlayfs.",
+    b"user.containers.",
+];
+
+const WHITEOUT: &[u8] = b".wh.";
+const AUFS: &[u8] = b".wh..wh.";
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// Open directories that are kept.
+const DIRECTORIES: usize = 64;
+/// Bytes written between two looks at the free space.
+const SPACE_EVERY: u64 = 64 << 20;
+/// Free space that is left to others: this, or a hundredth of a small filesystem.
+const SPACE_LEFT: u64 = 256 << 20;
+
+/// How much one layer may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries, extended headers counted.
+    pub entries: u64,
+    /// Bytes of all names and link targets together.
+    pub names: u64,
+    /// Size of one file with its holes.
+    pub file: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 8_000_000,
+            names: 256 << 20,
+            file: 1 << 40,
+        }
+    }
+}
+
+/// What became of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unpacked {
+    /// Sum of the files' sizes.
+    pub(crate) size: u64,
+    /// Size of the tar.
+    pub(crate) tar_size: u64,
+}
+
+/// Unpacks a tar into the empty directory `layer`.
+pub(crate) fn unpack(
+    source: impl BufRead,
+    layer: BorrowedFd<'_>,
+    owners: &Owners,
+    limits: &Limits,
+) -> Result<Unpacked, Error> {
+    let setup = |error: Errno| failed("set up", b".")(error);
+    rustix::fs::mkdirat(layer, split::TREE, Mode::RWXU).map_err(setup)?;
+    let root = tree::open_child_dir(layer, OsStr::new(split::TREE)).map_err(setup)?;
+    // A set-group-id data root would hand its group to everything made below it.
+    rustix::fs::fchmod(&root, Mode::RWXU).map_err(setup)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(layer, split::FILE, flags, Mode::from_raw_mode(0o600));
+    let file = file.map_err(setup)?.into();
+    let keep = |error| Error::Tar(TarError::Keep(error));
+    let mut unpacker = Unpacker {
+        layer,
+        directories: HashMap::from([(ROOT, Rc::new(root))]),
+        aside: None,
+        plnk: HashMap::new(),
+        ledger: Ledger::new(),
+        last_parent: None,
+        owners: owners.clone(),
+        single: owners.single(),
+        limits: *limits,
+        umask: umask(),
+        split: split::Writer::new(file).map_err(keep)?,
+        entry: 0,
+        size: 0,
+        unchecked: 0,
+    };
+    let mut reader = Reader::new(source);
+    while let Some(entry) = reader.next(&mut unpacker.split)? {
+        unpacker.limit(&reader)?;
+        unpacker.take(&mut reader, &entry)?;
+        unpacker.entry += 1;
+    }
+    unpacker.finish_directories()?;
+    Ok(Unpacked {
+        size: unpacker.size,
+        tar_size: unpacker.split.finish().map_err(keep)?,
+    })
+}
+
+struct Unpacker<'a> {
+    layer: BorrowedFd<'a>,
+    directories: HashMap<Id, Rc<OwnedFd>>,
+    aside: Option<OwnedFd>,
+    /// AUFS' hard link targets: name to entry.
+    plnk: HashMap<Vec<u8>, u64>,
+    ledger: Ledger,
+    /// The parent of the entry before: most entries share it.
+    last_parent: Option<(Vec<u8>, Id)>,
+    owners: Owners,
+    /// For filesystems that refuse chown.
+    single: Owners,
+    limits: Limits,
+    umask: u32,
+    split: split::Writer,
+    /// Number of the present entry.
+    entry: u64,
+    size: u64,
+    /// Written since the last look at the free space.
+    unchecked: u64,
+}
+
+impl Unpacker<'_> {
+    fn limit<R: BufRead>(&self, reader: &Reader<R>) -> Result<(), Error> {
+        if reader.headers > self.limits.entries {
+            return Err(Error::Limit(format!("{} entries", self.limits.entries)));
+        }
+        if self.ledger.bytes > self.limits.names {
+            return Err(Error::Limit(format!(
+                "{} bytes of names",
+                self.limits.names
+            )));
+        }
+        Ok(())
+    }
+
+    fn take<R: BufRead>(&mut self, reader: &mut Reader<R>, entry: &Entry) -> Result<(), Error> {
+        let bad = |reason: &str| Error::entry(&entry.name, reason);
+        if let Kind::Unknown(kind) = entry.kind {
+            return Err(bad(&format!("unhandled tar header type {kind}")));
+        }
+        if entry.size > self.limits.file {
+            return Err(Error::Limit(format!(
+                "{} bytes in one file",
+                self.limits.file
+            )));
+        }
+        let names = ledger::clean(&entry.name).map_err(bad)?;
+        let Some((base, parents)) = names.split_last() else {
+            return self.root(entry);
+        };
+        if names[0].starts_with(AUFS) && names[0] != OPAQUE || is_aufs(base) {
+            if names.len() == 2 && names[0] == AUFS_LINKS && entry.kind == Kind::File {
+                self.plnk.insert(base.to_vec(), self.entry);
+                return self.content_aside(reader, entry, true);
+            }
+            return self.content_aside(reader, entry, false);
+        }
+        let parent = self.parent(parents, &entry.name)?;
+        if *base == OPAQUE {
+            self.set_opaque(parent, &entry.name)?;
+            return self.content_aside(reader, entry, false);
+        }
+        if let Some(hidden) = base.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(bad("invalid whiteout"));
+            }
+            self.whiteout(parent, hidden, &entry.name)?;
+            return self.content_aside(reader, entry, false);
+        }
+        self.place(reader, entry, parent, base)
+    }
+
+    /// An ordinary entry.
+    fn place<R: BufRead>(
+        &mut self,
+        reader: &mut Reader<R>,
+        entry: &Entry,
+        parent: Id,
+        base: &[u8],
+    ) -> Result<(), Error> {
+        let mut opaque = false;
+        if let Some(old) = self.ledger.child(parent, base) {
+            match (self.ledger.body(old), entry.kind) {
+                (Body::Directory { .. }, Kind::Directory) => {
+                    return self.describe_directory(old, entry);
+                }
+                (Body::Whiteout, Kind::Directory) => opaque = true,
+                _ => {}
+            }
+            self.displace(old, &entry.name)?;
+        }
+        let dir = self.directory(parent, &entry.name)?;
+        match entry.kind {
+            Kind::File => self.file(reader, entry, parent, base, &dir),
+            Kind::Directory => {
+                let id = self.make_directory(parent, base, &entry.name)?;
+                if opaque {
+                    self.set_opaque(id, &entry.name)?;
+                }
+                self.describe_directory(id, entry)
+            }
+            Kind::Symlink => {
+                let target = Rc::from(&entry.link[..]);
+                self.add(parent, base, Body::Symlink { target }, &entry.name)?;
+                rustix::fs::symlinkat(&entry.link[..], &*dir, base)
+                    .map_err(failed("make the link", &entry.name))?;
+                self.attributes_by_name(&dir, base, entry)
+            }
+            Kind::Fifo => {
+                self.add(parent, base, Body::Fifo, &entry.name)?;
+                let mode = Mode::from_raw_mode(0o600);
+                rustix::fs::mknodat(&*dir, base, FileType::Fifo, mode, 0)
+                    .map_err(failed("make the fifo", &entry.name))?;
+                self.attributes_by_name(&dir, base, entry)
+            }
+            Kind::HardLink => self.hard_link(entry, parent, base, &dir),
+            Kind::Device => {
+                self.add(parent, base, Body::LeftOut, &entry.name)?;
+                Ok(())
+            }
+            Kind::Unknown(_) => Ok(()),
+        }
+    }
+
+    /// The archive's own root. `./` says nothing in Docker; `/` does.
+    fn root(&mut self, entry: &Entry) -> Result<(), Error> {
+        match entry.kind {
+            Kind::Directory if entry.name.starts_with(b"/") => self.describe_directory(ROOT, entry),
+            Kind::Directory => Ok(()),
+            _ => Err(Error::entry(&entry.name, "the root is no directory")),
+        }
+    }
+
+    /// The directory that an entry goes into, made if it is missing.
+    fn parent(&mut self, names: &[&[u8]], entry: &[u8]) -> Result<Id, Error> {
+        let joined = names.join(&b'/');
+        if let Some((last, id)) = &self.last_parent
+            && *last == joined
+        {
+            return Ok(*id);
+        }
+        let (mut at, missing, mut opaque) = match self.ledger.walk(names) {
+            Walk::Directory(id) => (id, Vec::new(), false),
+            Walk::Missing { at, missing } => (at, missing, false),
+            // Something is put into what this layer hides: a new directory hides it as well.
+            Walk::Whiteout { id, mut missing } => {
+                let (at, name) = (self.ledger.parent(id), self.ledger.name(id));
+                self.displace(id, entry)?;
+                missing.insert(0, name.to_vec());
+                (at, missing, true)
+            }
+            Walk::NotDirectory => return Err(Error::entry(entry, "not a directory")),
+            Walk::Dangling => return Err(Error::entry(entry, "no such file or directory")),
+            Walk::Loop => return Err(Error::entry(entry, "too many levels of symbolic links")),
+        };
+        for name in missing {
+            at = self.make_directory(at, &name, entry)?;
+            if std::mem::take(&mut opaque) {
+                self.set_opaque(at, entry)?;
+            }
+        }
+        self.last_parent = Some((joined, at));
+        Ok(at)
+    }
+
+    fn add(&mut self, parent: Id, name: &[u8], body: Body, entry: &[u8]) -> Result<Id, Error> {
+        let id = self.ledger.add(parent, name, body);
+        id.ok_or_else(|| Error::entry(entry, "file name too long"))
+    }
+
+    fn make_directory(&mut self, parent: Id, name: &[u8], entry: &[u8]) -> Result<Id, Error> {
+        let dir = self.directory(parent, entry)?;
+        let id = self.add(parent, name, Body::directory(), entry)?;
+        rustix::fs::mkdirat(&*dir, name, Mode::RWXU).map_err(failed("make", entry))?;
+        Ok(id)
+    }
+
+    /// An open directory.
+    fn directory(&mut self, id: Id, entry: &[u8]) -> Result<Rc<OwnedFd>, Error> {
+        let (mut at, mut below) = (id, Vec::new());
+        let mut open = loop {
+            if let Some(open) = self.directories.get(&at) {
+                break Rc::clone(open);
+            }
+            below.push(at);
+            at = self.ledger.parent(at);
+        };
+        while let Some(id) = below.pop() {
+            let name = self.ledger.name(id);
+            let child = tree::open_child_dir(open.as_fd(), OsStr::from_bytes(&name));
+            open = Rc::new(child.map_err(failed("open the directory of", entry))?);
+            if self.directories.len() >= DIRECTORIES {
+                self.directories.retain(|id, _| *id == ROOT);
+            }
+            self.directories.insert(id, Rc::clone(&open));
+        }
+        Ok(open)
+    }
+
+    /// Removes what is in the way. Files whose content the tar needs are moved aside.
+    fn displace(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
+        let (parent, name) = (self.ledger.parent(id), self.ledger.name(id));
+        let dir = self.directory(parent, entry)?;
+        if matches!(
+            self.ledger.body(id),
+            Body::Directory { .. } | Body::Symlink { .. }
+        ) {
+            // Paths may have led through it.
+            self.last_parent = None;
+        }
+        let is_directory = matches!(self.ledger.body(id), Body::Directory { .. });
+        let left_out = matches!(self.ledger.body(id), Body::LeftOut);
+        for (file, number) in self.ledger.remove(id) {
+            let (parent, name) = (self.ledger.parent(file), self.ledger.name(file));
+            let from = self.directory(parent, entry)?;
+            rustix::fs::renameat(&*from, &*name, self.aside()?, number.to_string())
+                .map_err(failed("move aside", entry))?;
+        }
+        if is_directory {
+            self.directories.retain(|id, _| *id == ROOT);
+            let name = OsStr::from_bytes(&name);
+            return tree::remove_all(dir.as_fd(), name).map_err(|source| Error::Unpack {
+                what: "replace",
+                path: String::from_utf8_lossy(entry).into_owned(),
+                source,
+            });
+        }
+        match rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty()) {
+            Err(Errno::NOENT) if left_out => Ok(()),
+            // It was moved aside.
+            Err(Errno::NOENT) => Ok(()),
+            result => result.map_err(failed("replace", entry)),
+        }
+    }
+
+    fn aside(&mut self) -> Result<BorrowedFd<'_>, Error> {
+        let open = match self.aside.take() {
+            Some(open) => open,
+            None => {
+                let make = || {
+                    rustix::fs::mkdirat(self.layer, split::ASIDE, Mode::RWXU)?;
+                    tree::open_child_dir(self.layer, OsStr::new(split::ASIDE))
+                };
+                make().map_err(failed("set up", split::ASIDE.as_bytes()))?
+            }
+        };
+        let open: &OwnedFd = self.aside.insert(open);
+        Ok(open.as_fd())
+    }
+
+    /// Content without a place in the tree; `keep` also when it is empty.
+    fn content_aside<R: BufRead>(
+        &mut self,
+        reader: &mut Reader<R>,
+        entry: &Entry,
+        keep: bool,
+    ) -> Result<(), Error> {
+        if entry.spans.is_empty() && !keep {
+            return Ok(());
+        }
+        let number = self.entry.to_string();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        let file = rustix::fs::openat(self.aside()?, number, flags, mode)
+            .map_err(failed("keep", &entry.name))?;
+        self.content(reader, entry, &file, b"")?;
+        if keep {
+            self.file_attributes(&file, entry, true)?;
+        }
+        Ok(())
+    }
+
+    fn whiteout(&mut self, parent: Id, name: &[u8], entry: &[u8]) -> Result<(), Error> {
+        if let Some(old) = self.ledger.child(parent, name) {
+            match self.ledger.body(old) {
+                // This layer's own entry hides the one below anyway.
+                Body::Directory { .. } => return self.set_opaque(old, entry),
+                Body::LeftOut => self.displace(old, entry)?,
+                _ => return Ok(()),
+            }
+        }
+        let dir = self.directory(parent, entry)?;
+        self.add(parent, name, Body::Whiteout, entry)?;
+        rustix::fs::mknodat(&*dir, name, FileType::CharacterDevice, Mode::empty(), 0)
+            .map_err(failed("make the whiteout", entry))
+    }
+
+    fn set_opaque(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
+        let dir = self.directory(id, entry)?;
+        if let Body::Directory { opaque, .. } = self.ledger.body_mut(id)
+            && std::mem::replace(opaque, true)
+        {
+            return Ok(());
+        }
+        rustix::fs::fsetxattr(&*dir, OPAQUE_XATTR, b"y", XattrFlags::empty())
+            .map_err(failed("make opaque the directory of", entry))
+    }
+
+    fn describe_directory(&mut self, id: Id, entry: &Entry) -> Result<(), Error> {
+        if !entry.xattrs.is_empty() {
+            let dir = self.directory(id, &entry.name)?;
+            set_xattrs(&dir, entry)?;
+        }
+        if let Body::Directory { attributes, .. } = self.ledger.body_mut(id) {
+            *attributes = Some(Attributes {
+                uid: entry.uid,
+                gid: entry.gid,
+                mode: entry.mode,
+                mtime: entry.mtime,
+            });
+        }
+        Ok(())
+    }
+
+    fn file<R: BufRead>(
+        &mut self,
+        reader: &mut Reader<R>,
+        entry: &Entry,
+        parent: Id,
+        base: &[u8],
+        dir: &OwnedFd,
+    ) -> Result<(), Error> {
+        let given = self.owners.give(entry.uid, entry.gid, entry.mode, 0o600);
+        // Where the mode given at creation is what comes out, chmod can be left out.
+        let plain = given.owner.is_none()
+            && given.override_stat.is_none()
+            && entry.xattrs.is_empty()
+            && given.mode & (self.umask | 0o7000) == 0;
+        let mode = Mode::from_raw_mode(if plain { given.mode } else { 0o600 });
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(dir, base, flags, mode).map_err(failed("create", &entry.name))?;
+        let body = Body::File {
+            entry: self.entry,
+            home: !entry.spans.is_empty(),
+        };
+        let id = self.add(parent, base, body, &entry.name)?;
+        let path = self.ledger.path(id);
+        self.content(reader, entry, &file, &path)?;
+        self.size += entry.size;
+        if plain {
+            return set_times(&file, entry.mtime).map_err(failed("set the times of", &entry.name));
+        }
+        self.file_attributes(&file, entry, true)
+    }
+
+    /// Writes the entry's content and notes in the split file where it is.
+    fn content<R: BufRead>(
+        &mut self,
+        reader: &mut Reader<R>,
+        entry: &Entry,
+        file: &OwnedFd,
+        path: &[u8],
+    ) -> Result<(), Error> {
+        if !entry.spans.is_empty() {
+            self.split
+                .content(self.entry, path, &entry.spans)
+                .map_err(|error| Error::Tar(TarError::Keep(error)))?;
+        }
+        let mut end = 0;
+        for span in &entry.spans {
+            let (mut offset, mut left) = (span.offset, span.length);
+            while left > 0 {
+                let bytes = reader.content()?;
+                let want = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                if want == 0 {
+                    return Err(TarError::Truncated.into());
+                }
+                let written = match rustix::io::pwrite(file, &bytes[..want], offset) {
+                    Err(Errno::INTR) => continue,
+                    written => written.map_err(failed("write", &entry.name))?,
+                };
+                reader.consume(written);
+                offset += written as u64;
+                left -= written as u64;
+                self.space(file, written as u64)?;
+            }
+            end = offset;
+        }
+        if entry.size > end {
+            rustix::fs::ftruncate(file, entry.size).map_err(failed("write", &entry.name))?;
+        }
+        Ok(())
+    }
+
+    fn space(&mut self, file: &OwnedFd, written: u64) -> Result<(), Error> {
+        self.unchecked += written;
+        if self.unchecked < SPACE_EVERY {
+            return Ok(());
+        }
+        self.unchecked = 0;
+        let Ok(stat) = rustix::fs::fstatvfs(file) else {
+            return Ok(());
+        };
+        let all = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < SPACE_LEFT.min(all / 100) {
+            return Err(Error::NearlyFull);
+        }
+        Ok(())
+    }
+
+    /// Owner, attributes, mode and times, in the order in which none undoes another: chown takes
+    /// setuid bits and file capabilities away, a closed mode forbids setting attributes.
+    fn file_attributes(
+        &mut self,
+        file: &OwnedFd,
+        entry: &Entry,
+        with_xattrs: bool,
+    ) -> Result<(), Error> {
+        let fail = |error| failed("set the attributes of", &entry.name)(error);
+        let given = self.owners.give(entry.uid, entry.gid, entry.mode, 0o600);
+        let given = match chown(file, &given).map_err(fail)? {
+            true => given,
+            false => self.single.give(entry.uid, entry.gid, entry.mode, 0o600),
+        };
+        if let Some(value) = &given.override_stat {
+            set_override(file, value).map_err(fail)?;
+        }
+        if with_xattrs {
+            set_xattrs(file, entry)?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(given.mode)).map_err(fail)?;
+        set_times(file, entry.mtime).map_err(fail)
+    }
+
+    /// The same for what cannot be opened: links and fifos.
+    fn attributes_by_name(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), Error> {
+        let fail = |error| failed("set the attributes of", &entry.name)(error);
+        let given = self.owners.give(entry.uid, entry.gid, entry.mode, 0);
+        if let Some((uid, gid)) = given.owner {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            match rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags) {
+                Err(Errno::PERM | Errno::INVAL) => {}
+                result => result.map_err(fail)?,
+            }
+        }
+        if entry.kind == Kind::Fifo {
+            let mode = Mode::from_raw_mode(given.mode);
+            rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).map_err(fail)?;
+        }
+        let times = times(entry.mtime);
+        rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)
+    }
+
+    fn hard_link(
+        &mut self,
+        entry: &Entry,
+        parent: Id,
+        base: &[u8],
+        dir: &OwnedFd,
+    ) -> Result<(), Error> {
+        let bad = |reason: &str| {
+            let target = String::from_utf8_lossy(&entry.link);
+            Error::entry(&entry.name, format!("hard link to {target:?}: {reason}"))
+        };
+        let names = ledger::clean(&entry.link).map_err(bad)?;
+        let Some((target_base, target_parents)) = names.split_last() else {
+            return Err(bad("it is a directory"));
+        };
+        let link = |from: BorrowedFd<'_>, name: &[u8]| {
+            rustix::fs::linkat(from, name, dir, base, AtFlags::empty())
+                .map_err(failed("link", &entry.name))
+        };
+        if names.len() == 2 && names[0] == AUFS_LINKS {
+            let number = self.plnk.get(*target_base).copied();
+            let number = number.ok_or_else(|| bad("no such file or directory"))?;
+            let body = Body::File {
+                entry: number,
+                home: false,
+            };
+            self.add(parent, base, body, &entry.name)?;
+            return link(self.aside()?, number.to_string().as_bytes());
+        }
+        let Walk::Directory(target_parent) = self.ledger.walk(target_parents) else {
+            return Err(bad("no such file or directory"));
+        };
+        let target = self.ledger.child(target_parent, target_base);
+        let target = target.ok_or_else(|| bad("no such file or directory"))?;
+        let body = match self.ledger.body(target).clone() {
+            Body::File { entry, .. } => Body::File { entry, home: false },
+            Body::LeftOut => {
+                self.add(parent, base, Body::LeftOut, &entry.name)?;
+                return Ok(());
+            }
+            body @ (Body::Symlink { .. } | Body::Fifo) => body,
+            Body::Directory { .. } => return Err(bad("it is a directory")),
+            Body::Whiteout | Body::Gone => return Err(bad("no such file or directory")),
+        };
+        self.add(parent, base, body, &entry.name)?;
+        let from = self.directory(target_parent, &entry.name)?;
+        link(from.as_fd(), target_base)
+    }
+
+    fn finish_directories(&mut self) -> Result<(), Error> {
+        let mut rest = vec![ROOT];
+        while let Some(id) = rest.pop() {
+            let Body::Directory { attributes, .. } = self.ledger.body(id) else {
+                continue;
+            };
+            let (attributes, path) = (attributes.clone(), self.ledger.name(id));
+            let fail = |error| failed("set the attributes of", &path)(error);
+            let dir = self.directory(id, &path)?;
+            let (uid, gid, mode) = match &attributes {
+                Some(a) => (a.uid, a.gid, a.mode),
+                None => (0, 0, 0o755),
+            };
+            let given = self.owners.give(uid, gid, mode, 0o700);
+            let given = match chown(&dir, &given).map_err(fail)? {
+                true => given,
+                false => self.single.give(uid, gid, mode, 0o700),
+            };
+            // Directories that no entry describes have nobody whose ownership must be kept.
+            if let (Some(value), Some(_)) = (&given.override_stat, &attributes) {
+                set_override(&dir, value).map_err(fail)?;
+            }
+            rustix::fs::fchmod(&*dir, Mode::from_raw_mode(given.mode)).map_err(fail)?;
+            if let Some(attributes) = &attributes {
+                set_times(&dir, attributes.mtime).map_err(fail)?;
+            }
+            rest.extend(self.ledger.children(id));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a name is AUFS' own; the opaque marker is not.
+fn is_aufs(name: &[u8]) -> bool {
+    name.starts_with(AUFS) && name != OPAQUE
+}
+
+fn failed(what: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
+    let path = String::from_utf8_lossy(path).into_owned();
+    move |error| Error::Unpack {
+        what,
+        path,
+        source: error.into(),
+    }
+}
+
+/// Gives the owner; `false` where the filesystem refuses (NFS, some FUSE).
+fn chown(file: &OwnedFd, given: &Given) -> rustix::io::Result<bool> {
+    let Some((uid, gid)) = given.owner else {
+        return Ok(true);
+    };
+    match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+        Err(Errno::PERM | Errno::INVAL) => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// A filesystem without user attributes forgets the true owner; that is no reason to fail.
+fn set_override(file: &OwnedFd, value: &str) -> rustix::io::Result<()> {
+    match rustix::fs::fsetxattr(file, OVERRIDE, value.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::NOTSUP) => Ok(()),
+        result => result,
+    }
+}
+
+fn set_xattrs(file: &OwnedFd, entry: &Entry) -> Result<(), Error> {
+    for (name, value) in &entry.xattrs {
+        if RESERVED_XATTRS
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            continue;
+        }
+        match rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::NOTSUP | Errno::PERM) => {}
+            Err(error) => return Err(failed("set an attribute of", &entry.name)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Docker's bound: what is before the epoch is the epoch. The access time is left alone.
+fn times((seconds, nanos): (i64, u32)) -> Timestamps {
+    let (seconds, nanos) = if seconds < 0 {
+        (0, 0)
+    } else {
+        (seconds, nanos)
+    };
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanos.into(),
+        },
+    }
+}
+
+fn set_times(file: &OwnedFd, mtime: (i64, u32)) -> rustix::io::Result<()> {
+    rustix::fs::futimens(file, &times(mtime))
+}
+
+/// This process' umask: it cannot be asked for without changing it, except here.
+fn umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o777)
+}
