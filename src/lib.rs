@@ -24,6 +24,7 @@
 pub mod api;
 pub mod container;
 pub mod daemon;
+pub mod engine;
 pub mod image;
 pub mod overlay;
 pub mod sys;

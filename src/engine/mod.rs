@@ -1,0 +1,3 @@
+//! The engine: one function for each thing a user can ask for.
+
+pub mod leaks;
