@@ -25,6 +25,7 @@
 
 mod commit;
 mod config;
+mod create;
 mod error;
 mod janitor;
 mod layer;
@@ -44,6 +45,7 @@ mod tarball;
 mod unpack;
 
 pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
+pub use create::{BuiltinFile, Import};
 pub use error::{Error, ErrorKind};
 pub use load::{Loaded, Progress};
 pub use query::{HistoryLine, Image};
