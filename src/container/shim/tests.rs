@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -570,7 +570,10 @@ fn what_cannot_be_started_is_told() {
         .expect_err("no keeper");
     assert_eq!(failure.message, "failed to start a shim: no keeper");
     // A shim that dies at once.
-    let spawn = |conn: OwnedFd| Ok(drop(conn.as_fd().try_clone_to_owned()));
+    let spawn = |conn: OwnedFd| {
+        drop(conn);
+        Ok(())
+    };
     fixture
         .shims
         .launch(&spawn, fixture.start(""), Vec::new())
