@@ -23,6 +23,8 @@
 //! between layers (a layer's tree is its own directory, so that one can later be made of links
 //! into a pool without anybody above noticing).
 
+pub mod hello;
+
 mod commit;
 mod config;
 mod create;
