@@ -13,13 +13,13 @@
 //! | L1 | [`userns`] | id maps, the keeper, host probes; from a plan to a confined process |
 //! | L1 | [`overlay`] | a root filesystem from layers |
 //! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
+//! | L2 | [`volume`] | named volumes, filling them from an image |
 //! | L2 | [`container`] | records, HostConfig → spec → plan, the shim and its protocol, logs |
 //! | L3 | [`engine`] | one function per thing a user can ask for; events, configuration |
 //! | L4 | [`daemon`] | socket, HTTP, router, hijack; routes only translate |
 //! | L4 | [`cli`] | what a person types |
 //!
-//! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`], and outside the
-//! crate the program of the built-in image (`src/hello`), which has no library to call.
+//! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`].
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -31,3 +31,4 @@ pub mod overlay;
 pub mod sys;
 pub mod types;
 pub mod userns;
+pub mod volume;

@@ -3,7 +3,10 @@
 pub mod client;
 pub mod files;
 pub mod logs;
+pub mod mounts;
 pub mod packet;
+pub mod processes;
 pub mod protocol;
+pub mod record;
 pub mod shim;
 pub mod spec;

@@ -233,7 +233,8 @@ pub struct Exit {
 }
 
 /// Why a process could not be started, or a request not be carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
 pub struct Failure {
     /// One sentence, as runc words it where clients match on it. For an exec it is Docker's whole
     /// sentence (`OCI runtime exec failed: …: unknown`).

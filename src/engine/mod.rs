@@ -1,3 +1,227 @@
 //! The engine: one function for each thing a user can ask for.
+//!
+//! [`Engine`] joins the folders below it: images, containers and volumes know nothing of each
+//! other. Its functions are ordinary blocking code, called on whatever thread the caller has; none
+//! blocks for long. What takes a user's time — waiting for an exit, following events — is a
+//! function that the caller hands in and the engine calls. Requests come in as the API's types and
+//! go out as the API's types at their newest version; `daemon` shapes them for older clients.
+//!
+//! | file | verbs |
+//! |---|---|
+//! | `create` | create |
+//! | `start` | start; what happens at exit |
+//! | `stop` | stop, kill, restart, wait, resize, rename |
+//! | `attach` | attach, logs |
+//! | `exec` | exec create, start, inspect, resize |
+//! | `remove` | rm, prune, the janitor |
+//! | `list`, `inspect` | ps, inspect, top |
+//! | `images`, `volumes`, `networks`, `system` | theirs |
+//! | `restore` | finding again what runs, at start |
+//!
+//! Which state may be changed by whom is told in [`containers`].
 
-pub mod leaks;
+pub mod attach;
+pub mod containers;
+mod create;
+pub mod error;
+pub mod events;
+pub mod exec;
+pub mod facts;
+pub mod images;
+mod inspect;
+pub mod list;
+mod networks;
+mod plan;
+mod remove;
+mod restore;
+mod start;
+mod stop;
+pub mod system;
+mod volumes;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use crate::container::client::Shims;
+use crate::container::record::Record;
+use crate::engine::containers::Index;
+use crate::engine::events::Events;
+use crate::engine::facts::Facts;
+use crate::engine::plan::FilterCache;
+use crate::engine::remove::Janitor;
+use crate::image;
+use crate::overlay::Driver;
+use crate::types::id::ContainerId;
+use crate::types::timestamp::Timestamp;
+use crate::userns::keeper::Keeper;
+use crate::volume;
+
+pub use error::{Error, Kind, Result};
+
+/// Where the engine keeps things, and what it was told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Images, containers, volumes.
+    pub data_root: PathBuf,
+    /// What does not outlive a boot.
+    pub exec_root: PathBuf,
+    /// How new containers' root filesystems are made.
+    pub storage_driver: Driver,
+    /// Labels of this daemon (`docker info`).
+    pub labels: Vec<String>,
+    /// Serving with debug messages.
+    pub debug: bool,
+}
+
+/// The engine.
+pub struct Engine {
+    pub(crate) settings: Settings,
+    pub(crate) facts: Facts,
+    images: image::Store,
+    volumes: volume::Store,
+    containers: Index,
+    execs: ExecIndex,
+    shims: Shims,
+    keeper: Keeper,
+    events: Events,
+    filters: FilterCache,
+    started: Timestamp,
+    janitor: Janitor,
+}
+
+/// Which container an exec session belongs to.
+#[derive(Default)]
+struct ExecIndex(Mutex<HashMap<String, ContainerId>>);
+
+impl ExecIndex {
+    fn insert(&self, exec: String, container: ContainerId) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(exec, container);
+    }
+
+    fn get(&self, exec: &str) -> Option<ContainerId> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(exec)
+            .cloned()
+    }
+
+    fn remove(&self, exec: &str) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(exec);
+    }
+
+    fn retain(&self, keep: impl Fn(&ContainerId) -> bool) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, container| keep(container));
+    }
+}
+
+impl Engine {
+    /// Opens the stores, and joins the containers that run. The caller holds the lock on the data
+    /// root and is inside the keeper's namespaces.
+    ///
+    /// # Errors
+    /// When a store cannot be opened.
+    pub fn open(settings: Settings, keeper: Keeper, facts: Facts) -> Result<Arc<Self>> {
+        let images =
+            image::Store::open(&settings.data_root).map_err(|error| Error::system(&error))?;
+        let opening = |error: std::io::Error| {
+            Error::io(
+                format!("cannot open the data root {}", settings.data_root.display()),
+                &error,
+            )
+        };
+        let volumes = volume::Store::open(&settings.data_root).map_err(opening)?;
+        let janitor = Janitor::start(&settings.data_root.join("trash")).map_err(opening)?;
+        // The shims' events find the engine by a reference that is set once it exists: before that
+        // there is no shim to tell of anything.
+        let target: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let listener = Arc::clone(&target);
+        let shims = Shims::new(Box::new(move |id, message| {
+            if let Some(engine) = listener.get().and_then(Weak::upgrade) {
+                engine.on_message(&id, message);
+            }
+        }))
+        .map_err(|error| Error::io("cannot watch the shims", &error))?;
+        let engine = Arc::new_cyclic(|weak: &Weak<Self>| {
+            // Set here and nowhere else.
+            let _ = target.set(weak.clone());
+            Self {
+                settings,
+                facts,
+                images,
+                volumes,
+                containers: Index::default(),
+                execs: ExecIndex::default(),
+                shims,
+                keeper,
+                events: Events::default(),
+                filters: FilterCache::default(),
+                started: Timestamp::now(),
+                janitor,
+            }
+        });
+        engine
+            .restore()
+            .map_err(|error| Error::io("cannot read the containers", &error))?;
+        Ok(engine)
+    }
+
+    /// Whether nothing runs and nothing would be lost if this daemon left.
+    pub fn is_idle(&self) -> bool {
+        self.containers.all().iter().all(|container| {
+            let data = container.data();
+            !data.record.state.is_running() && !data.starting
+        })
+    }
+
+    /// The engine's events.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Emits an event of a container, with the attributes that Docker puts on all of them.
+    fn container_event(
+        &self,
+        record: &Record,
+        action: &str,
+        extra: impl IntoIterator<Item = (String, String)>,
+    ) {
+        let labels = record.config.labels.iter().flatten();
+        let attributes = labels
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .chain([
+                ("image".to_owned(), record.image_name.clone()),
+                ("name".to_owned(), record.name.clone()),
+            ])
+            .chain(extra);
+        self.events
+            .emit("container", action, record.id.as_str(), attributes);
+    }
+
+    /// Ids of the containers that mount the volume.
+    fn volume_users(&self, name: &str) -> Vec<ContainerId> {
+        self.containers
+            .all()
+            .iter()
+            .filter(|container| {
+                container
+                    .data()
+                    .record
+                    .mounts
+                    .iter()
+                    .any(|point| point.name.as_deref() == Some(name))
+            })
+            .map(|container| container.id)
+            .collect()
+    }
+}

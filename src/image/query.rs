@@ -173,6 +173,21 @@ impl Store {
             .collect()
     }
 
+    /// The same of layers named by diff id, bottom first: a container may outlive its image's name.
+    pub fn layer_paths_of(&self, layers: &[Digest]) -> Vec<PathBuf> {
+        layers
+            .iter()
+            .rev()
+            .map(|id| layer::tree_path(&self.layer_path(id)))
+            .collect()
+    }
+
+    /// The size of these layers together.
+    pub fn size_of(&self, layers: &[Digest]) -> u64 {
+        let index = self.lock();
+        layers.iter().map(|id| index.layer_size(id)).sum()
+    }
+
     /// How an image came about, the newest step first.
     pub fn history(&self, name: &str) -> Result<Vec<HistoryLine>, Error> {
         let image = self.get(name)?;

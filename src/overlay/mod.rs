@@ -134,6 +134,21 @@ pub fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     }
 }
 
+/// What the layers (topmost first) look like together, to be read only; attached nowhere, and gone
+/// with the descriptor. Never forks, so any thread may call it.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn mount_readonly(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+    match layers {
+        [] => Err(io::ErrorKind::InvalidInput.into()),
+        // overlayfs wants two where there is no upper directory.
+        [layer] => Ok(std::fs::File::open(layer)?.into()),
+        layers => native::mount_layers(layers).map_err(|error| error.error),
+    }
+}
+
 /// Which driver works here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {

@@ -65,6 +65,17 @@ pub(super) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     }
 }
 
+/// The layers alone, with nothing to write to. Never forks.
+pub(super) fn mount_layers(layers: &[std::path::PathBuf]) -> Result<OwnedFd, FilesystemError> {
+    let context = Context::open("overlay")?;
+    context.set("source", Some(b"overlay"))?;
+    context.set("userxattr", None)?;
+    for layer in layers {
+        context.set("lowerdir+", Some(layer.as_os_str().as_bytes()))?;
+    }
+    context.mount(0)
+}
+
 /// Whether the kernel does not know `lowerdir+`, or the new calls at all.
 fn means_unknown(error: &FilesystemError) -> bool {
     match error.error.raw_os_error() {

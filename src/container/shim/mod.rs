@@ -45,8 +45,6 @@ mod reactor;
 mod server;
 mod start;
 mod streams;
-#[cfg(test)]
-mod tests;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

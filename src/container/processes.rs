@@ -1,0 +1,48 @@
+//! Which processes a container has, by its pid namespace: works with no cgroup.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+/// Pids on the host of the processes in the pid namespace of process `first`, or, where that is
+/// the caller's own (`--pid host`), of `first` and its descendants.
+///
+/// # Errors
+/// When `first` is gone or /proc cannot be read.
+pub fn of(first: i32) -> io::Result<Vec<i32>> {
+    let namespace = |pid: i32| fs::metadata(format!("/proc/{pid}/ns/pid")).map(|meta| meta.ino());
+    let wanted = namespace(first)?;
+    let own = fs::metadata("/proc/self/ns/pid")?.ino();
+    let all = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    if wanted != own {
+        // A process that ends meanwhile, or belongs to somebody else, has no namespace to us.
+        return Ok(all
+            .filter(|pid| namespace(*pid).is_ok_and(|inode| inode == wanted))
+            .collect());
+    }
+    let mut all: Vec<i32> = all.collect();
+    all.sort_unstable();
+    let mut family = vec![first];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        family.extend(
+            all.iter()
+                .copied()
+                .filter(|pid| parent_of(*pid) == Some(parent)),
+        );
+        next += 1;
+    }
+    Ok(family)
+}
+
+/// Field 4 of /proc/PID/stat; the name before it may hold anything, so fields count from its end.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,235 @@
+//! A container's record: what is on disk of it, and the states it passes through.
+//!
+//! One JSON file a container, `containers/ID/record.json` in the data root, replaced atomically.
+//! It is written when a container is made, renamed, started, and when it ends. A container that
+//! removes itself (`--rm`) is never synced: after a power cut there is nothing worth having of it.
+//!
+//! ```text
+//!            start                 exit
+//!  Created ─────────▶ Running ───────────▶ Exited
+//!     ▲  └─ start failed ─┘   ◀─────────── start
+//!     └─ (stays Created, with the reason)
+//! ```
+//!
+//! A container being removed is no state of the record: the record is moved to the trash in one
+//! rename, before anything of it is deleted.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::container::{ContainerConfig, HostConfig, NetworkingConfig};
+use crate::container::protocol::{Exit, Failure, Started};
+use crate::overlay::Driver;
+use crate::sys::atomic::{self, Durability};
+use crate::types::digest::Digest;
+use crate::types::id::ContainerId;
+use crate::types::timestamp::Timestamp;
+
+/// Everything that is known of a container and outlives the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, without the slash that the API puts before it.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Id of the image.
+    pub image: Digest,
+    /// The image's name as it was asked for.
+    pub image_name: String,
+    /// Platform of the image.
+    pub os: String,
+    /// Diff ids of the image's layers, bottom first.
+    pub layers: Vec<Digest>,
+    /// How its root filesystem is made; never changes.
+    pub driver: Driver,
+    /// Configuration, the image's merged in.
+    pub config: ContainerConfig,
+    /// Host-dependent configuration.
+    pub host_config: HostConfig,
+    /// Networks asked for.
+    pub networking: NetworkingConfig,
+    /// Volumes and binds, resolved.
+    pub mounts: Vec<MountPoint>,
+    /// Where it is in its life.
+    pub state: State,
+    /// When it last ended, if it ever ran.
+    pub finished: Option<Exit>,
+    /// Times it was restarted by its policy.
+    pub restart_count: u32,
+    /// The host's boot in which `state` was written (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+}
+
+/// A volume or bind mount of a container, with its host side resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// `bind`, `volume` or `tmpfs`, as Docker's API has it.
+    pub kind: MountKind,
+    /// Name of the volume.
+    pub name: Option<String>,
+    /// Directory or file on the host; empty for tmpfs.
+    pub source: PathBuf,
+    /// Path in the container, absolute and clean.
+    pub destination: String,
+    /// The mode string as given (`z`, `ro,rslave`).
+    pub mode: String,
+    /// Writable.
+    pub writable: bool,
+    /// Propagation; empty means the default (`rprivate`).
+    pub propagation: String,
+    /// A named volume made for this container alone, removed with `rm -v` or `--rm`.
+    pub anonymous: bool,
+    /// Fill an empty volume from the image before the first start.
+    pub populate: bool,
+    /// Make the source directory when it is missing (`-v`, never `--mount`).
+    pub create_source: bool,
+    /// Do not take the source's submounts along.
+    pub non_recursive: bool,
+    /// A read-only mount leaves its submounts as they are.
+    pub readonly_non_recursive: bool,
+}
+
+/// What kind of mount it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A path of the host.
+    Bind,
+    /// A volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+}
+
+impl MountKind {
+    /// The API's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Volume => "volume",
+            Self::Tmpfs => "tmpfs",
+        }
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum State {
+    /// Never ran, or could not be started the last time.
+    Created {
+        /// Why the last start failed.
+        failure: Option<Failure>,
+    },
+    /// Its first process runs.
+    Running {
+        /// Which process, since when.
+        started: Started,
+    },
+    /// Its first process ended.
+    Exited {
+        /// When it had started.
+        started_at: i128,
+        /// How it ended.
+        exit: Exit,
+        /// What went wrong, beyond the exit code.
+        error: String,
+    },
+}
+
+impl State {
+    /// The API's word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::Running { .. } => "running",
+            Self::Exited { .. } => "exited",
+        }
+    }
+
+    /// A process of it runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+
+    /// The first process, if it runs.
+    pub fn started(&self) -> Option<Started> {
+        match self {
+            Self::Running { started } => Some(*started),
+            _ => None,
+        }
+    }
+
+    /// The exit code as `inspect` and `wait` show it: 0 while it runs.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Created {
+                failure: Some(failure),
+            } => failure.code,
+            Self::Exited { exit, .. } => exit.code,
+            _ => 0,
+        }
+    }
+}
+
+/// A record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Reading failed.
+    #[error("cannot read the container record {path}")]
+    Read {
+        /// The record.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not a record.
+    #[error("the container record {path} is damaged")]
+    Damaged {
+        /// The record.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Writing failed.
+    #[error("cannot write the container record {path}")]
+    Write {
+        /// The record.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Name of the record in a container's directory.
+pub const RECORD_FILE: &str = "record.json";
+
+impl Record {
+    /// Reads the record in a container's directory.
+    pub fn read(directory: &Path) -> Result<Self, RecordError> {
+        let path = directory.join(RECORD_FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(RecordError::Read { path, source }),
+        };
+        serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path, source })
+    }
+
+    /// Writes the record. `durable` asks that it outlives a power cut; containers that remove
+    /// themselves are not worth that.
+    pub fn write(&self, directory: &Path, durable: bool) -> Result<(), RecordError> {
+        let path = directory.join(RECORD_FILE);
+        let durability = if durable && !self.host_config.auto_remove {
+            Durability::Synced
+        } else {
+            Durability::Lazy
+        };
+        serde_json::to_vec(self)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| atomic::write(&path, &bytes, durability))
+            .map_err(|source| RecordError::Write { path, source })
+    }
+}

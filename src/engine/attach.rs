@@ -1,0 +1,148 @@
+//! Joining clients to containers, and their logs.
+//!
+//! An attach has two halves, since HTTP has: everything that can fail with a status comes before
+//! the connection is taken over ([`Engine::container_attach`]), and the connection comes after
+//! ([`AttachTicket::connect`]). A client that attaches before the start waits here, with whatever
+//! it sends still in its socket.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::container::logs::{Follow, Query, Reader};
+use crate::container::protocol::Attach;
+use crate::engine::Engine;
+use crate::engine::containers::{Container, Paths};
+use crate::engine::error::{Error, Result};
+
+/// What a client wants to be joined to.
+#[derive(Debug, Clone, Default)]
+pub struct AttachOptions {
+    /// Its input goes to the container.
+    pub stdin: bool,
+    /// It gets stdout.
+    pub stdout: bool,
+    /// It gets stderr.
+    pub stderr: bool,
+    /// It gets what was logged so far, first.
+    pub logs: bool,
+    /// It gets what comes.
+    pub stream: bool,
+    /// Its detach keys as typed (`ctrl-p,ctrl-q`); empty for Docker's default.
+    pub detach_keys: String,
+}
+
+/// A client that may be joined.
+pub struct AttachTicket {
+    container: Arc<Container>,
+    attach: Attach,
+    stream: bool,
+}
+
+impl AttachTicket {
+    /// Whether the container has a terminal: its output is then raw.
+    pub fn terminal(&self) -> bool {
+        !self.attach.multiplexed
+    }
+
+    /// Joins the connection; `early` is what the client has sent already.
+    pub fn connect(self, engine: &Engine, connection: OwnedFd, early: Vec<u8>) {
+        if !self.stream {
+            return;
+        }
+        let attach = Attach {
+            early,
+            ..self.attach
+        };
+        // A start under way has taken its clients already: wait for its end, join afterwards.
+        let _operation = self.container.operate();
+        let running = self.container.data().record.state.is_running();
+        if !running {
+            self.container.data().pending.push((attach, connection));
+        } else if let Err(error) = engine.shims.attach(&self.container.id, attach, connection) {
+            tracing::warn!(id = self.container.id.short(), "cannot attach: {error}");
+        }
+    }
+}
+
+/// A container's log, opened.
+pub struct OpenLog {
+    /// Gives the records.
+    pub reader: Reader,
+    /// Ends the reading when the client has gone.
+    pub follow: Option<Arc<Follow>>,
+    /// Whether the container has a terminal: the log is then shown raw.
+    pub terminal: bool,
+}
+
+impl Engine {
+    /// Checks that a client may attach.
+    pub fn container_attach(&self, name: &str, options: &AttachOptions) -> Result<AttachTicket> {
+        let container = self.containers.find(name)?;
+        let record = container.record();
+        let keys = crate::types::detach_keys::parse(&options.detach_keys).map_err(|error| {
+            Error::invalid(format!(
+                "Invalid detach keys ({}) provided: {error}",
+                options.detach_keys
+            ))
+        })?;
+        if container.data().removing {
+            return Err(Error::conflict(format!(
+                "container {} is marked for removal",
+                container.id
+            )));
+        }
+        self.container_event(&record, "attach", []);
+        Ok(AttachTicket {
+            container,
+            stream: options.stream,
+            attach: Attach {
+                stdin: options.stdin && record.config.open_stdin,
+                stdout: options.stdout,
+                stderr: options.stderr,
+                multiplexed: !record.config.tty,
+                detach_keys: keys,
+                early: Vec::new(),
+            },
+        })
+    }
+
+    /// Opens a container's log. The reader is to be used on a thread of its own: with `follow` it
+    /// blocks until the container ends or the caller cancels.
+    pub fn container_logs(&self, name: &str, query: Query, follow: bool) -> Result<OpenLog> {
+        let container = self.containers.find(name)?;
+        if !query.stdout && !query.stderr {
+            return Err(Error::invalid(
+                "Bad parameters: you must choose at least one stream",
+            ));
+        }
+        let record = container.record();
+        if record.host_config.log_config.kind == "none" {
+            return Err(Error::not_implemented(
+                "configured logging driver does not support reading",
+            ));
+        }
+        let path = Paths(&container.directory).log(&container.id);
+        let opening = |error: std::io::Error| Error::io("cannot open the container's log", &error);
+        let follow = match follow {
+            false => None,
+            true => {
+                let follow = Follow::new().map_err(opening)?;
+                let mut data = container.data();
+                if data.record.state.is_running() || data.starting {
+                    data.followers
+                        .retain(|follower| follower.strong_count() > 0);
+                    data.followers.push(Arc::downgrade(&follow));
+                } else {
+                    follow.end();
+                }
+                Some(follow)
+            }
+        };
+        let reader = Reader::open(&path, query, follow.clone()).map_err(opening)?;
+        Ok(OpenLog {
+            reader,
+            follow,
+            terminal: record.config.tty,
+        })
+    }
+}

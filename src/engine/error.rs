@@ -1,0 +1,105 @@
+//! The engine's errors: a kind that the HTTP edge turns into a status, and Docker's words.
+//!
+//! Clients match on these texts, so those they match on are made by functions here and nowhere
+//! else. Errors of the folders below are turned into one of these where they are met: only that
+//! place knows whether "not found" is the client's fault or the store's.
+
+use std::fmt;
+
+/// What went wrong, as the API's status codes distinguish it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 304: nothing to do.
+    NotModified,
+    /// 400: the request makes no sense.
+    InvalidParameter,
+    /// 401: credentials are missing or wrong.
+    Unauthorized,
+    /// 403: not allowed.
+    Forbidden,
+    /// 404: no such object.
+    NotFound,
+    /// 409: the object's state forbids it.
+    Conflict,
+    /// 500: the host failed us.
+    System,
+    /// 501: not part of this version.
+    NotImplemented,
+    /// 503: not in the present state of the engine.
+    Unavailable,
+}
+
+/// An error of the engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Which status it is.
+    pub kind: Kind,
+    /// One sentence, as Docker words it where Docker has it.
+    pub message: String,
+}
+
+/// What the engine's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of any kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// 400.
+    pub fn invalid(message: impl fmt::Display) -> Self {
+        Self::new(Kind::InvalidParameter, message.to_string())
+    }
+
+    /// 404.
+    pub fn not_found(message: impl fmt::Display) -> Self {
+        Self::new(Kind::NotFound, message.to_string())
+    }
+
+    /// 409.
+    pub fn conflict(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Conflict, message.to_string())
+    }
+
+    /// 500, with the whole chain of causes in one line.
+    pub fn system(error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            message.push_str(": ");
+            message.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        Self::new(Kind::System, message)
+    }
+
+    /// 500 for an operating system error, naming what was being done.
+    pub fn io(doing: impl fmt::Display, error: &std::io::Error) -> Self {
+        Self::new(Kind::System, format!("{doing}: {error}"))
+    }
+
+    /// 501.
+    pub fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotImplemented, message)
+    }
+
+    /// No container of that name or id.
+    pub fn no_such_container(name: &str) -> Self {
+        Self::new(Kind::NotFound, format!("No such container: {name}"))
+    }
+
+    /// No exec session of that id.
+    pub fn no_such_exec(id: &str) -> Self {
+        Self::new(Kind::NotFound, format!("No such exec instance: {id}"))
+    }
+
+    /// The container must run for this.
+    pub fn not_running(id: &str) -> Self {
+        Self::new(Kind::Conflict, format!("container {id} is not running"))
+    }
+}

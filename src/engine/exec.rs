@@ -1,0 +1,282 @@
+//! Exec sessions: one more process in a running container.
+//!
+//! A session is made, then started once, and known until the container ends or an hour after its
+//! own end, whichever is first to be swept. The shim owns the process; what is here is what `inspect` shows.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::api::exec::{ExecConfig, ExecInspect, ExecStart, ProcessConfig};
+use crate::container::protocol::Attach;
+use crate::engine::Engine;
+use crate::engine::containers::{Container, Exec};
+use crate::engine::error::{Error, Kind, Result};
+use crate::types::id::random_hex;
+
+/// Ended sessions kept for `inspect`; the oldest go first.
+const KEPT_SESSIONS: usize = 1000;
+
+/// An exec session that may be started.
+pub struct ExecTicket {
+    container: Arc<Container>,
+    id: String,
+    attach: Option<Attach>,
+    console_size: Option<(u16, u16)>,
+    terminal: bool,
+}
+
+impl ExecTicket {
+    /// Whether it has a terminal: its output is then raw.
+    pub fn terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Starts it and joins the connection; what goes wrong is written to the client as Docker
+    /// writes it, and kept as the session's exit code.
+    pub fn connect(self, engine: &Engine, connection: OwnedFd, early: Vec<u8>) {
+        let attach = Attach {
+            early,
+            ..self.attach.clone().unwrap_or_default()
+        };
+        if let Err(error) = engine.exec_run(&self, Some((attach, connection))) {
+            tracing::debug!(exec = self.id, "{error}");
+        }
+    }
+
+    /// Starts it with no client.
+    pub fn detached(self, engine: &Engine) -> Result<()> {
+        engine.exec_run(&self, None)
+    }
+}
+
+impl Engine {
+    /// Makes a session in a running container.
+    pub fn exec_create(&self, name: &str, config: ExecConfig) -> Result<String> {
+        let container = self.containers.find(name)?;
+        if config.cmd.as_ref().is_none_or(Vec::is_empty) {
+            return Err(Error::invalid("No exec command specified"));
+        }
+        crate::types::detach_keys::parse(&config.detach_keys).map_err(|error| {
+            Error::invalid(format!(
+                "Invalid detach keys ({}) provided: {error}",
+                config.detach_keys
+            ))
+        })?;
+        let record = container.record();
+        if !record.state.is_running() {
+            return Err(Error::not_running(container.id.as_str()));
+        }
+        let id = random_hex();
+        let command = config
+            .cmd
+            .iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ");
+        {
+            let mut data = container.data();
+            while data.execs.len() >= KEPT_SESSIONS {
+                let Some(old) = data
+                    .execs
+                    .iter()
+                    .find(|(_, exec)| exec.code.is_some())
+                    .map(|(id, _)| id.clone())
+                else {
+                    break;
+                };
+                data.execs.remove(&old);
+                self.execs.remove(&old);
+            }
+            data.execs.insert(
+                id.clone(),
+                Exec {
+                    config,
+                    running: false,
+                    started: false,
+                    attached: false,
+                    pid: 0,
+                    code: None,
+                },
+            );
+        }
+        self.execs.insert(id.clone(), container.id);
+        self.container_event(
+            &record,
+            &format!("exec_create: {command}"),
+            [("execID".to_owned(), id.clone())],
+        );
+        Ok(id)
+    }
+
+    /// Checks that a session may be started.
+    pub fn exec_start(&self, id: &str, start: &ExecStart) -> Result<ExecTicket> {
+        let (container, exec) = self.find_exec(id)?;
+        if exec.code.is_some() || exec.started {
+            let what = if exec.running {
+                "is already running"
+            } else {
+                "has already run"
+            };
+            return Err(Error::conflict(format!("exec command {id} {what}")));
+        }
+        if !container.data().record.state.is_running() {
+            return Err(Error::not_running(container.id.as_str()));
+        }
+        let keys = crate::types::detach_keys::parse(&exec.config.detach_keys).unwrap_or_default();
+        let attach = (!start.detach).then(|| Attach {
+            stdin: exec.config.attach_stdin,
+            stdout: exec.config.attach_stdout,
+            stderr: exec.config.attach_stderr,
+            multiplexed: !exec.config.tty,
+            detach_keys: keys,
+            early: Vec::new(),
+        });
+        let size = start.console_size.or(exec.config.console_size);
+        Ok(ExecTicket {
+            container,
+            id: id.to_owned(),
+            attach,
+            console_size: size.and_then(|[rows, cols]| {
+                Some((u16::try_from(rows).ok()?, u16::try_from(cols).ok()?))
+            }),
+            terminal: exec.config.tty,
+        })
+    }
+
+    fn exec_run(&self, ticket: &ExecTicket, client: Option<(Attach, OwnedFd)>) -> Result<()> {
+        let (record, config) = {
+            let mut data = ticket.container.data();
+            let record = data.record.clone();
+            let exec = data
+                .execs
+                .get_mut(&ticket.id)
+                .ok_or_else(|| Error::no_such_exec(&ticket.id))?;
+            if exec.started {
+                return Err(Error::conflict(format!(
+                    "exec command {} is already running",
+                    ticket.id
+                )));
+            }
+            exec.started = true;
+            exec.running = true;
+            exec.attached = client.is_some();
+            (record, exec.config.clone())
+        };
+        let directory = &ticket.container.directory;
+        let process = self.exec_process(&record, directory, &config, ticket.console_size);
+        let started = process.and_then(|process| {
+            self.shims
+                .exec(&ticket.container.id, &ticket.id, &process, client)
+                .map_err(|failure| {
+                    if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
+                        exec.code = Some(failure.code);
+                    }
+                    let kind = match failure.code {
+                        126 | 127 => Kind::InvalidParameter,
+                        _ => Kind::System,
+                    };
+                    Error::new(kind, failure.message)
+                })
+        });
+        match started {
+            Ok(started) => {
+                if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
+                    exec.pid = started.pid;
+                }
+                let command = config
+                    .cmd
+                    .iter()
+                    .flatten()
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join(" ");
+                self.container_event(
+                    &record,
+                    &format!("exec_start: {command}"),
+                    [("execID".to_owned(), ticket.id.clone())],
+                );
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
+                    exec.running = false;
+                    exec.code.get_or_insert(126);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn on_exec_exit(&self, container: &Container, id: &str, code: i32) {
+        let record = {
+            let mut data = container.data();
+            if let Some(exec) = data.execs.get_mut(id) {
+                exec.running = false;
+                exec.code = Some(code);
+            }
+            data.record.clone()
+        };
+        self.container_event(
+            &record,
+            "exec_die",
+            [
+                ("execID".to_owned(), id.to_owned()),
+                ("exitCode".to_owned(), code.to_string()),
+            ],
+        );
+    }
+
+    /// What is known of a session. A client that asks right after its stream ended finds the exit
+    /// code here: the shim ends the stream only after the exit was taken note of.
+    pub fn exec_inspect(&self, id: &str) -> Result<ExecInspect> {
+        let (container, exec) = self.find_exec(id)?;
+        let mut command = exec.config.cmd.clone().unwrap_or_default().into_iter();
+        Ok(ExecInspect {
+            id: id.to_owned(),
+            running: exec.running,
+            exit_code: exec.code.map(i64::from),
+            process_config: Some(ProcessConfig {
+                tty: exec.config.tty,
+                entrypoint: command.next().unwrap_or_default(),
+                arguments: Some(command.collect()),
+                privileged: Some(exec.config.privileged),
+                user: exec.config.user.clone(),
+            }),
+            open_stdin: exec.config.attach_stdin,
+            open_stderr: exec.config.attach_stderr,
+            open_stdout: exec.config.attach_stdout,
+            can_remove: exec.code.is_some(),
+            container_id: container.id.as_str().to_owned(),
+            detach_keys: Some(exec.config.detach_keys.clone()),
+            pid: if exec.running { i64::from(exec.pid) } else { 0 },
+        })
+    }
+
+    /// Sets the size of a session's terminal.
+    pub fn exec_resize(&self, id: &str, rows: u16, cols: u16) -> Result<()> {
+        let (container, exec) = self.find_exec(id)?;
+        if !exec.running {
+            return Err(Error::conflict(format!("exec {id} is not running")));
+        }
+        self.shims
+            .resize(&container.id, Some(id), rows, cols)
+            .map_err(|error| Error::system(&error))
+    }
+
+    fn find_exec(&self, id: &str) -> Result<(Arc<Container>, Exec)> {
+        let missing = || Error::no_such_exec(id);
+        let container = self
+            .execs
+            .get(id)
+            .and_then(|id| self.containers.by_id(&id))
+            .ok_or_else(missing)?;
+        let exec = container
+            .data()
+            .execs
+            .get(id)
+            .cloned()
+            .ok_or_else(missing)?;
+        Ok((container, exec))
+    }
+}

@@ -1,0 +1,391 @@
+//! The verbs of images.
+
+use std::io::Read;
+
+use crate::api::filters::Filters;
+use crate::api::image::{
+    DeleteResponse, DriverData, HistoryItem, Inspect, Metadata, PruneResponse, RootFs, Summary,
+};
+use crate::api::progress::JsonMessage;
+use crate::engine::Engine;
+use crate::engine::error::{Error, Kind, Result};
+use crate::image::{self, ErrorKind, Image, User};
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+use crate::types::timestamp::Timestamp;
+
+/// What `GET /images/json` asks for.
+#[derive(Debug, Clone, Default)]
+pub struct ImageListOptions {
+    /// Only those that match.
+    pub filters: Filters,
+    /// With the size shared with other images.
+    pub shared_size: bool,
+}
+
+const FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
+
+impl Engine {
+    /// The images that match, newest first.
+    pub fn image_list(&self, options: &ImageListOptions) -> Result<Vec<Summary>> {
+        let filters = &options.filters;
+        filters
+            .validate(FILTERS)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let created = |name: &str| -> Result<Option<Option<Timestamp>>> {
+            match filters.values(name).next() {
+                Some(image) => Ok(Some(self.find_image(image)?.created)),
+                None => Ok(None),
+            }
+        };
+        let (before, since) = (created("before")?, created("since")?);
+        let dangling = match filters.contains("dangling") {
+            true => Some(
+                filters
+                    .bool_or("dangling", false)
+                    .map_err(|error| Error::invalid(error.to_string()))?,
+            ),
+            false => None,
+        };
+        let until = match filters.values("until").next() {
+            Some(text) => Some(
+                Timestamp::parse(text, Timestamp::now())
+                    .map_err(|error| Error::invalid(error.to_string()))?,
+            ),
+            None => None,
+        };
+        let mut images: Vec<Image> = self
+            .images
+            .list()
+            .into_iter()
+            .filter(|image| {
+                before.is_none_or(|bound| image.created < bound)
+                    && since.is_none_or(|bound| image.created > bound)
+                    && until.is_none_or(|bound| image.created.is_none_or(|created| created < bound))
+                    && dangling.is_none_or(|wanted| image.repo_tags.is_empty() == wanted)
+                    && filters.matches_labels(
+                        "label",
+                        &image.config.config.labels.clone().unwrap_or_default(),
+                    )
+            })
+            .collect();
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        let mut summaries = Vec::new();
+        for image in images {
+            let mut repo_tags = image.repo_tags.clone();
+            if filters.contains("reference") {
+                repo_tags.retain(|tag| {
+                    filters
+                        .values("reference")
+                        .any(|pattern| reference_matches(pattern, tag))
+                });
+                if repo_tags.is_empty() {
+                    continue;
+                }
+            }
+            let users = self.image_users(&image.id).len();
+            summaries.push(Summary {
+                containers: if options.shared_size {
+                    signed(users as u64)
+                } else {
+                    -1
+                },
+                created: image.created.map_or(0, Timestamp::seconds),
+                id: image.id.to_string(),
+                labels: image.config.config.labels.clone(),
+                repo_digests: image.repo_digests.clone(),
+                repo_tags,
+                shared_size: if options.shared_size {
+                    signed(self.images.shared_size(&image))
+                } else {
+                    -1
+                },
+                size: signed(image.size),
+                ..Summary::default()
+            });
+        }
+        Ok(summaries)
+    }
+
+    /// Everything about an image.
+    pub fn image_inspect(&self, name: &str) -> Result<Inspect> {
+        let image = self.find_image(name)?;
+        let config = &image.config;
+        // The API's type and the image's own have the same fields in the same spelling.
+        let shown = serde_json::to_value(&config.config)
+            .and_then(serde_json::from_value)
+            .map_err(|error| Error::system(&error))?;
+        let layers: Vec<String> = self
+            .images
+            .layer_paths(&image)
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let data = match layers.split_first() {
+            Some((top, below)) => [
+                Some(("UpperDir".to_owned(), top.clone())),
+                (!below.is_empty()).then(|| ("LowerDir".to_owned(), below.join(":"))),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+            None => std::collections::BTreeMap::new(),
+        };
+        Ok(Inspect {
+            id: image.id.to_string(),
+            repo_tags: image.repo_tags.clone(),
+            repo_digests: image.repo_digests.clone(),
+            comment: config.comment.clone(),
+            created: image
+                .created
+                .map(|created| created.to_string())
+                .unwrap_or_default(),
+            docker_version: config.docker_version.clone(),
+            author: config.author.clone(),
+            config: Some(shown),
+            architecture: image.architecture.clone(),
+            variant: image.variant.clone(),
+            os: image.os.clone(),
+            os_version: config.os_version.clone(),
+            size: signed(image.size),
+            graph_driver: Some(DriverData {
+                name: self.settings.storage_driver.name().to_owned(),
+                data: Some(data),
+            }),
+            root_fs: RootFs {
+                kind: "layers".to_owned(),
+                layers: image.layers.iter().map(Digest::to_string).collect(),
+            },
+            metadata: Metadata {
+                last_tag_time: image.last_tagged.unwrap_or(Timestamp::ZERO).to_string(),
+            },
+            ..Inspect::default()
+        })
+    }
+
+    /// How an image came about, the newest step first.
+    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>> {
+        let lines = self
+            .images
+            .history(name)
+            .map_err(|error| image_error(&error))?;
+        Ok(lines
+            .into_iter()
+            .map(|line| HistoryItem {
+                comment: line.entry.comment,
+                created: line.entry.created.map_or(0, Timestamp::seconds),
+                created_by: line.entry.created_by,
+                id: line
+                    .id
+                    .map_or_else(|| "<missing>".to_owned(), |id| id.to_string()),
+                size: signed(line.size),
+                tags: (!line.tags.is_empty()).then_some(line.tags),
+            })
+            .collect())
+    }
+
+    /// Gives an image one more name.
+    pub fn image_tag(&self, name: &str, repository: &str, tag: &str) -> Result<()> {
+        let reference = Reference::parse_named(repository)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let reference = if tag.is_empty() {
+            reference.with_default_tag()
+        } else {
+            reference
+                .with_tag(tag)
+                .map_err(|error| Error::invalid(error.to_string()))?
+        };
+        let id = self
+            .images
+            .tag(name, &reference)
+            .map_err(|error| image_error(&error))?;
+        self.image_event("tag", &id, &reference.familiar());
+        Ok(())
+    }
+
+    /// Takes a name away from an image, and the image with its last name.
+    pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<DeleteResponse>> {
+        let removed = self
+            .images
+            .remove(name, force, &|id| self.image_users(id))
+            .map_err(|error| image_error(&error))?;
+        let mut answers = Vec::new();
+        for item in removed {
+            match item {
+                image::Removed::Untagged { name, id } => {
+                    self.image_event("untag", &id, &id.to_string());
+                    answers.push(DeleteResponse {
+                        untagged: name,
+                        ..DeleteResponse::default()
+                    });
+                }
+                image::Removed::Image(id) => {
+                    self.image_event("delete", &id, &id.to_string());
+                    answers.push(DeleteResponse {
+                        deleted: id.to_string(),
+                        ..DeleteResponse::default()
+                    });
+                }
+                image::Removed::Layer(chain) => {
+                    answers.push(DeleteResponse {
+                        deleted: chain.to_string(),
+                        ..DeleteResponse::default()
+                    });
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Removes images that no container uses: unnamed ones, or all with `dangling=false`.
+    pub fn image_prune(&self, filters: &Filters) -> Result<PruneResponse> {
+        filters
+            .validate(&["dangling", "label", "label!", "until"])
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let dangling = filters
+            .bool_or("dangling", true)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let before = self.images.layers_size();
+        let mut deleted = Vec::new();
+        for image in self.images.list() {
+            let labels = image.config.config.labels.clone().unwrap_or_default();
+            if (dangling && !image.repo_tags.is_empty())
+                || !filters.matches_labels("label", &labels)
+                || !filters.excludes_labels("label!", &labels)
+                || !self.image_users(&image.id).is_empty()
+            {
+                continue;
+            }
+            let names = if image.repo_tags.is_empty() {
+                vec![image.id.to_string()]
+            } else {
+                image.repo_tags
+            };
+            for name in names {
+                // A container may have taken it since: then it stays.
+                deleted.extend(self.image_remove(&name, false).unwrap_or_default());
+            }
+        }
+        Ok(PruneResponse {
+            images_deleted: Some(deleted),
+            space_reclaimed: before.saturating_sub(self.images.layers_size()),
+        })
+    }
+
+    /// Loads the images of an archive, telling of them as Docker does.
+    pub fn image_load(
+        &self,
+        source: &mut dyn Read,
+        progress: &mut dyn FnMut(JsonMessage),
+    ) -> Result<()> {
+        let loaded = self
+            .images
+            .load(source, &mut |step| progress(load_progress(&step)))
+            .map_err(|error| image_error(&error))?;
+        for image in loaded {
+            if image.names.is_empty() {
+                progress(JsonMessage::stream(format!(
+                    "Loaded image ID: {}\n",
+                    image.id
+                )));
+                self.image_event("load", &image.id, &image.id.to_string());
+            }
+            for name in &image.names {
+                progress(JsonMessage::stream(format!(
+                    "Loaded image: {}\n",
+                    name.familiar()
+                )));
+                self.image_event("load", &image.id, &name.familiar());
+            }
+        }
+        Ok(())
+    }
+
+    /// The image of that name, id, or digest.
+    pub(super) fn find_image(&self, name: &str) -> Result<Image> {
+        self.images.get(name).map_err(|error| image_error(&error))
+    }
+
+    fn image_users(&self, id: &Digest) -> Vec<User> {
+        self.containers
+            .all()
+            .iter()
+            .filter_map(|container| {
+                let data = container.data();
+                (data.record.image == *id).then(|| User {
+                    id: container.id.short().to_owned(),
+                    running: data.record.state.is_running(),
+                })
+            })
+            .collect()
+    }
+
+    fn image_event(&self, action: &str, id: &Digest, name: &str) {
+        let attributes = [("name".to_owned(), name.to_owned())];
+        self.events
+            .emit("image", action, &id.to_string(), attributes);
+    }
+}
+
+/// What Docker's clients show of a load under way.
+fn load_progress(step: &image::Progress) -> JsonMessage {
+    match step {
+        image::Progress::Message(text) => JsonMessage::stream(text.clone()),
+        image::Progress::Layer { id, current, total } => {
+            JsonMessage::progress(id, "Loading layer", signed(*current), signed(*total))
+        }
+    }
+}
+
+/// Whether a name is meant by a `reference` filter: by repository, or by repository and tag, with
+/// shell patterns (`path.Match` of Go; `*` does not cross a slash).
+fn reference_matches(pattern: &str, name: &str) -> bool {
+    let repository = name
+        .rsplit_once(':')
+        .map_or(name, |(repository, _)| repository);
+    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), repository.as_bytes())
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            glob(rest, text)
+                || text
+                    .split_first()
+                    .is_some_and(|(first, tail)| *first != b'/' && glob(pattern, tail))
+        }
+        (Some((b'?', rest)), Some((first, tail))) => *first != b'/' && glob(rest, tail),
+        (Some((wanted, rest)), Some((first, tail))) => wanted == first && glob(rest, tail),
+        _ => false,
+    }
+}
+
+pub(super) fn image_error(error: &image::Error) -> Error {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::Conflict => Kind::Conflict,
+        ErrorKind::Invalid => Kind::InvalidParameter,
+        ErrorKind::System => Kind::System,
+    };
+    Error::new(kind, error.chain())
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reference_matches;
+
+    #[test]
+    fn reference_filters_match_repositories_and_tags() {
+        assert!(reference_matches("debian", "debian:bookworm"));
+        assert!(reference_matches("debian:book*", "debian:bookworm"));
+        assert!(reference_matches("*", "debian:bookworm"));
+        assert!(!reference_matches("*", "a/b:latest"));
+        assert!(reference_matches("a/*:l?test", "a/b:latest"));
+        assert!(!reference_matches("deb", "debian:bookworm"));
+    }
+}

@@ -1,0 +1,241 @@
+//! `docker ps`: which containers, in which words.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::container::{Summary, SummaryHostConfig, SummaryNetworkSettings};
+use crate::api::filters::Filters;
+use crate::container::record::{Record, State};
+use crate::engine::Engine;
+use crate::engine::containers::Container;
+use crate::engine::error::{Error, Result};
+use crate::types::timestamp::Timestamp;
+
+/// What `GET /containers/json` asks for.
+#[derive(Debug, Clone, Default)]
+pub struct ListOptions {
+    /// Those that do not run too.
+    pub all: bool,
+    /// At most this many, newest first, running or not.
+    pub limit: Option<usize>,
+    /// With sizes.
+    pub size: bool,
+    /// Only those that match.
+    pub filters: Filters,
+}
+
+const FILTERS: &[&str] = &[
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+];
+
+impl Engine {
+    /// The containers that match, newest first.
+    pub fn container_list(&self, options: &ListOptions) -> Result<Vec<Summary>> {
+        let filters = &options.filters;
+        filters
+            .validate(FILTERS)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        for status in filters.values("status") {
+            if !matches!(
+                status,
+                "created" | "restarting" | "running" | "removing" | "paused" | "exited" | "dead"
+            ) {
+                return Err(Error::invalid(format!(
+                    "invalid value for status filter (status={status}): must be one of created, \
+                     restarting, running, removing, paused, exited, dead"
+                )));
+            }
+        }
+        let exited: Vec<i32> = filters
+            .values("exited")
+            .map(|code| {
+                code.parse()
+                    .map_err(|_| Error::invalid(format!("invalid filter 'exited=[{code}]'")))
+            })
+            .collect::<Result<_>>()?;
+        let bound = |name: &str| -> Result<Option<Timestamp>> {
+            match filters.values(name).next() {
+                Some(container) => Ok(Some(self.containers.find(container)?.data().record.created)),
+                None => Ok(None),
+            }
+        };
+        let (before, since) = (bound("before")?, bound("since")?);
+        let ancestors: Vec<_> = filters
+            .values("ancestor")
+            .filter_map(|name| self.find_image(name).ok())
+            .map(|image| image.id)
+            .collect();
+        let all = options.all
+            || options.limit.is_some()
+            || filters.contains("status")
+            || filters.contains("exited");
+        let matches = |record: &Record| {
+            (all || record.state.is_running())
+                && filters.matches_prefix("id", record.id.as_str())
+                && (filters.matches_pattern("name", &record.name)
+                    || filters.matches_pattern("name", &format!("/{}", record.name)))
+                && filters.matches_labels(
+                    "label",
+                    record.config.labels.as_ref().unwrap_or(&BTreeMap::new()),
+                )
+                && filters.matches_exactly("status", record.state.as_str())
+                && (exited.is_empty()
+                    || matches!(record.state, State::Exited { exit, .. } if exited.contains(&exit.code)))
+                && before.is_none_or(|bound| record.created < bound)
+                && since.is_none_or(|bound| record.created > bound)
+                && (!filters.contains("ancestor") || ancestors.contains(&record.image))
+                && filters.matches_exactly("health", "none")
+                && filters.matches_exactly("network", &record.host_config.network_mode)
+                && (!filters.contains("volume")
+                    || record.mounts.iter().any(|point| {
+                        filters.values("volume").any(|wanted| {
+                            Some(wanted) == point.name.as_deref() || wanted == point.destination
+                        })
+                    }))
+        };
+        let containers = self.containers.all();
+        let found = containers
+            .iter()
+            .filter(|container| matches(&container.data().record));
+        Ok(found
+            .take(options.limit.unwrap_or(usize::MAX))
+            .map(|container| self.summary(container, options.size))
+            .collect())
+    }
+
+    fn summary(&self, container: &Arc<Container>, size: bool) -> Summary {
+        let record = container.record();
+        let (size_rw, size_root_fs) = if size {
+            self.sizes(container, &record)
+        } else {
+            (0, 0)
+        };
+        Summary {
+            id: record.id.as_str().to_owned(),
+            names: vec![format!("/{}", record.name)],
+            image: self.shown_image(&record),
+            image_id: record.image.to_string(),
+            command: command_line(&record),
+            created: record.created.seconds(),
+            size_rw,
+            size_root_fs,
+            labels: record.config.labels.clone().unwrap_or_default(),
+            state: record.state.as_str().to_owned(),
+            status: status(&record.state, Timestamp::now()),
+            host_config: SummaryHostConfig {
+                network_mode: record.host_config.network_mode.clone(),
+                annotations: record.host_config.annotations.clone(),
+            },
+            network_settings: SummaryNetworkSettings {
+                networks: super::networks::endpoints(&record),
+            },
+            mounts: record
+                .mounts
+                .iter()
+                .map(super::inspect::mount_point)
+                .collect(),
+            ..Summary::default()
+        }
+    }
+
+    /// The image as `ps` shows it: the name asked for, unless that name is another image's by now.
+    fn shown_image(&self, record: &Record) -> String {
+        match self.find_image(&record.image_name) {
+            Ok(image) if image.id == record.image => record.image_name.clone(),
+            _ => record.image.to_string(),
+        }
+    }
+
+    /// Bytes in the writable layer, and those with the image's.
+    pub(super) fn sizes(&self, container: &Container, record: &Record) -> (i64, i64) {
+        let upper = super::containers::Paths(&container.directory).upper();
+        let own = crate::sys::usage::disk_usage(&upper).unwrap_or(0);
+        let image = self.images.size_of(&record.layers);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        (signed(own), signed(own.saturating_add(image)))
+    }
+}
+
+/// The command as `ps` shows it: entrypoint and arguments, those with blanks quoted.
+fn command_line(record: &Record) -> String {
+    let (path, arguments) = super::inspect::path_and_arguments(record);
+    let mut line = path;
+    for argument in arguments {
+        line.push(' ');
+        if argument.contains(char::is_whitespace) {
+            line.push_str(&format!("'{argument}'"));
+        } else {
+            line.push_str(&argument);
+        }
+    }
+    line
+}
+
+/// `Up 5 minutes`, `Exited (0) 3 seconds ago`, `Created` (moby, container/state.go).
+fn status(state: &State, now: Timestamp) -> String {
+    let since =
+        |nanos: i128| human(u64::try_from((now.nanos() - nanos) / 1_000_000_000).unwrap_or(0));
+    match state {
+        State::Created { .. } => "Created".to_owned(),
+        State::Running { started } => format!("Up {}", since(started.at)),
+        State::Exited { exit, .. } => format!("Exited ({}) {} ago", exit.code, since(exit.at)),
+    }
+}
+
+/// `units.HumanDuration` of docker/go-units.
+pub(super) fn human(seconds: u64) -> String {
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".to_owned(),
+        120..3600 => format!("{minutes} minutes"),
+        _ => match hours {
+            0 | 1 => "About an hour".to_owned(),
+            2..48 => format!("{hours} hours"),
+            48..336 => format!("{} days", hours / 24),
+            336..1440 => format!("{} weeks", hours / 24 / 7),
+            1440..17520 => format!("{} months", hours / 24 / 30),
+            _ => format!("{} years", hours / 24 / 365),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::human;
+
+    #[test]
+    fn durations_read_as_docker_writes_them() {
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (119, "About a minute"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (7200, "2 hours"),
+            (3 * 86400, "3 days"),
+            (21 * 86400, "3 weeks"),
+            (70 * 86400, "2 months"),
+            (800 * 86400, "2 years"),
+        ] {
+            assert_eq!(human(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! From a record to a plan: the pure steps of `container::spec` and `userns`, given this host's
+//! facts.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use oci_spec::runtime::LinuxSeccomp;
+
+use crate::api::container::{ContainerConfig, HostConfig};
+use crate::api::exec::ExecConfig;
+use crate::container::files::{self, DnsSettings, Resolution};
+use crate::container::record::{MountKind, Record};
+use crate::container::spec::{self, EngineFile, HostMount, Joined, NetworkMode, SpecInput};
+use crate::engine::Engine;
+use crate::engine::error::{Error, Kind, Result};
+use crate::userns::caps;
+use crate::userns::from_spec::Context;
+use crate::userns::plan::{
+    CapabilitySets, FilterInstruction, Namespace, Plan, Process, ProcessIdentity,
+};
+use crate::userns::{idmap, seccomp, spec_to_plan};
+
+/// Compiled filters of the profiles seen: nearly always one.
+#[derive(Default)]
+pub(super) struct FilterCache(Mutex<Vec<(LinuxSeccomp, Vec<FilterInstruction>)>>);
+
+/// More profiles than this are not kept.
+const KEPT_FILTERS: usize = 16;
+
+impl FilterCache {
+    fn compile(
+        &self,
+        profile: &LinuxSeccomp,
+    ) -> std::result::Result<Vec<FilterInstruction>, seccomp::Error> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, filter)) = known.iter().find(|(candidate, _)| candidate == profile) {
+            return Ok(filter.clone());
+        }
+        let filter = seccomp::compile(profile)?;
+        if known.len() < KEPT_FILTERS {
+            known.push((profile.clone(), filter.clone()));
+        }
+        Ok(filter)
+    }
+}
+
+/// What is bound over the image's own files.
+const FILES: [(&str, &str); 3] = [
+    ("resolv.conf", "/etc/resolv.conf"),
+    ("hostname", "/etc/hostname"),
+    ("hosts", "/etc/hosts"),
+];
+
+impl Engine {
+    /// Refuses what can be refused without starting, as Docker's create does.
+    pub(super) fn validate(&self, config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+        spec::validate(config, host, self.facts.spec).map_err(|error| spec_error(&error))
+    }
+
+    /// The plan of a container whose files lie in `directory`.
+    pub(super) fn plan(
+        &self,
+        record: &Record,
+        directory: &Path,
+        joined: &Identities,
+    ) -> Result<Plan> {
+        let mounts: Vec<HostMount> = record
+            .mounts
+            .iter()
+            .filter(|point| point.kind != MountKind::Tmpfs)
+            .map(|point| HostMount {
+                source: point.source.clone(),
+                destination: point.destination.clone(),
+                readonly: !point.writable,
+                propagation: point.propagation.clone(),
+                non_recursive: point.non_recursive,
+                readonly_non_recursive: point.readonly_non_recursive,
+            })
+            .collect();
+        let covered =
+            |destination: &str| mounts.iter().any(|mount| mount.destination == destination);
+        let files: Vec<EngineFile> = FILES
+            .iter()
+            .filter(|(_, destination)| !covered(destination))
+            .map(|(name, destination)| EngineFile {
+                source: directory.join(name),
+                destination: (*destination).to_owned(),
+            })
+            .collect();
+        let input = SpecInput {
+            config: &record.config,
+            host: &record.host_config,
+            mounts: &mounts,
+            files: &files,
+            joined: joined.namespaces(),
+            host_devices: &self.facts.devices,
+            facts: self.facts.spec,
+        };
+        let spec = spec::build(&input).map_err(|error| spec_error(&error))?;
+        let context = Context {
+            id_map: idmap::nested(&self.facts.id_map),
+            identities: &joined.all(),
+            compile: &|profile| self.filters.compile(profile),
+        };
+        spec_to_plan(&spec, context).map_err(|error| Error::system(&error))
+    }
+
+    /// The process of an exec session: the container's own, with what the session asked for.
+    pub(super) fn exec_process(
+        &self,
+        record: &Record,
+        directory: &Path,
+        exec: &ExecConfig,
+        console_size: Option<(u16, u16)>,
+    ) -> Result<Process> {
+        let joined = self.joined(record).unwrap_or_default();
+        let mut process = self.plan(record, directory, &joined)?.process;
+        process.args = exec.cmd.clone().unwrap_or_default();
+        process.env = spec::environment(
+            &record.config,
+            exec.tty,
+            exec.env.as_deref().unwrap_or_default(),
+        );
+        if !exec.working_dir.is_empty() {
+            process.cwd.clone_from(&exec.working_dir);
+        }
+        if !exec.user.is_empty() {
+            process.user.clone_from(&exec.user);
+            process.groups.clear();
+        }
+        process.terminal = exec.tty;
+        process.console_size = console_size;
+        if exec.privileged {
+            let all = caps::all(self.facts.spec.last_cap);
+            process.capabilities = CapabilitySets {
+                bounding: all,
+                effective: all,
+                permitted: all,
+                inheritable: 0,
+                ambient: 0,
+            };
+        }
+        Ok(process)
+    }
+
+    /// Writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container.
+    pub(super) fn write_files(&self, record: &Record, directory: &Path) -> Result<()> {
+        let host = &record.host_config;
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let (servers, search, options) = (
+            list(&host.dns),
+            list(&host.dns_search),
+            list(&host.dns_options),
+        );
+        let settings = DnsSettings {
+            servers: &servers,
+            search: &search,
+            options: &options,
+        };
+        let resolution = match NetworkMode::parse(&host.network_mode) {
+            NetworkMode::Host => Resolution::Host,
+            _ => Resolution::Isolated,
+        };
+        let name = &record.config.hostname;
+        let contents = [
+            files::resolv_conf(&self.facts.resolv_conf, settings, resolution),
+            files::hostname(name),
+            files::hosts(
+                name,
+                &record.config.domainname,
+                &[],
+                &list(&host.extra_hosts),
+                true,
+            ),
+        ];
+        for ((file, _), content) in FILES.iter().zip(contents) {
+            let path = directory.join(file);
+            std::fs::write(&path, content)
+                .and_then(|()| {
+                    std::fs::set_permissions(
+                        &path,
+                        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+                    )
+                })
+                .map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))?;
+        }
+        Ok(())
+    }
+
+    /// The processes whose namespaces the container joins; they must run.
+    pub(super) fn joined(&self, record: &Record) -> Result<Identities> {
+        let host = &record.host_config;
+        let find = |what: &str, mode: &str| -> Result<Option<ProcessIdentity>> {
+            let Some(name) = mode.strip_prefix("container:") else {
+                return Ok(None);
+            };
+            let other = self.containers.find(name)?;
+            let started = other.data().record.state.started().ok_or_else(|| {
+                Error::conflict(format!(
+                    "cannot join {what} namespace of a non running container: {}",
+                    other.id
+                ))
+            })?;
+            Ok(Some(ProcessIdentity {
+                pid: started.pid,
+                start_time: started.start_time,
+            }))
+        };
+        Ok(Identities {
+            net: find("network", &host.network_mode)?,
+            pid: find("PID", &host.pid_mode)?,
+            ipc: find("IPC", &host.ipc_mode)?,
+        })
+    }
+}
+
+/// First processes of the containers whose namespaces are joined.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Identities {
+    net: Option<ProcessIdentity>,
+    pid: Option<ProcessIdentity>,
+    ipc: Option<ProcessIdentity>,
+}
+
+impl Identities {
+    fn namespaces(&self) -> Joined {
+        Joined {
+            pid: self.pid.map(Namespace::Join),
+            ipc: self.ipc.map(Namespace::Join),
+            net: self.net.map(Namespace::Join),
+        }
+    }
+
+    fn all(&self) -> Vec<ProcessIdentity> {
+        [self.net, self.pid, self.ipc]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+/// 400 for what the request got wrong; runc's prefix where runc would have refused.
+fn spec_error(error: &spec::Error) -> Error {
+    if error.is_runtime() {
+        return Error::new(
+            Kind::InvalidParameter,
+            format!(
+                "failed to create task for container: failed to create shim task: OCI runtime create \
+                 failed: {error}: unknown"
+            ),
+        );
+    }
+    Error::invalid(error.to_string())
+}
+
+/// Devices of the host that a privileged container gets: those that the user may open.
+pub(super) fn host_devices() -> Vec<crate::userns::plan::Device> {
+    let mut devices = Vec::new();
+    for name in [
+        "fuse",
+        "net/tun",
+        "kvm",
+        "dri/renderD128",
+        "vhost-net",
+        "vhost-vsock",
+    ] {
+        let host = PathBuf::from("/dev").join(name);
+        if std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&host)
+            .is_ok()
+        {
+            let container = host.display().to_string();
+            devices.push(crate::userns::plan::Device {
+                host,
+                container,
+                write: true,
+                required: false,
+            });
+        }
+    }
+    devices
+}

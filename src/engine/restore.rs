@@ -1,0 +1,134 @@
+//! Finding again what runs: what a daemon does first.
+//!
+//! Containers do not notice that their daemon died. Each record that says "running" is held
+//! against its shim: one that answers is adopted, with whatever it has to tell; one that left has
+//! written the exit; one that did neither was killed (137), or the host was restarted (255).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::container::protocol::{Exit, ShimState};
+use crate::container::record::{Record, State};
+use crate::engine::Engine;
+use crate::engine::containers::{Container, Paths};
+use crate::engine::error::Error;
+use crate::types::timestamp::Timestamp;
+
+impl Engine {
+    /// Reads all records and joins what runs. Half-made containers go to the trash.
+    ///
+    /// # Errors
+    /// When the directory of containers cannot be read; a damaged record is logged and left alone.
+    pub(super) fn restore(&self) -> std::io::Result<()> {
+        let root = self.settings.data_root.join("containers");
+        std::fs::create_dir_all(&root)?;
+        let mut running = Vec::new();
+        for entry in std::fs::read_dir(&root)? {
+            let directory = entry?.path();
+            let record = match Record::read(&directory) {
+                Ok(record) => record,
+                Err(error)
+                    if !directory
+                        .join(crate::container::record::RECORD_FILE)
+                        .exists() =>
+                {
+                    tracing::info!("removing a half-made container: {error}");
+                    self.trash(&directory);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!("{}", Error::system(&error));
+                    continue;
+                }
+            };
+            if self.containers.reserve(&record.name, &record.id).is_err() {
+                tracing::error!("two containers are named {}", record.name);
+                continue;
+            }
+            let container = Container::new(record, directory);
+            self.containers.insert(container.clone());
+            if container.data().record.state.is_running() {
+                running.push(container);
+            } else if container.data().record.host_config.auto_remove
+                && matches!(container.data().record.state, State::Exited { .. })
+            {
+                container.data().removing = true;
+                self.discard(&container, true);
+            }
+        }
+        for container in running {
+            self.adopt(&container);
+        }
+        Ok(())
+    }
+
+    fn trash(&self, directory: &Path) {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let target = self
+            .settings
+            .data_root
+            .join("trash")
+            .join(format!("half-{name}"));
+        match std::fs::rename(directory, &target) {
+            Ok(()) => self.janitor.discard(target),
+            Err(error) => tracing::error!("cannot remove {}: {error}", directory.display()),
+        }
+    }
+
+    fn adopt(&self, container: &Arc<Container>) {
+        let directory = self
+            .settings
+            .exec_root
+            .join("c")
+            .join(container.id.as_str());
+        match self.shims.adopt(container.id, &directory) {
+            Ok(ShimState {
+                running: Some(_),
+                exit: None,
+                execs,
+                ..
+            }) => {
+                for (id, pid) in execs {
+                    self.execs.insert(id.clone(), container.id);
+                    container.data().execs.insert(
+                        id,
+                        crate::engine::containers::Exec {
+                            config: crate::api::exec::ExecConfig::default(),
+                            running: true,
+                            started: true,
+                            attached: true,
+                            pid,
+                            code: None,
+                        },
+                    );
+                }
+            }
+            Ok(ShimState {
+                exit: Some(exit), ..
+            }) => self.finish(container, exit, String::new()),
+            _ => self.finish_unseen(container),
+        }
+    }
+
+    /// The exit of a container whose shim is gone.
+    fn finish_unseen(&self, container: &Arc<Container>) {
+        let written = std::fs::read(Paths(&container.directory).exit())
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Exit>(&bytes).ok());
+        let rebooted = container.data().record.boot_id != self.facts.boot_id;
+        let (exit, error) = match written {
+            Some(exit) => (exit, String::new()),
+            None if rebooted => (lost(255), "the host was restarted".to_owned()),
+            None => (lost(137), "the container's shim was killed".to_owned()),
+        };
+        self.finish(container, exit, error);
+    }
+}
+
+fn lost(code: i32) -> Exit {
+    Exit {
+        code,
+        oom_killed: false,
+        at: Timestamp::now().nanos(),
+    }
+}

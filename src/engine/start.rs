@@ -1,0 +1,323 @@
+//! Starting a container, and what happens when it ends.
+//!
+//! ```text
+//! start ─▶ files (/etc/hosts …) ─▶ spec ─▶ plan ─▶ shim ═ Started ═▶ Running
+//!                                                     ╚═ Exited ══▶ finish: Exited ─▶ waiters ─▶ --rm
+//! ```
+//!
+//! A process may end before its start is recorded; its exit then waits in `early_exit` until the
+//! start is. The exit is reported before the shim lets go of the root filesystem, since unmounting
+//! an overlay syncs the filesystem beneath it.
+
+use std::sync::Arc;
+
+use crate::container::client::Launched;
+use crate::container::protocol::{Exit, Failure, LogTarget, Message, Start};
+use crate::container::record::{MountKind, Record, State};
+use crate::engine::Engine;
+use crate::engine::containers::{Container, Paths, WaitCondition};
+use crate::engine::error::{Error, Kind, Result};
+use crate::overlay::Rootfs;
+use crate::types::id::ContainerId;
+use crate::types::timestamp::Timestamp;
+use crate::userns::stage::Origin;
+
+impl Engine {
+    /// Starts a container. 304 when it runs already.
+    pub fn container_start(&self, name: &str) -> Result<()> {
+        let container = self.containers.find(name)?;
+        let _operation = container.operate();
+        self.start_locked(&container)
+    }
+
+    /// Starts a container whose operation lock the caller holds.
+    pub(super) fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
+        let (record, pending) = {
+            let mut data = container.data();
+            if data.removing {
+                return Err(Error::conflict(
+                    "container is marked for removal and cannot be started",
+                ));
+            }
+            if data.record.state.is_running() {
+                return Err(Error::new(Kind::NotModified, ""));
+            }
+            data.starting = true;
+            data.early_exit = None;
+            data.stopped_by_user = false;
+            (data.record.clone(), std::mem::take(&mut data.pending))
+        };
+        let launched = self.start_request(container, &record).and_then(|start| {
+            self.shims
+                .launch(
+                    &|fd| {
+                        self.keeper
+                            .spawn_shim(&fd)
+                            .map(drop)
+                            .map_err(std::io::Error::other)
+                    },
+                    start,
+                    pending,
+                )
+                .map_err(|failure| start_error(&failure))
+        });
+        let outcome = match launched {
+            Ok(launched) => {
+                self.record_start(container, &launched);
+                Ok(())
+            }
+            Err((failure, error)) => {
+                self.record_failed_start(container, &failure);
+                Err(error)
+            }
+        };
+        let early = {
+            let mut data = container.data();
+            data.starting = false;
+            data.early_exit.take()
+        };
+        container.notify();
+        if let Some(exit) = early {
+            self.finish(container, exit, String::new());
+        }
+        outcome
+    }
+
+    fn record_start(&self, container: &Container, launched: &Launched) {
+        tracing::debug!(id = container.id.short(), phases = ?launched.phases, "started");
+        let record = {
+            let mut data = container.data();
+            data.record.state = State::Running {
+                started: launched.started,
+            };
+            data.record.boot_id.clone_from(&self.facts.boot_id);
+            data.record.clone()
+        };
+        if let Err(error) = record.write(&container.directory, false) {
+            tracing::error!("{}", Error::system(&error));
+        }
+        self.container_event(&record, "start", []);
+    }
+
+    fn record_failed_start(&self, container: &Arc<Container>, failure: &Failure) {
+        let (record, remove) = {
+            let mut data = container.data();
+            data.record.state = State::Created {
+                failure: Some(failure.clone()),
+            };
+            let remove = data.record.host_config.auto_remove && !data.removing;
+            data.removing |= remove;
+            (data.record.clone(), remove)
+        };
+        if let Err(error) = record.write(&container.directory, false) {
+            tracing::error!("{}", Error::system(&error));
+        }
+        self.container_event(
+            &record,
+            "die",
+            [("exitCode".to_owned(), failure.code.to_string())],
+        );
+        for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
+            waiter(Ok(failure.code));
+        }
+        if remove {
+            self.discard(container, true);
+        }
+    }
+
+    /// Everything the shim needs to know.
+    fn start_request(
+        &self,
+        container: &Container,
+        record: &Record,
+    ) -> std::result::Result<Start, (Failure, Error)> {
+        self.prepare(container, record).map_err(|error| {
+            (
+                Failure {
+                    code: 128,
+                    ..Failure::own(error.message.clone())
+                },
+                error,
+            )
+        })
+    }
+
+    fn prepare(&self, container: &Container, record: &Record) -> Result<Start> {
+        let paths = Paths(&container.directory);
+        let joined = self.joined(record)?;
+        for point in record
+            .mounts
+            .iter()
+            .filter(|point| point.kind == MountKind::Bind)
+        {
+            if let Err(error) = std::fs::symlink_metadata(&point.source)
+                && error.kind() == std::io::ErrorKind::NotFound
+            {
+                if !point.create_source {
+                    return Err(Error::invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                        point.source.display()
+                    )));
+                }
+                std::fs::create_dir_all(&point.source).map_err(|error| {
+                    Error::io(
+                        format!(
+                            "error while creating mount source path '{}'",
+                            point.source.display()
+                        ),
+                        &error,
+                    )
+                })?;
+            }
+        }
+        self.write_files(record, &container.directory)?;
+        let plan = self.plan(record, &container.directory, &joined)?;
+        for point in record
+            .mounts
+            .iter()
+            .filter_map(|point| point.name.as_deref())
+        {
+            self.volumes
+                .mark_used(point)
+                .map_err(|error| Error::not_found(error.to_string()))?;
+        }
+        // A leftover of the last run would be taken for this run's exit.
+        match std::fs::remove_file(paths.exit()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("cannot remove the last exit status", &error));
+            }
+            _ => {}
+        }
+        let config = &record.config;
+        Ok(Start {
+            id: record.id,
+            rootfs: Rootfs {
+                driver: record.driver,
+                lower: self.images.layer_paths_of(&record.layers),
+                upper: paths.upper(),
+                work: paths.work(),
+                volatile: record.host_config.auto_remove,
+            },
+            plan,
+            open_stdin: config.open_stdin,
+            stdin_once: config.stdin_once,
+            log: self.log_path(record).map(|path| LogTarget {
+                path,
+                ..LogTarget::default()
+            }),
+            runtime_dir: self.settings.exec_root.join("c").join(record.id.as_str()),
+            exit_file: paths.exit(),
+        })
+    }
+
+    /// What a shim tells; called on the thread that reads all shims' sockets.
+    pub(super) fn on_message(&self, id: &ContainerId, message: Message) {
+        let Some(container) = self.containers.by_id(id) else {
+            return;
+        };
+        match message {
+            Message::Exited(exit) => self.on_exit(&container, exit, String::new()),
+            Message::Lost => {
+                let exit = Exit {
+                    code: 137,
+                    oom_killed: false,
+                    at: Timestamp::now().nanos(),
+                };
+                self.on_exit(
+                    &container,
+                    exit,
+                    "the container's shim was killed".to_owned(),
+                );
+            }
+            Message::ExecExited { id: exec, code } => self.on_exec_exit(&container, &exec, code),
+            Message::Detached { .. } => self.container_event(&container.record(), "detach", []),
+            Message::Reply { .. } => {}
+        }
+    }
+
+    fn on_exit(&self, container: &Arc<Container>, exit: Exit, error: String) {
+        {
+            let mut data = container.data();
+            if data.starting {
+                data.early_exit = Some(exit);
+                return;
+            }
+        }
+        self.finish(container, exit, error);
+    }
+
+    /// Records an exit, tells who waits for it, and removes a container that wants to be.
+    pub(super) fn finish(&self, container: &Arc<Container>, exit: Exit, error: String) {
+        let (record, remove) = {
+            let mut data = container.data();
+            let State::Running { started } = data.record.state else {
+                return;
+            };
+            data.record.state = State::Exited {
+                started_at: started.at,
+                exit,
+                error,
+            };
+            data.record.finished = Some(exit);
+            for exec in data.execs.values_mut().filter(|exec| exec.running) {
+                exec.running = false;
+                exec.code.get_or_insert(137);
+            }
+            for follower in data
+                .followers
+                .drain(..)
+                .filter_map(|follower| follower.upgrade())
+            {
+                follower.end();
+            }
+            let remove = data.record.host_config.auto_remove && !data.removing;
+            data.removing |= remove;
+            (data.record.clone(), remove)
+        };
+        if !remove && let Err(error) = record.write(&container.directory, true) {
+            tracing::error!("{}", Error::system(&error));
+        }
+        self.execs.retain(|owner| *owner != container.id);
+        self.shims.release(&container.id);
+        self.container_event(
+            &record,
+            "die",
+            [("exitCode".to_owned(), exit.code.to_string())],
+        );
+        container.notify();
+        for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
+            waiter(Ok(exit.code));
+        }
+        if remove {
+            self.discard(container, true);
+        }
+    }
+}
+
+/// Docker's words around what the runtime says, and its statuses: what the image or the request
+/// got wrong is 400, the rest 500 (moby, daemon/errors.go, `setExitCodeFromError`).
+fn start_error(failure: &Failure) -> (Failure, Error) {
+    let message = match failure.origin {
+        Origin::Daemon => failure.message.clone(),
+        Origin::Runtime => format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create \
+         failed: runc create failed: unable to start container process: {}: unknown",
+            failure.message
+        ),
+    };
+    let kind = match failure.code {
+        126 | 127 => Kind::InvalidParameter,
+        _ => Kind::System,
+    };
+    let code = if failure.code == 125 {
+        128
+    } else {
+        failure.code
+    };
+    let recorded = Failure {
+        message: message.clone(),
+        code,
+        origin: failure.origin,
+    };
+    (recorded, Error::new(kind, message))
+}

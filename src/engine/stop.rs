@@ -1,0 +1,225 @@
+//! Ending a container's life and waiting for it: stop, kill, restart, wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::engine::containers::{Container, WaitCondition, Waiter};
+use crate::engine::error::{Error, Kind, Result};
+use crate::types::signal::Signal;
+
+/// Seconds between the stop signal and SIGKILL unless told otherwise (Docker's default).
+const STOP_TIMEOUT: i64 = 10;
+
+/// How long a process may take to die of SIGKILL before the request fails.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Stops a container: its stop signal, then SIGKILL after `timeout` seconds (negative: never).
+    /// Blocks until it has ended. 304 when it does not run.
+    pub fn container_stop(
+        &self,
+        name: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let container = self.containers.find(name)?;
+        if !container.data().record.state.is_running() {
+            return Err(Error::new(Kind::NotModified, ""));
+        }
+        self.stop(&container, signal, timeout)?;
+        self.container_event(&container.record(), "stop", []);
+        Ok(())
+    }
+
+    /// Stops a container if it runs, then starts it.
+    pub fn container_restart(
+        &self,
+        name: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let container = self.containers.find(name)?;
+        let _operation = container.operate();
+        if container.data().record.state.is_running() {
+            self.stop(&container, signal, timeout)?;
+        }
+        self.start_locked(&container)?;
+        self.container_event(&container.record(), "restart", []);
+        Ok(())
+    }
+
+    fn stop(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let (signal, timeout) = {
+            let mut data = container.data();
+            data.stopped_by_user = true;
+            let config = &data.record.config;
+            let signal = match signal.filter(|text| !text.is_empty()) {
+                Some(text) => parse_signal(text)?,
+                None => parse_signal(&config.stop_signal).unwrap_or(Signal::TERM),
+            };
+            (
+                signal,
+                timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT),
+            )
+        };
+        self.signal(container, signal)?;
+        let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
+        if container.wait_until(patience, |data| !data.record.state.is_running()) {
+            return Ok(());
+        }
+        self.kill_and_wait(container)
+    }
+
+    /// Sends SIGKILL and blocks until the container has ended.
+    pub(super) fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
+        self.signal(container, Signal::KILL)?;
+        if container.wait_until(Some(KILL_PATIENCE), |data| !data.record.state.is_running()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::System,
+            format!(
+                "tried to kill container, but did not receive an exit event: {}",
+                container.id
+            ),
+        ))
+    }
+
+    /// Sends a signal to a running container's first process.
+    pub fn container_kill(&self, name: &str, signal: &str) -> Result<()> {
+        let signal = if signal.is_empty() {
+            Signal::KILL
+        } else {
+            parse_signal(signal)?
+        };
+        let container = self.containers.find(name)?;
+        {
+            let mut data = container.data();
+            if !data.record.state.is_running() {
+                return Err(Error::conflict(format!(
+                    "cannot kill container: {name}: container {} is not running",
+                    container.id
+                )));
+            }
+            data.stopped_by_user |= signal == Signal::KILL || signal == Signal::TERM;
+        }
+        self.signal(&container, signal)?;
+        if signal == Signal::KILL
+            && !container.wait_until(Some(KILL_PATIENCE), |data| !data.record.state.is_running())
+        {
+            return Err(Error::new(
+                Kind::System,
+                format!(
+                    "tried to kill container, but did not receive an exit event: {}",
+                    container.id
+                ),
+            ));
+        }
+        self.container_event(
+            &container.record(),
+            "kill",
+            [("signal".to_owned(), signal.number().to_string())],
+        );
+        Ok(())
+    }
+
+    /// A container that ends at this moment has no one to signal, which is no error.
+    fn signal(&self, container: &Container, signal: Signal) -> Result<()> {
+        match self.shims.kill(&container.id, signal.number()) {
+            Ok(()) => Ok(()),
+            Err(_) if !container.data().record.state.is_running() => Ok(()),
+            Err(error) => Err(Error::system(&error)),
+        }
+    }
+
+    /// Calls `waiter` once what `condition` names has come, maybe at once.
+    pub fn container_wait(
+        &self,
+        name: &str,
+        condition: WaitCondition,
+        waiter: Waiter,
+    ) -> Result<()> {
+        let container = self.containers.find(name)?;
+        let code = {
+            let mut data = container.data();
+            if condition == WaitCondition::NotRunning
+                && !data.record.state.is_running()
+                && !data.starting
+            {
+                data.record.state.exit_code()
+            } else {
+                data.waiters.push((condition, waiter));
+                return Ok(());
+            }
+        };
+        waiter(Ok(code));
+        Ok(())
+    }
+
+    /// Sets the size of a running container's terminal.
+    pub fn container_resize(&self, name: &str, rows: u16, cols: u16) -> Result<()> {
+        let container = self.containers.find(name)?;
+        let record = container.record();
+        if !record.state.is_running() {
+            return Err(Error::not_running(container.id.as_str()));
+        }
+        self.shims
+            .resize(&container.id, None, rows, cols)
+            .map_err(|error| Error::system(&error))?;
+        self.container_event(
+            &record,
+            "resize",
+            [
+                ("height".to_owned(), rows.to_string()),
+                ("width".to_owned(), cols.to_string()),
+            ],
+        );
+        Ok(())
+    }
+
+    /// Gives a container another name.
+    pub fn container_rename(&self, name: &str, new: &str) -> Result<()> {
+        let container = self.containers.find(name)?;
+        let _operation = container.operate();
+        if new.is_empty() {
+            return Err(Error::invalid("Neither old nor new names may be empty"));
+        }
+        let new = new.strip_prefix('/').unwrap_or(new);
+        crate::types::name::container(new).map_err(Error::invalid)?;
+        let old = container.data().record.name.clone();
+        if old == new {
+            return Err(Error::invalid(
+                "Renaming a container with the same name as its current name",
+            ));
+        }
+        self.containers.reserve(new, &container.id)?;
+        let record = {
+            let mut data = container.data();
+            new.clone_into(&mut data.record.name);
+            data.record.clone()
+        };
+        if let Err(error) = record.write(&container.directory, true) {
+            container.data().record.name = old;
+            self.containers.release(new);
+            return Err(Error::system(&error));
+        }
+        self.containers.release(&old);
+        self.container_event(
+            &record,
+            "rename",
+            [("oldName".to_owned(), format!("/{old}"))],
+        );
+        Ok(())
+    }
+}
+
+fn parse_signal(text: &str) -> Result<Signal> {
+    text.parse::<Signal>()
+        .map_err(|_| Error::invalid(format!("Invalid signal: {text}")))
+}

@@ -1,0 +1,300 @@
+//! The engine itself: info, version, disk usage, events.
+
+use std::collections::BTreeMap;
+
+use crate::api::event::Event;
+use crate::api::filters::Filters;
+use crate::api::system::{
+    ComponentVersion, DiskUsage, IndexInfo, Info, PlatformInfo, PluginsInfo, RegistryConfig,
+    Runtime, Usage, Version,
+};
+use crate::api::version::ApiVersion;
+use crate::container::record::State;
+use crate::engine::Engine;
+use crate::engine::error::{Error, Result};
+use crate::engine::list::ListOptions;
+use crate::types::platform::Platform;
+use crate::types::timestamp::Timestamp;
+
+/// The Docker release whose API is the newest that we speak, with our own version as build
+/// metadata: clients compare the first, people read the second.
+pub const SERVER_VERSION: &str = concat!("29.5.0+moss.", env!("CARGO_PKG_VERSION"));
+
+/// What `events` may be filtered by.
+const EVENT_FILTERS: &[&str] = &[
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+];
+
+impl Engine {
+    /// `docker info`.
+    pub fn info(&self) -> Info {
+        let facts = &self.facts;
+        let (mut running, mut stopped) = (0, 0);
+        for container in self.containers.all() {
+            match container.data().record.state {
+                State::Running { .. } => running += 1,
+                _ => stopped += 1,
+            }
+        }
+        let platform = Platform::host();
+        let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
+        // What clients read from these: files in bind mounts may show other owners.
+        security.extend(["name=rootless".to_owned(), "name=cgroupns".to_owned()]);
+        Info {
+            id: facts.engine_id.clone(),
+            containers: running + stopped,
+            containers_running: running,
+            containers_stopped: stopped,
+            images: count(self.images.list().len()),
+            driver: self.settings.storage_driver.name().to_owned(),
+            driver_status: facts
+                .storage
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            plugins: PluginsInfo {
+                volume: Some(vec!["local".to_owned()]),
+                network: Some(["bridge", "host", "null"].map(str::to_owned).to_vec()),
+                authorization: None,
+                log: Some(["json-file", "none"].map(str::to_owned).to_vec()),
+            },
+            debug: self.settings.debug,
+            ipv4_forwarding: true,
+            n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| count(entries.count())),
+            n_goroutines: std::fs::read_dir("/proc/self/task")
+                .map_or(0, |entries| count(entries.count())),
+            n_events_listener: count(self.events.listeners()),
+            system_time: Timestamp::now().to_string(),
+            logging_driver: "json-file".to_owned(),
+            cgroup_driver: "none".to_owned(),
+            cgroup_version: "2".to_owned(),
+            kernel_version: facts.kernel.clone(),
+            operating_system: facts.operating_system.clone(),
+            os_version: facts.os_version.clone(),
+            os_type: "linux".to_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            index_server_address: "https://index.docker.io/v1/".to_owned(),
+            registry_config: RegistryConfig {
+                insecure_registry_cidrs: ["::1/128", "127.0.0.0/8"].map(str::to_owned).to_vec(),
+                index_configs: BTreeMap::from([(
+                    "docker.io".to_owned(),
+                    IndexInfo {
+                        name: "docker.io".to_owned(),
+                        secure: true,
+                        official: true,
+                        ..IndexInfo::default()
+                    },
+                )]),
+                mirrors: None,
+            },
+            n_cpu: count(facts.cpus),
+            mem_total: i64::try_from(facts.memory).unwrap_or(i64::MAX),
+            docker_root_dir: self.settings.data_root.display().to_string(),
+            name: facts.hostname.clone(),
+            labels: self.settings.labels.clone(),
+            server_version: SERVER_VERSION.to_owned(),
+            runtimes: BTreeMap::from([(
+                "moss".to_owned(),
+                Runtime {
+                    path: "moss".to_owned(),
+                    ..Runtime::default()
+                },
+            )]),
+            default_runtime: "moss".to_owned(),
+            live_restore_enabled: true,
+            init_binary: "docker-init".to_owned(),
+            security_options: security,
+            warnings: Some(self.warnings()),
+            experimental_build: platform.os != "linux",
+            ..Info::default()
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.facts.warnings.clone();
+        warnings.push(
+            "WARNING: this version has no networks yet: containers get a loopback interface, \
+             unless --network host or container: is asked for"
+                .to_owned(),
+        );
+        warnings.push("WARNING: this version sets no cgroup limits".to_owned());
+        warnings
+    }
+
+    /// `docker version`.
+    pub fn version(&self) -> Version {
+        let platform = Platform::host();
+        let details = |pairs: &[(&str, String)]| {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let engine = ComponentVersion {
+            name: "Engine".to_owned(),
+            version: SERVER_VERSION.to_owned(),
+            details: details(&[
+                ("ApiVersion", ApiVersion::MAX.to_string()),
+                ("Arch", platform.architecture.clone()),
+                ("Experimental", "false".to_owned()),
+                ("KernelVersion", self.facts.kernel.clone()),
+                ("MinAPIVersion", ApiVersion::MIN.to_string()),
+                ("Os", "linux".to_owned()),
+                ("BuildTime", String::new()),
+                ("GitCommit", String::new()),
+                ("GoVersion", String::new()),
+            ]),
+        };
+        let moss = ComponentVersion {
+            name: "moss".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            details: details(&[(
+                "StorageDriver",
+                self.settings.storage_driver.name().to_owned(),
+            )]),
+        };
+        Version {
+            platform: PlatformInfo {
+                name: format!("moss {}", env!("CARGO_PKG_VERSION")),
+            },
+            version: SERVER_VERSION.to_owned(),
+            api_version: ApiVersion::MAX,
+            min_api_version: ApiVersion::MIN,
+            os: "linux".to_owned(),
+            arch: platform.architecture,
+            components: vec![engine, moss],
+            kernel_version: self.facts.kernel.clone(),
+            ..Version::default()
+        }
+    }
+
+    /// `docker system df`.
+    pub fn disk_usage(&self) -> Result<DiskUsage> {
+        let images = self.image_list(&super::images::ImageListOptions {
+            shared_size: true,
+            ..Default::default()
+        })?;
+        let containers = self.container_list(&ListOptions {
+            all: true,
+            size: true,
+            ..ListOptions::default()
+        })?;
+        let mut volumes = Vec::new();
+        for volume in self.volumes.list() {
+            let mut shown = self.shape(&volume);
+            let size =
+                crate::sys::usage::disk_usage(&self.volumes.data_path(&volume.name)).unwrap_or(0);
+            shown.usage_data = Some(crate::api::volume::UsageData {
+                ref_count: count(self.volume_users(&volume.name).len()),
+                size: i64::try_from(size).unwrap_or(i64::MAX),
+            });
+            volumes.push(shown);
+        }
+        let layers_size = i64::try_from(self.images.layers_size()).unwrap_or(i64::MAX);
+        let used: Vec<&str> = containers
+            .iter()
+            .map(|container| container.image_id.as_str())
+            .collect();
+        let idle_images: i64 = images
+            .iter()
+            .filter(|image| !used.contains(&image.id.as_str()))
+            .map(|image| image.size - image.shared_size.max(0))
+            .sum();
+        let size_of = |volume: &crate::api::volume::Volume| {
+            volume.usage_data.as_ref().map_or(0, |usage| usage.size)
+        };
+        Ok(DiskUsage {
+            layers_size,
+            image_usage: Some(Usage {
+                active_count: count(
+                    images
+                        .iter()
+                        .filter(|image| used.contains(&image.id.as_str()))
+                        .count(),
+                ),
+                total_count: count(images.len()),
+                total_size: layers_size,
+                reclaimable: idle_images,
+                items: images.clone(),
+            }),
+            container_usage: Some(Usage {
+                active_count: count(
+                    containers
+                        .iter()
+                        .filter(|container| container.state == "running")
+                        .count(),
+                ),
+                total_count: count(containers.len()),
+                total_size: containers.iter().map(|container| container.size_rw).sum(),
+                reclaimable: containers
+                    .iter()
+                    .filter(|container| container.state != "running")
+                    .map(|container| container.size_rw)
+                    .sum(),
+                items: containers.clone(),
+            }),
+            volume_usage: Some(Usage {
+                active_count: count(
+                    volumes
+                        .iter()
+                        .filter(|v| {
+                            v.usage_data
+                                .as_ref()
+                                .is_some_and(|usage| usage.ref_count > 0)
+                        })
+                        .count(),
+                ),
+                total_count: count(volumes.len()),
+                total_size: volumes.iter().map(size_of).sum(),
+                reclaimable: volumes
+                    .iter()
+                    .filter(|v| {
+                        v.usage_data
+                            .as_ref()
+                            .is_none_or(|usage| usage.ref_count == 0)
+                    })
+                    .map(size_of)
+                    .sum(),
+                items: volumes.clone(),
+            }),
+            build_cache_usage: Some(Usage::default()),
+            images: Some(images),
+            containers: Some(containers),
+            volumes: Some(volumes),
+            build_cache: Some(Vec::new()),
+        })
+    }
+
+    /// Calls `sink` for the events from `since`, then for each to come unless `live` is false.
+    pub fn events_subscribe(
+        &self,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        filters: Filters,
+        live: bool,
+        sink: Box<dyn Fn(&Event) -> bool + Send + Sync>,
+    ) -> Result<()> {
+        filters
+            .validate(EVENT_FILTERS)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        self.events.subscribe(since, until, filters, live, sink);
+        Ok(())
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
