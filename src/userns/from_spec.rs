@@ -44,7 +44,7 @@ pub struct Context<'a> {
     pub id_map: IdMapping,
     /// Who is behind each pid of a namespace path.
     pub identities: &'a [ProcessIdentity],
-    /// Compiles a filter: [`seccomp::compile`], or a cache before it.
+    /// Compiles a filter: [`seccomp::compile`], or the memory of [`seccomp::Filters`] before it.
     pub compile: &'a dyn Fn(&LinuxSeccomp) -> Result<Vec<FilterInstruction>, seccomp::Error>,
 }
 

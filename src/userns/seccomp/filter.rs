@@ -20,8 +20,8 @@ use oci_spec::runtime::{
     LinuxSyscall,
 };
 
-use super::table::{ARM_PRIVATE, X32_BIT};
-use super::{Arch, Error, table};
+use super::table::{ARM_PRIVATE, Row, X32_BIT, row};
+use super::{Arch, Error};
 
 /// `SECCOMP_RET_KILL_THREAD`: the answer to an architecture that the filter does not know,
 /// libseccomp's default.
@@ -96,7 +96,15 @@ pub(super) fn resolve(seccomp: &LinuxSeccomp, native: Arch) -> Result<Vec<Space>
     let rules = Rules {
         default,
         beyond: if default_passes { default } else { ENOSYS },
-        rules: seccomp.syscalls().as_deref().unwrap_or_default(),
+        rules: seccomp
+            .syscalls()
+            .iter()
+            .flatten()
+            .map(|rule| Named {
+                rule,
+                rows: rule.names().iter().filter_map(|name| row(name)).collect(),
+            })
+            .collect(),
     };
 
     let mut spaces: Vec<Space> = Vec::new();
@@ -157,7 +165,13 @@ struct Rules<'a> {
     default: u32,
     /// For numbers beyond the profile's largest.
     beyond: u32,
-    rules: &'a [LinuxSyscall],
+    rules: Vec<Named<'a>>,
+}
+
+/// A rule with its names looked up, once for all architectures.
+struct Named<'a> {
+    rule: &'a LinuxSyscall,
+    rows: Vec<Row>,
 }
 
 impl Rules<'_> {
@@ -193,13 +207,10 @@ impl Rules<'_> {
     /// default, which still counts for the ENOSYS line.
     fn outcomes(&self, arch: Arch) -> Result<BTreeMap<u32, Option<Outcome>>, Error> {
         let mut outcomes: BTreeMap<u32, Option<Outcome>> = BTreeMap::new();
-        for rule in self.rules {
+        for Named { rule, rows } in &self.rules {
             let action = action(rule.action(), rule.errno_ret())?;
             let tests = alternatives(rule.args().as_deref().unwrap_or_default(), arch)?;
-            for name in rule.names() {
-                let Some(number) = table::number(name, arch) else {
-                    continue;
-                };
+            for number in rows.iter().filter_map(|row| row.number(arch)) {
                 let outcome = outcomes.entry(number).or_default();
                 if action == self.default {
                     continue;

@@ -29,6 +29,7 @@
 //!
 //! The embedded profile is moby/profiles' `seccomp/default.json`, Apache-2.0, byte for byte.
 
+mod cache;
 mod compile;
 mod filter;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use cache::Filters;
 pub use compile::{compile, compile_for};
 pub use profile::{KernelVersion, Profile, docker_default};
 pub use table::number;

@@ -6,6 +6,8 @@
 //! kernel is at least (below) `minKernel`. Names of actions and architectures are read only where
 //! the rule is kept, so a profile may speak of what this program has never heard of.
 
+use std::sync::OnceLock;
+
 use oci_spec::runtime::{
     Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
     LinuxSeccompOperator, LinuxSyscall,
@@ -131,9 +133,14 @@ impl Profile {
         serde_json::from_str(json).map_err(Error::Decode)
     }
 
-    /// Returns Docker's default profile.
-    pub fn docker_default() -> Result<Profile, Error> {
-        Profile::parse(DOCKER_DEFAULT)
+    /// Returns Docker's default profile, read once.
+    pub fn docker_default() -> Result<&'static Profile, Error> {
+        static READ: OnceLock<Profile> = OnceLock::new();
+        if let Some(profile) = READ.get() {
+            return Ok(profile);
+        }
+        let profile = Profile::parse(DOCKER_DEFAULT)?;
+        Ok(READ.get_or_init(|| profile))
     }
 
     /// Keeps the rules that hold for a container with these capabilities (its bounding set), on a

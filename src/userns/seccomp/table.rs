@@ -18,20 +18,36 @@ pub(super) const X32_BIT: u32 = 0x4000_0000;
 /// First of ARM's private calls (`__ARM_NR_BASE`), far above the common ones.
 pub(super) const ARM_PRIVATE: u32 = 0x000f_0000;
 
+/// A system call's numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row(&'static [u32; 5]);
+
+/// Finds a system call by its name.
+pub(super) fn row(name: &str) -> Option<Row> {
+    let found = TABLE.binary_search_by_key(&name, |&(name, _)| name).ok()?;
+    Some(Row(&TABLE[found].1))
+}
+
+impl Row {
+    /// Returns the number on an architecture, with the x32 bit set for x32.
+    pub(super) fn number(self, arch: Arch) -> Option<u32> {
+        let (column, bit) = match arch {
+            Arch::X86_64 => (0, 0),
+            Arch::X32 => (1, X32_BIT),
+            Arch::X86 => (2, 0),
+            Arch::Aarch64 => (3, 0),
+            Arch::Arm => (4, 0),
+        };
+        match self.0[column] {
+            N => None,
+            number => Some(number | bit),
+        }
+    }
+}
+
 /// Returns the number of a system call, with the x32 bit set for x32.
 pub fn number(name: &str, arch: Arch) -> Option<u32> {
-    let row = TABLE.binary_search_by_key(&name, |&(name, _)| name).ok()?;
-    let (column, bit) = match arch {
-        Arch::X86_64 => (0, 0),
-        Arch::X32 => (1, X32_BIT),
-        Arch::X86 => (2, 0),
-        Arch::Aarch64 => (3, 0),
-        Arch::Arm => (4, 0),
-    };
-    match TABLE[row].1[column] {
-        N => None,
-        number => Some(number | bit),
-    }
+    row(name)?.number(arch)
 }
 
 /// Sorted by name. Columns: x86_64, x32 (without its bit), i386, aarch64, arm (EABI).
