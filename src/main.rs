@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use moss::container;
 use moss::overlay;
 use moss::userns::{keeper, probe};
 
@@ -30,9 +31,9 @@ fn main() {
     std::process::exit(status);
 }
 
-/// What the keeper's forked children run. Nobody asks for one before there are verbs.
-fn shim(_: [OwnedFd; 2]) -> i32 {
-    125
+/// What the keeper's forked children run.
+fn shim([connection, leash]: [OwnedFd; 2]) -> i32 {
+    container::shim::run(connection, leash)
 }
 
 /// Which driver makes root filesystems in `directory`, for `moss doctor`.

@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use moss::engine::leaks;
 use moss::sys::{fdpass, pidfd};
 use moss::userns::idmap::Origin;
 use moss::userns::keeper::{self, Keeper, KeeperError, Start};
@@ -58,6 +59,7 @@ const TESTS: &[(&str, Test)] = &[
         keeps_none_of_its_starters_descriptors,
     ),
     ("runs_from_a_sealed_copy", runs_from_a_sealed_copy),
+    ("what_it_leaves_is_found", what_it_leaves_is_found),
     ("is_quick_and_small", is_quick_and_small),
 ];
 
@@ -133,6 +135,7 @@ fn end_keeper(directory: &Path) {
 
 /// The shim: answers each packet of `conn`, and leaves at its end.
 fn shim([connection, leash]: [OwnedFd; 2]) -> i32 {
+    rustix::thread::set_name(c"moss-shim").expect("a name");
     let mut buffer = [0; 256];
     let mut listeners = Vec::new();
     let mut children: Vec<std::process::Child> = Vec::new();
@@ -530,13 +533,13 @@ fn keeps_none_of_its_starters_descriptors(directory: &Path) {
         let target = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
         assert_eq!(target, PathBuf::from("/dev/null"));
     }
-    // Listening socket, signalfd.
-    assert_eq!(
+    // Listening socket, signalfd; the starter's connection ends with it.
+    wait_until("only its own are open", || {
         std::fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
-            .count(),
-        5
-    );
+            .count()
+            == 5
+    });
 }
 
 fn runs_from_a_sealed_copy(directory: &Path) {
@@ -552,8 +555,43 @@ fn runs_from_a_sealed_copy(directory: &Path) {
     let opened = File::options().write(true).open(&program);
     let written = opened.and_then(|mut file| file.write_all(b"x"));
     assert!(written.is_err());
-    let title = std::fs::read_to_string(format!("/proc/{}/status", keeper.pid())).unwrap();
-    assert!(title.starts_with("Name:\tmoss-keeper\n"));
+}
+
+fn what_it_leaves_is_found(directory: &Path) {
+    let (data, exec) = (directory.join("data"), directory.join("exec"));
+    let found = || -> Vec<String> {
+        leaks::find(&data, &exec)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    let keeper = Keeper::connect_or_start(&start(directory)).unwrap();
+    let shim = Spawned::new(&keeper);
+    let child: i32 = shim.ask("child").parse().unwrap();
+    assert_eq!(found(), [""; 0]);
+
+    let runtime = exec.join("c/abc");
+    std::fs::create_dir_all(&runtime).unwrap();
+    shim.ask(&format!("listen {}/shim.sock", runtime.display()));
+    let shim_line = format!(
+        "process    {} (moss-shim): its container abc has no record",
+        shim.pid
+    );
+    assert_eq!(found()[0], shim_line);
+    assert!(found().iter().any(|line| line.starts_with("directory")));
+    let record = data.join("containers/abc");
+    std::fs::create_dir_all(&record).unwrap();
+    std::fs::write(record.join("record.json"), "{}").unwrap();
+    assert_eq!(found(), [""; 0]);
+
+    // With keeper and shim killed, nobody is left to end what ran.
+    kill(keeper.pid());
+    assert_eq!(found(), [""; 0]);
+    kill(shim.pid);
+    let left = format!("process    {child} (/bin/sleep 600): no daemon, keeper or shim has it");
+    assert_eq!(found(), [left]);
+    kill(child);
+    assert_eq!(found(), [""; 0]);
 }
 
 fn is_quick_and_small(directory: &Path) {

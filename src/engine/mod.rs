@@ -29,6 +29,7 @@ pub mod exec;
 pub mod facts;
 pub mod images;
 mod inspect;
+pub mod leaks;
 pub mod list;
 mod networks;
 mod plan;

@@ -10,6 +10,7 @@ pub mod fork;
 pub mod heap;
 pub mod lock;
 pub mod mount;
+pub mod nsfs;
 pub mod paths;
 pub mod pidfd;
 pub mod prctl;

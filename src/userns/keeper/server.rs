@@ -503,7 +503,7 @@ impl Leashed {
     /// Takes what the shim has sent.
     fn receive(&mut self) {
         while let Some(leash) = &self.leash {
-            match fdpass::receive(leash, &mut [0; 64]) {
+            match fdpass::receive(leash, &mut [0; 1024]) {
                 Ok((0, descriptors)) if descriptors.is_empty() => self.leash = None,
                 Ok((_, descriptors)) => {
                     // Sessions come and go in a long life: what has ended is let go.

@@ -1,0 +1,654 @@
+//! What was left behind: `moss system check`.
+//!
+//! Looks at /proc, the data root and the exec root as they are, and so works with no daemon, from
+//! inside the keeper's namespaces or from outside. It changes nothing. First everything is
+//! gathered ([`Snapshot`]), then judged by a pure function ([`Snapshot::leaks`]):
+//!
+//! | kind | leaked is |
+//! |---|---|
+//! | mount | anything mounted below the data root or the exec root, or an overlay of its layers, in the namespace of the caller or of the keeper: root filesystems are attached in containers only |
+//! | process | a second keeper; a keeper whose exec root is gone; a shim without a record; anything in the keeper's user namespace, or in one nested in it, that descends from none of daemon, keeper and shim |
+//! | namespace | a namespace that a mount below either root pins |
+//! | directory | a runtime directory of a container without a record |
+//! | object | a container's directory without a record; what lies in `tmp` or `trash` |
+//!
+//! Objects in `tmp` and `trash` are a daemon's work in hand while one runs: then only those count
+//! that nothing has touched for [`AT_WORK`].
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::record::RECORD_FILE;
+use crate::sys::nsfs;
+use crate::userns::keeper::{Identity, TITLE};
+
+/// How long a running daemon may take for one object.
+const AT_WORK: Duration = Duration::from_secs(60);
+
+/// Name that a shim gives itself.
+const SHIM: &str = "moss-shim";
+
+/// What kind of thing was left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A mount.
+    Mount,
+    /// A process.
+    Process,
+    /// A namespace without a process.
+    Namespace,
+    /// A directory of running state.
+    Directory,
+    /// Something half made or half removed.
+    Object,
+}
+
+/// One thing left behind. Displayed as one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leak {
+    /// Its kind.
+    pub kind: Kind,
+    /// Which: a path, or a pid with its command.
+    pub what: String,
+    /// Why it counts as left behind.
+    pub why: String,
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Mount => "mount",
+            Kind::Process => "process",
+            Kind::Namespace => "namespace",
+            Kind::Directory => "directory",
+            Kind::Object => "object",
+        };
+        write!(f, "{kind:<9}  {}: {}", self.what, self.why)
+    }
+}
+
+/// Looks for what the engine with these roots has left behind.
+pub fn find(data_root: &Path, exec_root: &Path) -> Vec<Leak> {
+    Snapshot::take(data_root, exec_root).leaks()
+}
+
+/// What there is.
+#[derive(Debug, Default)]
+struct Snapshot {
+    data_root: PathBuf,
+    exec_root: PathBuf,
+    now: Option<SystemTime>,
+    /// The keeper that `keeper.json` names: pid and user namespace.
+    keeper: Option<(i32, u64)>,
+    processes: Vec<Process>,
+    /// Mounts of the caller's and the keeper's namespace.
+    mounts: Vec<Mount>,
+    /// Ids of containers that have a directory, and whether it holds a record.
+    containers: HashMap<String, bool>,
+    /// Containers that have a runtime directory, and the inodes of sockets listening there.
+    runtime: Vec<String>,
+    /// Exec roots of other keepers that no longer exist.
+    gone: HashSet<PathBuf>,
+    /// What lies in `tmp` and `trash`, and when it was last touched.
+    objects: Vec<(PathBuf, Option<SystemTime>)>,
+}
+
+/// One process of this user.
+#[derive(Debug, Clone, Default)]
+struct Process {
+    pid: i32,
+    parent: i32,
+    name: String,
+    arguments: Vec<String>,
+    user_namespace: u64,
+    parent_namespace: Option<u64>,
+    /// The container whose socket a shim listens on, where it was found.
+    container: Option<String>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Mount {
+    point: PathBuf,
+    kind: String,
+    options: String,
+}
+
+impl Snapshot {
+    fn take(data_root: &Path, exec_root: &Path) -> Self {
+        let identity = Identity::read(exec_root)
+            .or_else(|| Identity::read(data_root).filter(|it| it.exec_root == exec_root));
+        let listening = listening_shims(exec_root);
+        let processes: Vec<_> = entries(Path::new("/proc"))
+            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+            .filter_map(|pid| process(pid, &listening))
+            .collect();
+        let alive = identity.as_ref().filter(|it| it.process().is_some());
+        let mut mounts = mounts_of("self");
+        if let Some(keeper) = alive {
+            mounts.extend(mounts_of(&keeper.pid.to_string()));
+        }
+        let named = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+        let containers = entries(&data_root.join("containers")).filter_map(|path| {
+            let has_record = path.join(RECORD_FILE).exists();
+            Some((named(path)?, has_record))
+        });
+        let objects = ["tmp", "trash"].map(|place| entries(&data_root.join(place)));
+        let objects = objects.into_iter().flatten().map(|path| {
+            let touched = std::fs::symlink_metadata(&path).ok();
+            let touched = touched.and_then(|metadata| metadata.modified().ok());
+            (path, touched)
+        });
+        let gone = processes.iter().filter_map(Process::keepers_exec_root);
+        Self {
+            data_root: data_root.to_owned(),
+            exec_root: exec_root.to_owned(),
+            now: Some(SystemTime::now()),
+            keeper: identity.as_ref().map(|it| (it.pid, it.user_namespace)),
+            gone: gone.filter(|root| !root.exists()).collect(),
+            mounts,
+            containers: containers.collect(),
+            runtime: entries(&exec_root.join("c")).filter_map(named).collect(),
+            objects: objects.collect(),
+            processes,
+        }
+    }
+
+    fn leaks(&self) -> Vec<Leak> {
+        let mut leaks = self.leaked_mounts();
+        leaks.extend(self.leaked_processes());
+        leaks.extend(self.leaked_directories());
+        leaks.extend(self.leaked_objects());
+        leaks.sort_by(|a, b| (a.kind, &a.what).cmp(&(b.kind, &b.what)));
+        leaks.dedup();
+        leaks
+    }
+
+    fn leaked_mounts(&self) -> Vec<Leak> {
+        let roots = [&self.data_root, &self.exec_root];
+        let below = |path: &Path| {
+            roots
+                .iter()
+                .any(|root| path.starts_with(root) && path != root.as_path())
+        };
+        let layers = self.data_root.to_string_lossy();
+        let leaked = self.mounts.iter().filter(|mount| {
+            // An overlay's options name its layers.
+            let ours = mount.kind == "overlay" && mount.options.contains(&*layers);
+            below(&mount.point) || ours
+        });
+        let leak = |mount: &Mount| Leak {
+            kind: if mount.kind == "nsfs" {
+                Kind::Namespace
+            } else {
+                Kind::Mount
+            },
+            what: mount.point.display().to_string(),
+            why: format!("{} mounted outside any container", mount.kind),
+        };
+        leaked.map(leak).collect()
+    }
+
+    /// User namespaces of keepers of this exec root.
+    fn namespaces(&self) -> HashSet<u64> {
+        let keepers = self
+            .processes
+            .iter()
+            .filter(|process| self.is_our_keeper(process));
+        let known = self.keeper.map(|(_, namespace)| namespace);
+        keepers
+            .map(|process| process.user_namespace)
+            .chain(known)
+            .collect()
+    }
+
+    fn is_our_keeper(&self, process: &Process) -> bool {
+        process
+            .keepers_exec_root()
+            .is_some_and(|root| root == self.exec_root)
+    }
+
+    fn leaked_processes(&self) -> Vec<Leak> {
+        let namespaces = self.namespaces();
+        let mut leaks = Vec::new();
+        let mut owners = HashSet::new();
+        let mut ours = Vec::new();
+        for process in &self.processes {
+            let leak = |why: String| Leak {
+                kind: Kind::Process,
+                what: process.to_string(),
+                why,
+            };
+            if let Some(root) = process.keepers_exec_root() {
+                if self.gone.contains(&root) {
+                    leaks.push(leak(format!("its exec root {} is gone", root.display())));
+                } else if root == self.exec_root {
+                    match self.keeper {
+                        // Just forked, it has not yet taken its own name.
+                        Some((pid, _)) if pid == process.parent => drop(owners.insert(process.pid)),
+                        Some((pid, _)) if pid == process.pid => drop(owners.insert(process.pid)),
+                        _ => leaks.push(leak("not the keeper that keeper.json names".into())),
+                    }
+                }
+                continue;
+            }
+            let inside = namespaces.contains(&process.user_namespace);
+            if inside && process.name == SHIM {
+                match &process.container {
+                    Some(id) if self.containers.get(id) != Some(&true) => {
+                        leaks.push(leak(format!("its container {id} has no record")));
+                    }
+                    // One that is not listening yet has only just been forked.
+                    _ => drop(owners.insert(process.pid)),
+                }
+            } else if inside && process.is_daemon() {
+                owners.insert(process.pid);
+            } else if inside
+                || process
+                    .parent_namespace
+                    .is_some_and(|ns| namespaces.contains(&ns))
+            {
+                ours.push(process);
+            }
+        }
+        let parents: HashMap<_, _> = self
+            .processes
+            .iter()
+            .map(|it| (it.pid, it.parent))
+            .collect();
+        for process in ours {
+            // A chain of parents has no circle, but it is read while it changes.
+            let mut chain =
+                std::iter::successors(Some(process.pid), |pid| parents.get(pid).copied());
+            if process.pid != std::process::id().cast_signed()
+                && !chain
+                    .by_ref()
+                    .take(parents.len() + 1)
+                    .any(|pid| owners.contains(&pid))
+            {
+                leaks.push(Leak {
+                    kind: Kind::Process,
+                    what: process.to_string(),
+                    why: "no daemon, keeper or shim has it".into(),
+                });
+            }
+        }
+        leaks
+    }
+
+    fn leaked_directories(&self) -> Vec<Leak> {
+        let leaked = self
+            .runtime
+            .iter()
+            .filter(|id| !self.containers.contains_key(*id));
+        let leak = |id: &String| Leak {
+            kind: Kind::Directory,
+            what: self.exec_root.join("c").join(id).display().to_string(),
+            why: "its container does not exist".into(),
+        };
+        leaked.map(leak).collect()
+    }
+
+    fn leaked_objects(&self) -> Vec<Leak> {
+        let daemon = self.daemon_runs();
+        let half_made = self
+            .containers
+            .iter()
+            .filter(|(_, has_record)| !**has_record);
+        let half_made = half_made.map(|(id, _)| Leak {
+            kind: Kind::Object,
+            what: self
+                .data_root
+                .join("containers")
+                .join(id)
+                .display()
+                .to_string(),
+            why: "a container without a record".into(),
+        });
+        let left = self.objects.iter().filter(|(_, touched)| {
+            let age = self
+                .now
+                .zip(*touched)
+                .and_then(|(now, then)| now.duration_since(then).ok());
+            !daemon || age.is_some_and(|age| age > AT_WORK)
+        });
+        let left = left.map(|(path, _)| Leak {
+            kind: Kind::Object,
+            what: path.display().to_string(),
+            why: "half made or half removed; the next daemon clears it away".into(),
+        });
+        half_made.chain(left).collect()
+    }
+
+    fn daemon_runs(&self) -> bool {
+        let namespaces = self.namespaces();
+        let mut inside = self
+            .processes
+            .iter()
+            .filter(|process| namespaces.contains(&process.user_namespace));
+        inside.any(Process::is_daemon)
+    }
+}
+
+impl Process {
+    /// The exec root of a keeper; `None` for anything else, shims among it, whose command line is
+    /// still the keeper's.
+    fn keepers_exec_root(&self) -> Option<PathBuf> {
+        match &*self.arguments {
+            [title, root, ..] if title == TITLE && self.name == "moss-keeper" => Some(root.into()),
+            _ => None,
+        }
+    }
+
+    fn is_daemon(&self) -> bool {
+        let Some((program, arguments)) = self.arguments.split_first() else {
+            return false;
+        };
+        let named = Path::new(program)
+            .file_name()
+            .is_some_and(|name| name == "moss");
+        named && arguments.iter().any(|argument| argument == "daemon")
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = match (&*self.name, &*self.arguments) {
+            (SHIM, _) | (_, []) => self.name.clone(),
+            (_, arguments) => arguments.join(" "),
+        };
+        write!(f, "{} ({command})", self.pid)
+    }
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(directory).ok();
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+}
+
+/// Reads one process; `None` where it has ended or is another user's.
+fn process(pid: i32, listening: &HashMap<u64, String>) -> Option<Process> {
+    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let (user_namespace, parent_namespace) = nsfs::user_namespace(pid).ok()?;
+    let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
+    let (start, rest) = stat.rsplit_once(')')?;
+    let name = start.split_once('(')?.1.to_owned();
+    let mut fields = rest.split_ascii_whitespace();
+    // A zombie has left all that could leak; its parent is at fault at worst.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
+    let arguments = std::fs::read(directory.join("cmdline")).ok()?;
+    let arguments = arguments
+        .split(|byte| *byte == 0)
+        .filter(|argument| !argument.is_empty());
+    let arguments = arguments
+        .map(|it| String::from_utf8_lossy(it).into_owned())
+        .collect();
+    let container = (name == SHIM && !listening.is_empty()).then(|| {
+        entries(&directory.join("fd")).find_map(|link| {
+            let inode = socket_inode(&std::fs::read_link(link).ok()?)?;
+            listening.get(&inode).cloned()
+        })
+    });
+    Some(Process {
+        pid,
+        parent,
+        name,
+        arguments,
+        user_namespace,
+        parent_namespace,
+        container: container.flatten(),
+    })
+}
+
+/// The number in `socket:[123]`.
+fn socket_inode(link: &Path) -> Option<u64> {
+    link.to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+/// Inodes of the sockets that listen as `<exec-root>/c/ID/shim.sock`, and the ids.
+fn listening_shims(exec_root: &Path) -> HashMap<u64, String> {
+    let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let shims = text.lines().filter_map(|line| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line.split_ascii_whitespace();
+        let inode = fields.nth(6)?.parse().ok()?;
+        let below = Path::new(fields.next()?)
+            .strip_prefix(exec_root.join("c"))
+            .ok()?;
+        Some((
+            inode,
+            below.components().next()?.as_os_str().to_str()?.to_owned(),
+        ))
+    });
+    shims.collect()
+}
+
+/// The mounts that a process sees.
+fn mounts_of(process: &str) -> Vec<Mount> {
+    let text = std::fs::read(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    text.split(|byte| *byte == b'\n')
+        .filter_map(parse_mount)
+        .collect()
+}
+
+/// One line of mountinfo: `36 35 98:0 /root /point rw - kind source options` (proc_pid_mountinfo(5)).
+fn parse_mount(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let point = unescape(fields.nth(4)?);
+    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    let kind = text(after.next()?);
+    let options = text(&unescape(after.nth(1)?));
+    Some(Mount {
+        point: PathBuf::from(std::ffi::OsStr::from_bytes(&point)),
+        kind,
+        options,
+    })
+}
+
+/// Undoes `\040` and the like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(escaped) if byte == b'\\' => {
+                plain.push(escaped);
+                rest = &after[3..];
+            }
+            _ => {
+                plain.push(byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: u64 = 1;
+    const KEEPER: u64 = 2;
+    const NESTED: u64 = 3;
+
+    fn at(pid: i32, parent: i32, name: &str, command: &str, user_namespace: u64) -> Process {
+        Process {
+            pid,
+            parent,
+            name: name.into(),
+            arguments: command.split('|').map(str::to_owned).collect(),
+            user_namespace,
+            parent_namespace: (user_namespace != HOST).then_some(user_namespace - 1),
+            container: None,
+        }
+    }
+
+    /// A keeper, a daemon, and a running container `abc`.
+    fn clean() -> Snapshot {
+        let mut shim = at(30, 20, SHIM, "moss: keeper|/run/x|3", KEEPER);
+        shim.container = Some("abc".into());
+        Snapshot {
+            data_root: "/data".into(),
+            exec_root: "/run/x".into(),
+            now: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)),
+            keeper: Some((20, KEEPER)),
+            processes: vec![
+                at(1, 0, "init", "init", HOST),
+                at(9, 1, "bash", "bash", HOST),
+                at(20, 1, "moss-keeper", "moss: keeper|/run/x|3", KEEPER),
+                at(25, 1, "tokio", "/usr/bin/moss|daemon", KEEPER),
+                shim,
+                at(31, 30, "sh", "sh", NESTED),
+                at(32, 31, "sleep", "sleep|9", NESTED),
+            ],
+            containers: HashMap::from([("abc".into(), true)]),
+            runtime: vec!["abc".into()],
+            ..Snapshot::default()
+        }
+    }
+
+    fn lines(snapshot: &Snapshot) -> Vec<String> {
+        snapshot.leaks().iter().map(Leak::to_string).collect()
+    }
+
+    #[test]
+    fn what_runs_as_it_should_is_no_leak() {
+        assert_eq!(lines(&clean()), [""; 0]);
+        // The keeper was killed: shims go on without it, and so does what they have.
+        let mut orphaned = clean();
+        orphaned.processes.retain(|process| process.pid != 20);
+        assert_eq!(lines(&orphaned), [""; 0]);
+    }
+
+    #[test]
+    fn a_container_process_without_a_shim_is_a_leak() {
+        let mut snapshot = clean();
+        snapshot.processes.retain(|process| process.pid != 30);
+        snapshot.processes[4].parent = 1;
+        assert_eq!(
+            lines(&snapshot),
+            [
+                "process    31 (sh): no daemon, keeper or shim has it",
+                "process    32 (sleep 9): no daemon, keeper or shim has it",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_shim_without_a_record_is_a_leak_with_all_it_has() {
+        let mut snapshot = clean();
+        snapshot.containers.clear();
+        assert_eq!(
+            lines(&snapshot),
+            [
+                "process    30 (moss-shim): its container abc has no record",
+                "directory  /run/x/c/abc: its container does not exist",
+            ]
+        );
+    }
+
+    #[test]
+    fn keepers_beside_the_one_are_leaks() {
+        let mut snapshot = clean();
+        snapshot
+            .processes
+            .push(at(40, 1, "moss-keeper", "moss: keeper|/run/x|3", 7));
+        snapshot
+            .processes
+            .push(at(41, 1, "moss-keeper", "moss: keeper|/run/gone|3", 8));
+        snapshot
+            .processes
+            .push(at(42, 1, "moss-keeper", "moss: keeper|/run/other|3", 9));
+        snapshot
+            .processes
+            .push(at(43, 20, "moss-keeper", "moss: keeper|/run/x|3", KEEPER));
+        snapshot.gone.insert("/run/gone".into());
+        assert_eq!(
+            lines(&snapshot),
+            [
+                "process    40 (moss: keeper /run/x 3): not the keeper that keeper.json names",
+                "process    41 (moss: keeper /run/gone 3): its exec root /run/gone is gone",
+            ]
+        );
+    }
+
+    #[test]
+    fn mounts_below_the_roots_are_leaks() {
+        let mut snapshot = clean();
+        let lines_of = [
+            "1 1 0:1 / / rw - ext4 /dev/a rw",
+            "1 1 0:1 / /data rw - xfs /dev/b rw",
+            "1 1 0:1 / /data/a\\040b rw shared:1 master:2 - tmpfs none rw",
+            "1 1 0:1 / /elsewhere rw - overlay moss rw,lowerdir=/data/layers/x",
+            "1 1 0:1 net:[1] /run/x/net rw - nsfs nsfs rw",
+            "1 1 0:1 / /database rw - tmpfs none rw",
+        ];
+        snapshot.mounts = lines_of
+            .iter()
+            .filter_map(|it| parse_mount(it.as_bytes()))
+            .collect();
+        assert_eq!(
+            lines(&snapshot),
+            [
+                "mount      /data/a b: tmpfs mounted outside any container",
+                "mount      /elsewhere: overlay mounted outside any container",
+                "namespace  /run/x/net: nsfs mounted outside any container",
+            ]
+        );
+    }
+
+    #[test]
+    fn objects_are_a_running_daemons_work_for_a_while() {
+        let mut snapshot = clean();
+        let seconds = |n| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(n));
+        snapshot.objects = vec![("/data/tmp/new".into(), seconds(990))];
+        snapshot
+            .objects
+            .push(("/data/trash/old".into(), seconds(10)));
+        snapshot.containers.insert("half".into(), false);
+        let found = lines(&snapshot);
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            found[0],
+            "object     /data/containers/half: a container without a record"
+        );
+        assert!(found[1].starts_with("object     /data/trash/old: half made"));
+        snapshot.processes.retain(|process| process.pid != 25);
+        assert_eq!(lines(&snapshot).len(), 3);
+    }
+
+    #[test]
+    fn this_machine_can_be_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, exec) = (root.path().join("data"), root.path().join("exec"));
+        assert_eq!(find(&data, &exec), []);
+        std::fs::create_dir_all(data.join("tmp/x")).unwrap();
+        std::fs::create_dir_all(data.join("containers/half")).unwrap();
+        std::fs::create_dir_all(exec.join("c/lost")).unwrap();
+        let kinds: Vec<_> = find(&data, &exec).iter().map(|leak| leak.kind).collect();
+        assert_eq!(kinds, [Kind::Directory, Kind::Object, Kind::Object]);
+    }
+}
