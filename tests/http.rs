@@ -53,17 +53,17 @@ impl Endpoints for Fixture {
                 Ok(hijack::answer(&request, true, pass, echo))
             }
             Target::Endless => {
-                let (feed, body) = answer::stream(None, Some(request.ended()?));
+                let (feed, body) = answer::stream(1);
                 let left = self.left.clone();
-                tokio::spawn(async move {
-                    feed.gone().await;
+                let body = body.until(request.ended()?).on_end(move || {
+                    drop(feed);
                     let _ = left.send(());
                 });
                 Ok(answer::streamed("text/plain", body))
             }
             Target::Load => {
                 let mut reader = request.reader();
-                let (feed, body) = answer::stream(None, None);
+                let (feed, body) = answer::stream(answer::STREAM_DEPTH);
                 std::thread::spawn(move || {
                     let count = std::io::copy(&mut reader, &mut std::io::sink());
                     let _ = feed.send(format!("{}", count.expect("body is read")));

@@ -28,8 +28,8 @@ use super::peer::Ended;
 /// An HTTP response of ours.
 pub type Response = hyper::Response<Body>;
 
-/// How many pieces of a streamed body may wait for the client.
-const STREAM_DEPTH: usize = 16;
+/// How many pieces of an ordinary stream may wait for the client.
+pub const STREAM_DEPTH: usize = 16;
 
 /// What a handler gives back when all is well.
 #[derive(Debug)]
@@ -145,6 +145,26 @@ pub enum Body {
 pub struct Stream {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     ended: Option<Ended>,
+    #[expect(dead_code, reason = "held for its Drop")]
+    on_end: OnEnd,
+}
+
+/// Runs a function once, when dropped.
+#[derive(Default)]
+struct OnEnd(Option<Box<dyn FnOnce() + Send>>);
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnEnd")
+    }
+}
+
+impl Drop for OnEnd {
+    fn drop(&mut self) {
+        if let Some(run) = self.0.take() {
+            run();
+        }
+    }
 }
 
 /// The feeding end of a [`Stream`]. Sending fails once the client is gone.
@@ -181,11 +201,6 @@ impl Feed {
     pub fn is_gone(&self) -> bool {
         self.pieces.is_closed()
     }
-
-    /// Resolves when the client is gone.
-    pub async fn gone(&self) {
-        self.pieces.closed().await;
-    }
 }
 
 impl io::Write for Feed {
@@ -201,11 +216,29 @@ impl io::Write for Feed {
     }
 }
 
-/// A stream and its feed. `depth` pieces may wait; `ended` breaks an endless one off.
-pub fn stream(depth: Option<usize>, ended: Option<Ended>) -> (Feed, Body) {
-    let (sender, pieces) = mpsc::channel(depth.unwrap_or(STREAM_DEPTH));
-    let body = Body::Stream(Stream { pieces, ended });
-    (Feed { pieces: sender }, body)
+/// A stream of which `depth` pieces may wait, and its feed.
+pub fn stream(depth: usize) -> (Feed, Stream) {
+    let (sender, pieces) = mpsc::channel(depth);
+    let stream = Stream {
+        pieces,
+        ended: None,
+        on_end: OnEnd::default(),
+    };
+    (Feed { pieces: sender }, stream)
+}
+
+impl Stream {
+    /// Breaks off when `ended` resolves.
+    pub fn until(mut self, ended: Ended) -> Stream {
+        self.ended = Some(ended);
+        self
+    }
+
+    /// Calls `run` when the stream ends, in whatever way: its feed's thread may be asleep.
+    pub fn on_end(mut self, run: impl FnOnce() + Send + 'static) -> Stream {
+        self.on_end = OnEnd(Some(Box::new(run)));
+        self
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -284,8 +317,8 @@ pub fn ok(value: &impl Serialize) -> Answer {
 }
 
 /// A streamed 200.
-pub fn streamed(kind: &'static str, body: Body) -> Answer {
-    let mut response = with_body(StatusCode::OK, body);
+pub fn streamed(kind: &'static str, stream: Stream) -> Answer {
+    let mut response = with_body(StatusCode::OK, Body::Stream(stream));
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response.into()
