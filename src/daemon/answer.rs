@@ -10,6 +10,7 @@
 //! the client can tell. See `peer.rs` for how leaving is noticed.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -145,7 +146,6 @@ pub enum Body {
 pub struct Stream {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     ended: Option<Ended>,
-    #[expect(dead_code, reason = "held for its Drop")]
     on_end: OnEnd,
 }
 
@@ -234,6 +234,21 @@ impl Stream {
         self
     }
 
+    /// The next piece; `None` at the end, and where the stream breaks off.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        poll_fn(|context| self.poll_piece(context)).await?.ok()
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Poll::Ready(piece) = self.pieces.poll_recv(context) {
+            return Poll::Ready(piece);
+        }
+        match self.ended.as_mut().map(|ended| ended.poll(context)) {
+            Some(Poll::Ready(error)) => Poll::Ready(Some(Err(error))),
+            _ => Poll::Pending,
+        }
+    }
+
     /// Calls `run` when the stream ends, in whatever way: its feed's thread may be asleep.
     pub fn on_end(mut self, run: impl FnOnce() + Send + 'static) -> Stream {
         self.on_end = OnEnd(Some(Box::new(run)));
@@ -256,15 +271,9 @@ impl hyper::body::Body for Body {
                 *self = Body::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Body::Stream(stream) => {
-                if let Poll::Ready(piece) = stream.pieces.poll_recv(context) {
-                    return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
-                }
-                match stream.ended.as_mut().map(|ended| ended.poll(context)) {
-                    Some(Poll::Ready(error)) => Poll::Ready(Some(Err(error))),
-                    _ => Poll::Pending,
-                }
-            }
+            Body::Stream(stream) => stream
+                .poll_piece(context)
+                .map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
 

@@ -5,6 +5,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`lifecycle`] | from what was typed to serving, and to the end |
+//! | [`routes`] | what each endpoint asks of the engine |
 //! | [`server`] | accepts connections, runs HTTP/1.1 on them, gives hijacked ones away |
 //! | [`dispatch`] | from a request to an endpoint and back; what all answers have in common |
 //! | [`router`], [`version`], [`query`], [`request`], [`answer`] | the parts of that, pure where they can be |
@@ -15,11 +17,16 @@ pub mod answer;
 pub mod config;
 pub mod dispatch;
 pub mod hijack;
+pub mod lifecycle;
 pub mod listen;
 pub mod notify;
 pub mod peer;
 pub mod query;
 pub mod request;
 pub mod router;
+pub mod routes;
 pub mod server;
 pub mod version;
+
+pub use config::Options;
+pub use lifecycle::{DaemonError, run};

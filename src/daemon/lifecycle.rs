@@ -1,0 +1,515 @@
+//! A daemon's life: from what was typed to serving, and to an orderly end.
+//!
+//! ```text
+//! one thread   configuration ─▶ descriptors that were passed on ─▶ lock on the data root
+//!              ─▶ keeper: found or started, joined ─▶ sockets ─▶ engine opened
+//! threads      runtime: two workers, a bounded pool ─▶ ready is told ─▶ requests …
+//!              ─▶ SIGTERM, SIGINT, or nothing to do: sockets removed, answers in flight
+//!                 finished for at most `server::GRACE` ─▶ end; containers run on
+//! ```
+//!
+//! The keeper's namespaces can only be joined by a process with one thread, so everything before
+//! that is plain code, and the paths are known before, as afterwards the user's id is 0. SIGHUP
+//! reads daemon.json anew; what can change in a running daemon is how much it logs.
+//!
+//! A daemon that was started on demand has a session of its own and none of its starter's
+//! descriptors, writes its log into the data root, and leaves [`IDLE`] after the last connection
+//! and the last thing that the engine was busy with.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf, absolute};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::engine::facts::Facts;
+use crate::engine::{self, Engine, Settings};
+use crate::overlay::{self, Driver};
+use crate::sys::fork;
+use crate::sys::lock::{Holder, Lock, LockError};
+use crate::sys::paths::{self, Paths};
+use crate::sys::pidfd;
+use crate::userns::idmap::{IdMap, Origin};
+use crate::userns::keeper::{Keeper, KeeperError, Start};
+
+use super::config::{Config, ConfigError, Options};
+use super::listen::{self, Host, ListenError, Socket};
+use super::notify::{self, Notify};
+use super::routes;
+use super::server::{self, Connections};
+
+/// How long a daemon that was started on demand stays with nothing to do.
+pub const IDLE: Duration = Duration::from_secs(5 * 60);
+
+/// How often it looks whether it has something to do.
+const IDLE_STEP: Duration = Duration::from_secs(10);
+
+/// How long it still accepts after its socket's name is gone: for who has just connected.
+const LAST_CALL: Duration = Duration::from_millis(100);
+
+/// Workers of the runtime. They only shuffle bytes.
+const WORKERS: usize = 2;
+
+/// The most threads that run engine calls of milliseconds.
+const POOL: usize = 64;
+
+/// How long an idle thread of the pool stays.
+const POOL_IDLE: Duration = Duration::from_secs(10);
+
+/// The log of a daemon that was started on demand, in its data root.
+pub const LOG: &str = "daemon.log";
+
+/// A log that is larger than this many bytes at the start is begun anew.
+const LOG_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// Names the engine for ever, in its data root.
+const ENGINE_ID: &str = "engine-id";
+
+/// Why a daemon cannot serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// What was told makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The data root is taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The keeper.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The storage driver's name.
+    #[error(transparent)]
+    Driver(#[from] overlay::Error),
+    /// Something of the host's.
+    #[error("cannot {doing}")]
+    Host {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Makes an error of the host's.
+fn failed(doing: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    let doing = doing.into();
+    move |source| DaemonError::Host { doing, source }
+}
+
+/// Runs a daemon to its end. Must be called while this process has one thread.
+///
+/// # Errors
+/// Where it cannot serve; whoever started it has been told too.
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    let pipe = match options.ready_fd {
+        Some(number) => fork::take_inherited(number).ok().map(File::from),
+        None => None,
+    };
+    let mut notify = Notify::new(pipe);
+    let result = prepare_and_serve(options, &mut notify);
+    if let Err(error) = &result {
+        notify.failed(&chain(error));
+    }
+    result
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// Where this daemon keeps and serves things.
+struct Places {
+    data_root: PathBuf,
+    exec_root: PathBuf,
+    hosts: Vec<Host>,
+    config_file: PathBuf,
+    driver: Option<Driver>,
+}
+
+impl Places {
+    fn of(config: &Config, options: &Options, user: &Paths) -> Result<Places, DaemonError> {
+        let full = |path: Option<&PathBuf>, default: &Path| {
+            absolute(path.map_or(default, PathBuf::as_path))
+                .map_err(failed("find the working directory"))
+        };
+        let mut hosts = Vec::new();
+        for text in &config.hosts {
+            let host = Host::parse(text, &user.socket)?;
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        if hosts.is_empty() {
+            hosts.push(Host::Unix(user.socket.clone()));
+        }
+        Ok(Places {
+            data_root: full(config.data_root.as_ref(), &user.data_root)?,
+            exec_root: full(config.exec_root.as_ref(), &user.exec_root)?,
+            hosts,
+            config_file: full(options.config_file.as_ref(), &default_file(user))?,
+            driver: match &config.storage_driver {
+                Some(name) => Some(name.parse()?),
+                None => None,
+            },
+        })
+    }
+}
+
+fn default_file(user: &Paths) -> PathBuf {
+    user.config.join("daemon.json")
+}
+
+fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), DaemonError> {
+    let user = Paths::of_user().map_err(failed("find this user's directories"))?;
+    let config = Config::read(options, &default_file(&user))?;
+    let places = Places::of(&config, options, &user)?;
+    if options.validate {
+        eprintln!("configuration OK");
+        return Ok(());
+    }
+    let passed = match places.hosts.contains(&Host::Passed) {
+        true => listen::passed(),
+        false => Vec::new(),
+    };
+    if options.on_demand {
+        detach()?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    for root in [&places.data_root, &places.exec_root] {
+        let doing = format!("use the directory {}", root.display());
+        paths::private_dir(root).map_err(failed(doing))?;
+    }
+    let levels = log(&places, &config, options)?;
+    for warning in &config.warnings {
+        tracing::warn!("{}: {warning}", places.config_file.display());
+    }
+    raise_descriptor_limit();
+    let mut holder = Holder {
+        socket: None,
+        pid: std::process::id(),
+        boot_id: pidfd::boot_id().map_err(failed("read the boot id"))?,
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let mut lock = Lock::take(&places.data_root, &holder)?;
+    let uid = rustix::process::getuid().as_raw();
+    let start = Start::new(&places.exec_root, Some(&places.data_root))?;
+    let keeper = Keeper::connect_or_start(&start)?;
+    keeper.join()?;
+    let sockets = sockets(&places.hosts, passed)?;
+    holder.socket = sockets.iter().find_map(path_of);
+    let named = lock.name(&holder);
+    named.map_err(failed("write the lock on the data root"))?;
+    let engine = open(&places, &config, keeper, uid)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(POOL)
+        .thread_keep_alive(POOL_IDLE)
+        .thread_stack_size(routes::STACK)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(failed("start the threads that serve requests"))?;
+    let daemon = Daemon {
+        sockets,
+        engine,
+        levels,
+        options: options.clone(),
+        config_file: places.config_file,
+    };
+    let result = runtime.block_on(daemon.serve(notify));
+    // Threads that are busy for clients end with the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Cuts the ties to whoever started this process: session, descriptors, standard streams.
+fn detach() -> Result<(), DaemonError> {
+    match nix::unistd::setsid() {
+        // It leads its process group already, and so can be no part of its starter's.
+        Ok(_) | Err(nix::errno::Errno::EPERM) => {}
+        Err(error) => return Err(failed("make a session")(error.into())),
+    }
+    let numbers: Vec<i32> = std::fs::read_dir("/proc/self/fd")
+        .map_err(failed("list this process's descriptors"))?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for number in numbers {
+        // What is ours cannot be taken; what can be is our starter's.
+        drop(fork::take_inherited(number));
+    }
+    fork::detach_standard_streams(&[]).map_err(failed("leave the standard streams"))
+}
+
+/// Changes how much is logged.
+type Levels = Box<dyn Fn(LevelFilter) + Send + Sync>;
+
+/// Begins the log.
+fn log(places: &Places, config: &Config, options: &Options) -> Result<Levels, DaemonError> {
+    let writer = if options.on_demand {
+        let path = places.data_root.join(LOG);
+        let large = std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LIMIT);
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|file| {
+                if large {
+                    file.set_len(0).map(|()| file)
+                } else {
+                    Ok(file)
+                }
+            });
+        let doing = format!("open the log {}", path.display());
+        BoxMakeWriter::new(Mutex::new(file.map_err(failed(doing))?))
+    } else {
+        BoxMakeWriter::new(io::stderr)
+    };
+    let (filter, handle) = reload::Layer::new(level(config));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_target(false);
+    // Fails only where this process logs already, as in tests.
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init();
+    Ok(Box::new(move |level| {
+        if let Err(error) = handle.reload(level) {
+            tracing::warn!(%error, "cannot change the log level");
+        }
+    }))
+}
+
+fn level(config: &Config) -> LevelFilter {
+    match config.log_level.as_str() {
+        _ if config.debug => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        "debug" => LevelFilter::DEBUG,
+        "warn" => LevelFilter::WARN,
+        "error" | "fatal" | "panic" => LevelFilter::ERROR,
+        _ => LevelFilter::INFO,
+    }
+}
+
+/// Lets this process have as many descriptors as it may: each client has one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// The sockets to listen on.
+fn sockets(hosts: &[Host], passed: Vec<OwnedFd>) -> Result<Vec<Socket>, ListenError> {
+    let mut sockets = Vec::new();
+    if hosts.contains(&Host::Passed) && passed.is_empty() {
+        return Err(ListenError::NothingPassed);
+    }
+    for descriptor in passed {
+        sockets.push(Socket::adopt(descriptor)?);
+    }
+    for host in hosts {
+        if let Host::Unix(path) = host {
+            sockets.push(Socket::bind(path)?);
+        }
+    }
+    Ok(sockets)
+}
+
+/// Where clients find a socket.
+fn path_of(socket: &Socket) -> Option<PathBuf> {
+    match &socket.path {
+        Some(path) => Some(path.clone()),
+        None => {
+            let address = socket.listener.local_addr().ok()?;
+            address.as_pathname().map(Path::to_owned)
+        }
+    }
+}
+
+/// Opens the engine, from within the keeper's namespaces.
+fn open(
+    places: &Places,
+    config: &Config,
+    keeper: Keeper,
+    uid: u32,
+) -> Result<Arc<Engine>, DaemonError> {
+    let maps = keeper.maps();
+    let mut warnings = warnings(&maps);
+    let found = overlay::probe(&places.data_root);
+    let (driver, reason) = match (places.driver, found.driver) {
+        (Some(driver), _) => (driver, "asked for by name".to_owned()),
+        (None, Some(driver)) => (driver, found.reason),
+        (None, None) => {
+            warnings.push(format!(
+                "WARNING: no storage driver works in {}, so no container can start: {}",
+                places.data_root.display(),
+                found.reason
+            ));
+            (Driver::Overlay2, found.reason)
+        }
+    };
+    let facts = Facts::read(maps, uid, warnings).map_err(failed("read facts of the host"))?;
+    let facts = Facts {
+        engine_id: engine_id(&places.data_root).map_err(failed("read the engine's id"))?,
+        storage: vec![("Reason".to_owned(), reason)],
+        ..facts
+    };
+    let settings = Settings {
+        data_root: places.data_root.clone(),
+        exec_root: places.exec_root.clone(),
+        storage_driver: driver,
+        labels: config.labels.clone(),
+        debug: config.debug,
+    };
+    Ok(Engine::open(settings, keeper, facts)?)
+}
+
+/// What `docker info` warns of where ids are concerned.
+fn warnings(maps: &IdMap) -> Vec<String> {
+    match &maps.origin {
+        Origin::Subordinate => Vec::new(),
+        Origin::Identity => vec![
+            "WARNING: this engine runs as root without subordinate ids: root in a container is \
+             root on bind mounts"
+                .to_owned(),
+        ],
+        Origin::Single { reason } => vec![format!(
+            "WARNING: only one id is mapped, so containers have no users but root: {reason}"
+        )],
+    }
+}
+
+/// The engine's id, made at the first start: a UUID as Docker's is.
+fn engine_id(data_root: &Path) -> io::Result<String> {
+    let path = data_root.join(ENGINE_ID);
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && text.trim().len() == 36
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let temporary = data_root.join(format!(".{ENGINE_ID}"));
+    std::fs::write(&temporary, &id)?;
+    File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, &path)?;
+    Ok(id.trim().to_owned())
+}
+
+/// A daemon that is about to serve.
+struct Daemon {
+    sockets: Vec<Socket>,
+    engine: Arc<Engine>,
+    levels: Levels,
+    options: Options,
+    config_file: PathBuf,
+}
+
+impl Daemon {
+    async fn serve(self, notify: &mut Notify) -> Result<(), DaemonError> {
+        let watching = failed("watch for signals");
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::hangup()),
+        );
+        let (mut terminate, mut interrupt, mut hangup) = match signals {
+            (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
+            (Err(error), ..) | (_, Err(error), _) | (_, _, Err(error)) => {
+                return Err(watching(error));
+            }
+        };
+        let connections = Arc::new(Connections::default());
+        let service = Arc::new(routes::service(Arc::clone(&self.engine)));
+        // Inside the keeper's namespaces: the id that the user's other processes have there.
+        let uid = rustix::process::geteuid().as_raw();
+        for socket in &self.sockets {
+            let listener = socket
+                .listener
+                .try_clone()
+                .and_then(tokio::net::UnixListener::from_std)
+                .map_err(failed("serve a socket"))?;
+            let (service, connections) = (Arc::clone(&service), Arc::clone(&connections));
+            tokio::spawn(server::serve(listener, uid, service, connections));
+            let path = path_of(socket).unwrap_or_default();
+            tracing::info!("API listen on {}", path.display());
+        }
+        notify.ready();
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => self.reload(),
+                () = self.idle(&connections), if self.options.on_demand => {
+                    tracing::info!("nothing to do: leaving");
+                    break;
+                }
+            }
+        }
+        notify::stopping();
+        for socket in &self.sockets {
+            socket.remove();
+        }
+        if self.options.on_demand {
+            tokio::time::sleep(LAST_CALL).await;
+        }
+        connections.stop();
+        if !connections.drained().await {
+            tracing::warn!("some answers were not finished in time");
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration anew. What is wrong in it is told and changes nothing.
+    fn reload(&self) {
+        match Config::read(&self.options, &self.config_file) {
+            Ok(config) => {
+                (self.levels)(level(&config));
+                tracing::info!("reloaded {}", self.config_file.display());
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Resolves when there was nothing to do for [`IDLE`].
+    async fn idle(&self, connections: &Connections) {
+        let mut last = connections.counts();
+        let mut since = Instant::now();
+        while since.elapsed() < IDLE {
+            tokio::time::sleep(IDLE_STEP).await;
+            let counts = connections.counts();
+            if counts.open > 0 || counts.accepted != last.accepted || !self.engine.is_idle() {
+                since = Instant::now();
+                last = counts;
+            }
+        }
+    }
+}

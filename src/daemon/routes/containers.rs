@@ -1,0 +1,347 @@
+//! Containers: their lives, streams and logs.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+
+use super::{Request, State, filters, quick, shaped, slow, spawn};
+use crate::api::container::{ContainerConfig, CreateRequest, WaitExitError, WaitResponse};
+use crate::api::shape;
+use crate::api::stream::{self, StreamKind};
+use crate::container::logs::{Query, Reader, Record};
+use crate::container::protocol::Stream;
+use crate::daemon::answer::{self, Answer, Failure, Feed};
+use crate::daemon::hijack;
+use crate::engine::attach::AttachOptions;
+use crate::engine::containers::WaitCondition;
+use crate::engine::list::ListOptions;
+use crate::types::timestamp::Timestamp;
+
+/// Log records are sent once this many bytes are gathered, or nothing more is at hand.
+const LOG_PIECE: usize = 32 * 1024;
+
+/// `GET /containers/json`.
+pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
+    let limit = request.query.number("limit")?;
+    let options = ListOptions {
+        all: request.query.flag("all"),
+        // Docker takes 0 and less for no limit.
+        limit: limit
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|&limit| limit > 0),
+        size: request.query.flag("size"),
+        filters: filters(&request)?,
+    };
+    let found = if options.size {
+        slow(&state, move |engine| engine.container_list(&options)).await?
+    } else {
+        quick(&state, move |engine| engine.container_list(&options)).await?
+    };
+    Ok(shaped(&request, &found))
+}
+
+/// `POST /containers/create`.
+pub async fn create(state: State, mut request: Request) -> Result<Answer, Failure> {
+    let mut body: CreateRequest = request.required_json().await?;
+    if body.config == ContainerConfig::default() {
+        return Err(Failure::bad_request(
+            "config cannot be empty in order to create a container",
+        ));
+    }
+    let defaults = shape::request::create(&mut body, request.version)
+        .map_err(|error| Failure::bad_request(error.to_string()))?;
+    // Clients this old remove containers themselves.
+    if !request.since(25) {
+        body.host_config.auto_remove = false;
+    }
+    let name = request.query.text("name").map(str::to_owned);
+    let platform = request.query.text("platform").map(str::to_owned);
+    let platform = platform.filter(|_| request.since(41));
+    let mut made = quick(&state, move |engine| {
+        engine.container_create(name.as_deref(), platform.as_deref(), body)
+    })
+    .await?;
+    made.warnings.extend(defaults.warnings);
+    Ok(answer::json(StatusCode::CREATED, &made).into())
+}
+
+/// `GET /containers/{name}/json`.
+pub async fn inspect(state: State, request: Request) -> Result<Answer, Failure> {
+    let (name, size) = (request.name.clone(), request.query.flag("size"));
+    let found = if size {
+        slow(&state, move |engine| engine.container_inspect(&name, true)).await?
+    } else {
+        quick(&state, move |engine| engine.container_inspect(&name, false)).await?
+    };
+    Ok(shaped(&request, &found))
+}
+
+/// `GET /containers/{name}/top`.
+pub async fn top(state: State, request: Request) -> Result<Answer, Failure> {
+    let arguments = request.query.get("ps_args").unwrap_or("").to_owned();
+    let name = request.name.clone();
+    let found = quick(&state, move |engine| {
+        engine.container_top(&name, &arguments)
+    })
+    .await?;
+    Ok(shaped(&request, &found))
+}
+
+/// `POST /containers/{name}/start`.
+pub async fn start(state: State, request: Request) -> Result<Answer, Failure> {
+    // Before 1.24 the body could hold a host configuration; `{}` and `null` are no configuration.
+    if request.since(24) && request.length().is_none_or(|length| length > 7) {
+        return Err(Failure::bad_request(
+            "starting container with non-empty request body was deprecated since API v1.22 and \
+             removed in v1.24",
+        ));
+    }
+    state.gate.settle().await;
+    let name = request.name;
+    quick(&state, move |engine| engine.container_start(&name)).await?;
+    Ok(answer::no_content())
+}
+
+/// The signal and the patience of a stop.
+fn stop_options(request: &Request) -> Result<(Option<String>, Option<i64>), Failure> {
+    let signal = request.query.text("signal").filter(|_| request.since(42));
+    Ok((signal.map(str::to_owned), request.query.number("t")?))
+}
+
+/// `POST /containers/{name}/stop`.
+pub async fn stop(state: State, request: Request) -> Result<Answer, Failure> {
+    let (signal, timeout) = stop_options(&request)?;
+    let name = request.name;
+    slow(&state, move |engine| {
+        engine.container_stop(&name, signal.as_deref(), timeout)
+    })
+    .await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/restart`.
+pub async fn restart(state: State, request: Request) -> Result<Answer, Failure> {
+    let (signal, timeout) = stop_options(&request)?;
+    let name = request.name;
+    slow(&state, move |engine| {
+        engine.container_restart(&name, signal.as_deref(), timeout)
+    })
+    .await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/kill`.
+pub async fn kill(state: State, request: Request) -> Result<Answer, Failure> {
+    let signal = request.query.get("signal").unwrap_or("").to_owned();
+    let name = request.name;
+    // A SIGKILL waits for the end.
+    slow(&state, move |engine| engine.container_kill(&name, &signal)).await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/rename`.
+pub async fn rename(state: State, request: Request) -> Result<Answer, Failure> {
+    let new = request.query.get("name").unwrap_or("").to_owned();
+    let name = request.name;
+    quick(&state, move |engine| engine.container_rename(&name, &new)).await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/resize`.
+pub async fn resize(state: State, request: Request) -> Result<Answer, Failure> {
+    let rows = request.query.side("h", "height")?;
+    let columns = request.query.side("w", "width")?;
+    let name = request.name;
+    quick(&state, move |engine| {
+        engine.container_resize(&name, rows, columns)
+    })
+    .await?;
+    Ok(answer::empty(StatusCode::OK).into())
+}
+
+/// `DELETE /containers/{name}`.
+pub async fn remove(state: State, request: Request) -> Result<Answer, Failure> {
+    let (volumes, force) = (request.query.flag("v"), request.query.flag("force"));
+    if request.query.flag("link") {
+        return Err(super::absent::failure("links between containers"));
+    }
+    let name = request.name;
+    slow(&state, move |engine| {
+        engine.container_remove(&name, volumes, force)
+    })
+    .await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/wait`. The head goes out at once: by it `docker run` knows that it
+/// may start the container without missing its end. Before 1.30 there was only the whole answer.
+pub async fn wait(state: State, request: Request) -> Result<Answer, Failure> {
+    let condition = match request.query.get("condition") {
+        Some(text) if request.since(30) => WaitCondition::parse(text)?,
+        _ => WaitCondition::NotRunning,
+    };
+    let (feed, stream) = answer::stream(1);
+    let waiter = Box::new(move |ended: crate::engine::Result<i32>| {
+        let response = match ended {
+            Ok(code) => WaitResponse {
+                status_code: code.into(),
+                error: None,
+            },
+            Err(error) => WaitResponse {
+                status_code: -1,
+                error: Some(WaitExitError {
+                    message: error.message,
+                }),
+            },
+        };
+        if let Ok(line) = answer::line(&response) {
+            // There is room for it; where the client has left there is nobody to tell.
+            let _ = feed.try_send(line);
+        }
+    });
+    let name = request.name.clone();
+    quick(&state, move |engine| {
+        engine.container_wait(&name, condition, waiter)
+    })
+    .await?;
+    let mut stream = stream.until(request.ended()?);
+    if !request.since(30) {
+        let body = stream.next().await.unwrap_or_default();
+        return Ok(answer::bytes(StatusCode::OK, "application/json", body).into());
+    }
+    Ok(answer::streamed("application/json", stream))
+}
+
+/// `POST /containers/{name}/attach`.
+pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
+    let query = &request.query;
+    let options = AttachOptions {
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        logs: query.flag("logs"),
+        stream: query.flag("stream"),
+        detach_keys: query.get("detachKeys").unwrap_or("").to_owned(),
+    };
+    let name = request.name.clone();
+    let ticket = quick(&state, move |engine| {
+        engine.container_attach(&name, &options)
+    })
+    .await?;
+    let pass = state.gate.pass().await;
+    let engine = Arc::clone(&state.engine);
+    let multiplexed = !ticket.terminal();
+    Ok(hijack::answer(
+        &request,
+        multiplexed,
+        pass,
+        move |connection, early| {
+            ticket.connect(&engine, connection, early);
+        },
+    ))
+}
+
+/// `GET /containers/{name}/logs`.
+pub async fn logs(state: State, request: Request) -> Result<Answer, Failure> {
+    let query = &request.query;
+    let now = Timestamp::now();
+    let wanted = Query {
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        // `all`, nothing and what is no number mean all, as in Docker.
+        tail: query.get("tail").and_then(|tail| tail.parse().ok()),
+        since: time(&request, "since", now)?,
+        until: time(&request, "until", now)?,
+    };
+    let follow = query.flag("follow");
+    let (timestamps, details) = (query.flag("timestamps"), query.flag("details"));
+    let name = request.name.clone();
+    let log = quick(&state, move |engine| {
+        engine.container_logs(&name, wanted, follow)
+    })
+    .await?;
+    let (feed, mut stream) = answer::stream(answer::STREAM_DEPTH);
+    if let Some(follow) = log.follow {
+        let cancel = Arc::clone(&follow);
+        stream = stream
+            .until(request.ended()?)
+            .on_end(move || cancel.cancel());
+    }
+    let multiplexed = !log.terminal;
+    let shown = Shown {
+        multiplexed,
+        timestamps,
+        details,
+    };
+    let mut reader = log.reader;
+    spawn("logs", move || shown.send(&mut reader, &feed))?;
+    let kind = if multiplexed && request.since(42) {
+        stream::MULTIPLEXED
+    } else {
+        stream::RAW
+    };
+    Ok(answer::streamed(kind, stream))
+}
+
+/// How log records look.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    multiplexed: bool,
+    timestamps: bool,
+    details: bool,
+}
+
+impl Shown {
+    /// Sends all records, on a thread that may sleep between them.
+    fn send(self, reader: &mut Reader, feed: &Feed) {
+        let mut record = Record::default();
+        let mut piece = Vec::new();
+        let mut text = Vec::new();
+        loop {
+            let more = match reader.read(&mut record) {
+                Ok(more) => more,
+                Err(error) => {
+                    text.clear();
+                    text.extend_from_slice(format!("Error grabbing logs: {error}\n").as_bytes());
+                    self.frame(StreamKind::SystemError, &text, &mut piece);
+                    false
+                }
+            };
+            if more {
+                text.clear();
+                record.render(self.timestamps, self.details, &mut text);
+                let kind = match record.stream {
+                    Stream::Stdout => StreamKind::Stdout,
+                    Stream::Stderr => StreamKind::Stderr,
+                };
+                self.frame(kind, &text, &mut piece);
+            }
+            let due = !more || piece.len() >= LOG_PIECE || reader.is_drained();
+            if due && !piece.is_empty() && feed.send(std::mem::take(&mut piece)).is_err() {
+                return;
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn frame(self, kind: StreamKind, text: &[u8], piece: &mut Vec<u8>) {
+        if self.multiplexed {
+            // A record is far shorter than 4 GiB: the reader bounds it.
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            piece.extend_from_slice(&stream::encode(kind, length));
+        }
+        piece.extend_from_slice(text);
+    }
+}
+
+/// A point in time among the parameters; 0 is none, as old clients send it.
+fn time(request: &Request, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    let Some(text) = request.query.text(name).filter(|text| *text != "0") else {
+        return Ok(None);
+    };
+    Timestamp::parse(text, now)
+        .map(Some)
+        .map_err(|error| Failure::bad_request(error.to_string()))
+}

@@ -1,0 +1,113 @@
+//! Images.
+
+use std::io::{self, Read};
+
+use hyper::StatusCode;
+
+use super::{Request, State, absent, filters, quick, shaped, slow, spawn};
+use crate::api::progress::JsonMessage;
+use crate::daemon::answer::{self, Answer, Failure};
+use crate::daemon::request::BodyReader;
+use crate::engine::images::ImageListOptions;
+
+/// After a load failed, at most this many bytes of its archive are read on: a client that is
+/// still sending would otherwise be cut off before it reads why.
+const DRAIN_LIMIT: u64 = 1 << 30;
+
+/// `GET /images/json`.
+pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
+    let mut filters = filters(&request)?;
+    // The pattern of repositories had a parameter of its own once.
+    if !request.since(25)
+        && !filters.contains("reference")
+        && let Some(pattern) = request.query.text("filter")
+    {
+        filters.add("reference", pattern);
+    }
+    let options = ImageListOptions {
+        filters,
+        shared_size: request.since(42) && request.query.flag("shared-size"),
+    };
+    let found = quick(&state, move |engine| engine.image_list(&options)).await?;
+    Ok(shaped(&request, &found))
+}
+
+/// `GET /images/{name}/json`.
+pub async fn inspect(state: State, request: Request) -> Result<Answer, Failure> {
+    let name = request.name.clone();
+    let found = quick(&state, move |engine| engine.image_inspect(&name)).await?;
+    Ok(shaped(&request, &found))
+}
+
+/// `GET /images/{name}/history`.
+pub async fn history(state: State, request: Request) -> Result<Answer, Failure> {
+    let name = request.name.clone();
+    let found = quick(&state, move |engine| engine.image_history(&name)).await?;
+    Ok(shaped(&request, &found))
+}
+
+/// `POST /images/{name}/tag`.
+pub async fn tag(state: State, request: Request) -> Result<Answer, Failure> {
+    let text = |name| request.query.get(name).unwrap_or("").to_owned();
+    let (repository, tag) = (text("repo"), text("tag"));
+    let name = request.name;
+    quick(&state, move |engine| {
+        engine.image_tag(&name, &repository, &tag)
+    })
+    .await?;
+    Ok(answer::empty(StatusCode::CREATED).into())
+}
+
+/// `DELETE /images/{name}`.
+pub async fn remove(state: State, request: Request) -> Result<Answer, Failure> {
+    if request.name.trim().is_empty() {
+        return Err(Failure::bad_request("image name cannot be blank"));
+    }
+    let force = request.query.flag("force");
+    let name = request.name.clone();
+    let removed = slow(&state, move |engine| engine.image_remove(&name, force)).await?;
+    Ok(shaped(&request, &removed))
+}
+
+/// `POST /images/prune`.
+pub async fn prune(state: State, request: Request) -> Result<Answer, Failure> {
+    let filters = filters(&request)?;
+    let report = slow(&state, move |engine| engine.image_prune(&filters)).await?;
+    Ok(shaped(&request, &report))
+}
+
+/// `POST /images/load`. As in Docker the answer is 200 at once, and errors are messages in it.
+pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure> {
+    let quiet = request.query.flag_or("quiet", true);
+    let mut archive = request.reader();
+    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
+    spawn("load", move || {
+        let mut told = |message: JsonMessage| {
+            let is_progress = !message.status.is_empty() || message.progress_detail.is_some();
+            if !quiet || !is_progress {
+                // A client that has left is noticed by the archive's end.
+                let _ = feed.send(message.to_line());
+            }
+        };
+        if let Err(error) = state.engine.image_load(&mut archive, &mut told) {
+            told(JsonMessage::error(error.message));
+            drain(archive);
+        }
+    })?;
+    Ok(answer::streamed("application/json", stream))
+}
+
+/// Reads on, so that the client comes to read the answer.
+fn drain(archive: BodyReader) {
+    if let Err(error) = io::copy(&mut archive.take(DRAIN_LIMIT), &mut io::sink()) {
+        tracing::debug!(%error, "the client left its archive");
+    }
+}
+
+/// `POST /images/create`: a pull, or an import.
+pub async fn create(_: State, request: Request) -> Result<Answer, Failure> {
+    Err(absent::failure(match request.query.text("fromImage") {
+        Some(_) => "pulling images from registries; load an archive instead (docker load)",
+        None => "importing root filesystems",
+    }))
+}

@@ -1,0 +1,282 @@
+//! The engine itself: ping, info, version, disk usage, events.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::{ACCEPT, HeaderName, HeaderValue};
+
+use super::{Request, State, filters, quick, shaped, slow};
+use crate::api::shape::Shape;
+use crate::api::system::{DiskUsage, Usage};
+use crate::daemon::answer::{self, Answer, Failure};
+use crate::types::timestamp::Timestamp;
+
+/// How many events a client may be behind before it is given up: more than are kept, as all of
+/// those may come at once.
+const EVENTS_DEPTH: usize = 1024;
+
+/// `GET` and `HEAD /_ping`.
+pub async fn ping(_: State, _: Request) -> Result<Answer, Failure> {
+    let mut response = answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", "OK");
+    let fields = [
+        ("builder-version", "1"),
+        ("cache-control", "no-cache, no-store, must-revalidate"),
+        ("pragma", "no-cache"),
+        ("swarm", "inactive"),
+    ];
+    for (name, value) in fields {
+        let (name, value) = (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+        response.headers_mut().insert(name, value);
+    }
+    Ok(response.into())
+}
+
+/// `GET /info`.
+pub async fn info(state: State, request: Request) -> Result<Answer, Failure> {
+    let info = quick(&state, |engine| Ok(engine.info())).await?;
+    Ok(shaped(&request, &info))
+}
+
+/// `GET /version`.
+pub async fn version(state: State, request: Request) -> Result<Answer, Failure> {
+    let version = quick(&state, |engine| Ok(engine.version())).await?;
+    Ok(shaped(&request, &version))
+}
+
+/// `GET /system/df`.
+pub async fn disk_usage(state: State, request: Request) -> Result<Answer, Failure> {
+    let kinds = match request.query.all("type") {
+        kinds if request.since(42) && !kinds.is_empty() => kinds,
+        _ => ["container", "image", "volume", "build-cache"]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    let known = ["container", "image", "volume", "build-cache"];
+    if let Some(kind) = kinds.iter().find(|kind| !known.contains(&kind.as_str())) {
+        return Err(Failure::bad_request(format!("unknown object type: {kind}")));
+    }
+    // A client that says whether it wants the lists knows where they are since 1.52.
+    let verbose = match request.query.text("verbose").filter(|_| request.since(52)) {
+        None => None,
+        Some("1" | "t" | "T" | "TRUE" | "true" | "True") => Some(true),
+        Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Some(false),
+        Some(other) => {
+            let message = format!("invalid value for verbose: {other}");
+            return Err(Failure::bad_request(message));
+        }
+    };
+    let mut usage = slow(&state, |engine| engine.disk_usage()).await?;
+    let wanted = |kind: &str| kinds.iter().any(|wanted| wanted == kind);
+    select(&mut usage, wanted, verbose);
+    Ok(shaped(&request, &usage))
+}
+
+/// Leaves out what was not asked for. With `verbose` given, lists are beside their totals only,
+/// and not even there when it is false.
+fn select(usage: &mut DiskUsage, wanted: impl Fn(&str) -> bool, verbose: Option<bool>) {
+    fn one<T>(
+        list: &mut Option<Vec<T>>,
+        totals: &mut Option<Usage<T>>,
+        wanted: bool,
+        verbose: Option<bool>,
+    ) {
+        if !wanted {
+            (*list, *totals) = (None, None);
+            return;
+        }
+        if verbose.is_some() {
+            *list = None;
+        }
+        if verbose != Some(true)
+            && let Some(totals) = totals
+        {
+            totals.items = Vec::new();
+        }
+    }
+    let DiskUsage {
+        layers_size,
+        images,
+        containers,
+        volumes,
+        build_cache,
+        image_usage,
+        container_usage,
+        volume_usage,
+        build_cache_usage,
+    } = usage;
+    if verbose.is_some() || !wanted("image") {
+        *layers_size = 0;
+    }
+    one(images, image_usage, wanted("image"), verbose);
+    one(containers, container_usage, wanted("container"), verbose);
+    one(volumes, volume_usage, wanted("volume"), verbose);
+    one(
+        build_cache,
+        build_cache_usage,
+        wanted("build-cache"),
+        verbose,
+    );
+}
+
+/// `GET /events`: the kept ones since `since`, then those to come until `until`.
+pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
+    let now = Timestamp::now();
+    let since = time(&request, "since", now)?;
+    let until = time(&request, "until", now)?;
+    let text = |name| request.query.get(name).unwrap_or("");
+    if let (Some(since), Some(until)) = (since, until)
+        && until < since
+    {
+        return Err(Failure::bad_request(format!(
+            "`since` time ({}) cannot be after `until` time ({})",
+            text("since"),
+            text("until")
+        )));
+    }
+    let filters = filters(&request)?;
+    let live = until.is_none_or(|until| until > now);
+    let format = Format::of(&request);
+    let (feed, stream) = answer::stream(EVENTS_DEPTH);
+    // Emptied to end the stream.
+    let feed = Arc::new(Mutex::new(Some(feed)));
+    if let Some(until) = until.filter(|_| live) {
+        let feed = Arc::clone(&feed);
+        let wait = u64::try_from(until.nanos() - now.nanos()).unwrap_or(u64::MAX);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_nanos(wait)).await;
+            feed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        });
+    }
+    let stream = stream.until(request.ended()?);
+    let version = request.version;
+    quick(&state, move |engine| {
+        let sink = Arc::clone(&feed);
+        let subscribed = engine.events_subscribe(
+            since,
+            until,
+            filters,
+            live,
+            Box::new(move |event| {
+                let feed = sink.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(feed) = &*feed else { return false };
+                if !event.known_to(version) {
+                    return true;
+                }
+                match answer::line(&event.to_json(version)) {
+                    Ok(line) => feed.try_send(format.frame(line)).is_ok(),
+                    Err(_) => true,
+                }
+            }),
+        );
+        if !live {
+            feed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        subscribed
+    })
+    .await?;
+    Ok(answer::streamed(format.content_type(), stream))
+}
+
+/// How a stream of JSON values is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// A line each, called JSON as ever.
+    Json,
+    /// A line each, by its own name.
+    Lines,
+    /// RFC 7464: each after a record separator.
+    Sequence,
+}
+
+impl Format {
+    /// The one that the client prefers by naming it; JSON unless it names another.
+    fn of(request: &Request) -> Format {
+        let accepted = request.headers.get_all(ACCEPT).iter();
+        for text in accepted.filter_map(|value| value.to_str().ok()) {
+            for kind in text.split(',') {
+                match kind.split(';').next().unwrap_or("").trim() {
+                    "application/x-ndjson" | "application/jsonl" => return Format::Lines,
+                    "application/json-seq" => return Format::Sequence,
+                    _ => {}
+                }
+            }
+        }
+        Format::Json
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Lines => "application/x-ndjson",
+            Format::Sequence => "application/json-seq",
+        }
+    }
+
+    fn frame(self, mut line: Vec<u8>) -> Vec<u8> {
+        if self == Format::Sequence {
+            line.insert(0, 0x1e);
+        }
+        line
+    }
+}
+
+/// A point in time among the parameters.
+fn time(request: &Request, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    let Some(text) = request.query.text(name) else {
+        return Ok(None);
+    };
+    Timestamp::parse(text, now)
+        .map(Some)
+        .map_err(|error| Failure::bad_request(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage() -> DiskUsage {
+        let totals = Usage {
+            total_count: 1,
+            items: vec![crate::api::image::Summary::default()],
+            ..Usage::default()
+        };
+        DiskUsage {
+            layers_size: 5,
+            images: Some(vec![crate::api::image::Summary::default()]),
+            image_usage: Some(totals),
+            containers: Some(Vec::new()),
+            container_usage: Some(Usage::default()),
+            ..DiskUsage::default()
+        }
+    }
+
+    #[test]
+    fn disk_usage_holds_what_was_asked_for() {
+        let mut old = usage();
+        select(&mut old, |kind| kind == "image", None);
+        assert_eq!((old.layers_size, old.images.is_some()), (5, true));
+        assert_eq!((old.containers, old.container_usage), (None, None));
+
+        let mut terse = usage();
+        select(&mut terse, |_| true, Some(false));
+        assert_eq!((terse.layers_size, terse.images), (0, None));
+        assert!(
+            terse
+                .image_usage
+                .is_some_and(|totals| totals.items.is_empty())
+        );
+
+        let mut verbose = usage();
+        select(&mut verbose, |_| true, Some(true));
+        assert_eq!(verbose.images, None);
+        assert!(
+            verbose
+                .image_usage
+                .is_some_and(|totals| totals.items.len() == 1)
+        );
+    }
+}
