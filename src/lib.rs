@@ -19,7 +19,8 @@
 //! | L4 | [`daemon`] | socket, HTTP, router, hijack; routes only translate |
 //! | L4 | [`cli`] | what a person types |
 //!
-//! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`].
+//! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`], and outside the
+//! crate the program of the built-in image (`src/hello`), which has no library to call.
 #![deny(unsafe_code)]
 
 pub mod api;

@@ -23,8 +23,11 @@
 //! between layers (a layer's tree is its own directory, so that one can later be made of links
 //! into a pool without anybody above noticing).
 
+pub mod hello;
+
 mod commit;
 mod config;
+mod create;
 mod error;
 mod janitor;
 mod layer;
@@ -44,6 +47,7 @@ mod tarball;
 mod unpack;
 
 pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
+pub use create::{BuiltinFile, Import};
 pub use error::{Error, ErrorKind};
 pub use load::{Loaded, Progress};
 pub use query::{HistoryLine, Image};

@@ -45,6 +45,8 @@ mod reactor;
 mod server;
 mod start;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

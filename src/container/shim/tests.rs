@@ -1,0 +1,586 @@
+//! The shim as the daemon and its clients see it, with ordinary children in place of containers.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use super::server::Shim;
+use super::start::{Launched, Starter};
+use crate::container::client::{self, Shims};
+use crate::container::logs::{Query, Reader, Record};
+use crate::container::protocol::{Attach, Exit, Failure, LogTarget, Message, Start, Stream};
+use crate::overlay::{Driver, Rootfs};
+use crate::types::id::ContainerId;
+use crate::types::timestamp::Timestamp;
+use crate::userns::plan::{
+    CapabilitySets, IdMapping, Namespace, Namespaces, Plan, Process, ProcessIdentity,
+};
+use crate::userns::stage::{Origin, Phases, Running, Stdio};
+
+/// Runs `args` of the plan as they are, without a container.
+struct Ordinary;
+
+fn spawn(process: &Process, stdio: Stdio) -> Result<Launched, Failure> {
+    let mut console = None;
+    let mut command = if process.terminal {
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").args(&process.args);
+        command
+    } else {
+        let mut command = Command::new(&process.args[0]);
+        command.args(&process.args[1..]);
+        command
+    };
+    match stdio {
+        Stdio::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } => {
+            command.stdin(stdin.map_or_else(std::process::Stdio::null, Into::into));
+            command.stdout(stdout).stderr(stderr);
+        }
+        Stdio::Terminal => {
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            let master = openpt(flags).expect("openpt");
+            grantpt(&master).expect("grantpt");
+            unlockpt(&master).expect("unlockpt");
+            let name = ptsname(&master, Vec::new())
+                .expect("ptsname")
+                .into_string()
+                .expect("UTF-8");
+            let slave = || {
+                std::fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open(&name)
+                    .expect("pts")
+            };
+            command.stdin(slave()).stdout(slave()).stderr(slave());
+            console = Some(master);
+        }
+    }
+    let child = command.spawn().map_err(|e| Failure {
+        message: format!("exec: {:?}: {e}", process.args[0]),
+        code: 127,
+        origin: Origin::Runtime,
+    })?;
+    let pid = child.id().cast_signed();
+    let pidfd = pidfd_open(Pid::from_raw(pid).expect("a pid"), PidfdFlags::empty());
+    let running = Running {
+        pid,
+        pidfd: pidfd.expect("a child that is not reaped"),
+        start_time: 0,
+        console,
+        phases: Phases::default(),
+        notes: Vec::new(),
+    };
+    Ok(Launched {
+        running,
+        phases: Vec::new(),
+        at: Timestamp::now(),
+    })
+}
+
+impl Starter for Ordinary {
+    fn start(&mut self, start: &Start, stdio: Stdio) -> Result<Launched, Failure> {
+        spawn(&start.plan.process, stdio)
+    }
+
+    fn exec(
+        &mut self,
+        process: &Process,
+        _: ProcessIdentity,
+        _: BorrowedFd<'_>,
+        stdio: Stdio,
+    ) -> Result<Launched, Failure> {
+        spawn(process, stdio)
+    }
+
+    fn release(&mut self) {}
+}
+
+fn process(script: &str) -> Process {
+    Process {
+        args: ["sh", "-c", script].map(str::to_owned).into(),
+        env: Vec::new(),
+        cwd: "/".to_owned(),
+        user: String::new(),
+        groups: Vec::new(),
+        terminal: false,
+        console_size: None,
+        capabilities: CapabilitySets::default(),
+        no_new_privileges: false,
+        rlimits: Vec::new(),
+        oom_score_adj: None,
+        seccomp: None,
+        umask: None,
+    }
+}
+
+/// A daemon with one container.
+struct Fixture {
+    dir: tempfile::TempDir,
+    id: ContainerId,
+    shims: Shims,
+    events: Receiver<(ContainerId, Message)>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (sender, events) = channel();
+        let dir = tempfile::tempdir().expect("tempdir");
+        let on_event = Box::new(move |id, message| drop(sender.send((id, message))));
+        let shims = Shims::new(on_event).expect("monitor");
+        Self {
+            dir,
+            id: ContainerId::random(),
+            shims,
+            events,
+        }
+    }
+
+    fn start(&self, script: &str) -> Start {
+        let root = self.dir.path();
+        let new = Namespace::New;
+        let host = Namespace::Host;
+        Start {
+            id: self.id,
+            rootfs: Rootfs {
+                driver: Driver::Overlay2,
+                lower: Vec::new(),
+                upper: PathBuf::new(),
+                work: PathBuf::new(),
+                volatile: true,
+            },
+            plan: Plan {
+                namespaces: Namespaces {
+                    user: new,
+                    pid: new,
+                    ipc: host,
+                    uts: host,
+                    net: host,
+                    cgroup: host,
+                },
+                id_map: IdMapping::default(),
+                hostname: None,
+                domainname: None,
+                root_readonly: false,
+                mounts: Vec::new(),
+                devices: Vec::new(),
+                masked_paths: Vec::new(),
+                readonly_paths: Vec::new(),
+                sysctls: Vec::new(),
+                init: false,
+                process: process(script),
+            },
+            open_stdin: false,
+            stdin_once: false,
+            log: Some(LogTarget {
+                path: root.join("json.log"),
+                attrs: BTreeMap::new(),
+            }),
+            runtime_dir: root.join("run"),
+            exit_file: root.join("exit.json"),
+        }
+    }
+
+    fn launch(&self, start: Start, clients: Vec<(Attach, OwnedFd)>) -> client::Launched {
+        self.try_launch(start, clients).expect("launch")
+    }
+
+    fn try_launch(
+        &self,
+        start: Start,
+        clients: Vec<(Attach, OwnedFd)>,
+    ) -> Result<client::Launched, Failure> {
+        let spawn = |conn: OwnedFd| {
+            std::thread::spawn(|| {
+                Shim::new(Ordinary, conn, None)
+                    .and_then(|mut shim| shim.serve())
+                    .expect("serve");
+            });
+            Ok(())
+        };
+        self.shims.launch(&spawn, start, clients)
+    }
+
+    fn event(&self) -> Message {
+        self.events
+            .recv_timeout(Duration::from_secs(10))
+            .expect("an event")
+            .1
+    }
+
+    fn exit(&self) -> Exit {
+        match self.event() {
+            Message::Exited(exit) => exit,
+            other => panic!("{other:?} instead of an exit"),
+        }
+    }
+
+    fn log(&self) -> Vec<u8> {
+        let query = Query {
+            stdout: true,
+            stderr: true,
+            ..Query::default()
+        };
+        let path = self.dir.path().join("json.log");
+        let mut reader = Reader::open(&path, query, None).expect("log");
+        let (mut text, mut record) = (Vec::new(), Record::default());
+        while reader.read(&mut record).expect("record") {
+            text.extend_from_slice(&record.line);
+        }
+        text
+    }
+}
+
+fn output() -> Attach {
+    Attach {
+        stdout: true,
+        stderr: true,
+        multiplexed: true,
+        ..Attach::default()
+    }
+}
+
+fn raw_with_stdin() -> Attach {
+    Attach {
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        ..Attach::default()
+    }
+}
+
+fn client() -> (UnixStream, OwnedFd) {
+    let (ours, theirs) = UnixStream::pair().expect("socketpair");
+    ours.set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("timeout");
+    (ours, theirs.into())
+}
+
+fn rest(mut client: UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).expect("an orderly end");
+    bytes
+}
+
+/// Takes frames apart: what came on stdout and on stderr.
+fn frames(mut bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut streams = (Vec::new(), Vec::new());
+    while !bytes.is_empty() {
+        let length = u32::from_be_bytes(bytes[4..8].try_into().expect("four")) as usize;
+        assert_eq!(bytes[1..4], [0; 3]);
+        let stream = match bytes[0] {
+            1 => &mut streams.0,
+            2 => &mut streams.1,
+            other => panic!("stream {other}"),
+        };
+        stream.extend_from_slice(&bytes[8..8 + length]);
+        bytes = &bytes[8 + length..];
+    }
+    streams
+}
+
+#[test]
+fn output_goes_to_every_client_and_the_log_and_the_exit_is_recorded_first() {
+    let fixture = Fixture::new();
+    let clients: Vec<_> = (0..3).map(|_| client()).collect();
+    let (ours, theirs): (Vec<_>, Vec<_>) = clients.into_iter().unzip();
+    let only_stderr = Attach {
+        stdout: false,
+        ..output()
+    };
+    let attached = [output(), output(), only_stderr]
+        .into_iter()
+        .zip(theirs)
+        .collect();
+    fixture.launch(
+        fixture.start("echo out; echo err >&2; printf rest; exit 3"),
+        attached,
+    );
+    let exit = fixture.exit();
+    assert_eq!(exit.code, 3);
+    let recorded = std::fs::read(fixture.dir.path().join("exit.json")).expect("exit file");
+    assert_eq!(
+        serde_json::from_slice::<Exit>(&recorded).expect("JSON"),
+        exit
+    );
+    let got: Vec<_> = ours
+        .into_iter()
+        .map(|client| frames(&rest(client)))
+        .collect();
+    assert_eq!(got[0], (b"out\nrest".to_vec(), b"err\n".to_vec()));
+    assert_eq!(got[1], got[0]);
+    assert_eq!(got[2], (Vec::new(), b"err\n".to_vec()));
+    assert_eq!(fixture.log().len(), b"out\nrest".len() + b"err\n".len());
+    assert!(fixture.shims.is_connected(&fixture.id));
+    fixture.shims.release(&fixture.id);
+    let until = Instant::now() + Duration::from_secs(5);
+    while fixture.shims.is_connected(&fixture.id) {
+        assert!(Instant::now() < until, "the shim did not leave");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(fixture.events.try_recv().is_err(), "its end is no news");
+}
+
+#[test]
+fn input_flows_under_back_pressure_and_its_end_is_passed_on() {
+    let fixture = Fixture::new();
+    let (ours, theirs) = client();
+    let start = Start {
+        open_stdin: true,
+        stdin_once: true,
+        ..fixture.start("cat")
+    };
+    let attach = Attach {
+        early: b"early ".to_vec(),
+        ..raw_with_stdin()
+    };
+    fixture.launch(start, vec![(attach, theirs)]);
+    let input: Vec<u8> = (0..8_000_000_u32).map(|i| b'a' + (i % 23) as u8).collect();
+    let mut writer = ours.try_clone().expect("clone");
+    let sent = input.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&sent).expect("write");
+        writer.shutdown(Shutdown::Write).expect("half-close");
+    });
+    let got = rest(ours);
+    writing.join().expect("join");
+    assert_eq!(&got[..6], b"early ");
+    assert!(
+        got[6..] == input,
+        "{} bytes of {}",
+        got.len() - 6,
+        input.len()
+    );
+    assert_eq!(fixture.exit().code, 0);
+    assert!(fixture.log() == got);
+}
+
+#[test]
+fn a_slow_client_stalls_the_output_and_a_vanished_one_does_not() {
+    let fixture = Fixture::new();
+    let ((slow, theirs), (gone, gones)) = (client(), client());
+    let script = "head -c 6000000 /dev/zero | tr '\\0' x; echo; echo done >&2";
+    fixture.launch(
+        fixture.start(script),
+        vec![(raw_with_stdin(), theirs), (output(), gones)],
+    );
+    drop(gone);
+    assert!(
+        fixture
+            .events
+            .recv_timeout(Duration::from_millis(300))
+            .is_err(),
+        "not stalled"
+    );
+    assert!(fixture.log().len() < 3_000_000);
+    let got = rest(slow);
+    assert_eq!(got.len(), 6_000_000 + 1 + 5);
+    assert_eq!(fixture.exit().code, 0);
+    assert_eq!(fixture.log().len(), got.len());
+}
+
+#[test]
+fn a_late_client_gets_what_comes_later_and_a_detached_one_leaves() {
+    let fixture = Fixture::new();
+    let mut start = Start {
+        open_stdin: true,
+        ..fixture.start("read a; stty size; read b; echo bye")
+    };
+    start.plan.process.terminal = true;
+    fixture.launch(start, Vec::new());
+    fixture
+        .shims
+        .resize(&fixture.id, None, 33, 77)
+        .expect("resize");
+    let (mut ours, theirs) = client();
+    let attach = Attach {
+        detach_keys: b"\x10\x11".to_vec(),
+        ..raw_with_stdin()
+    };
+    fixture
+        .shims
+        .attach(&fixture.id, attach.clone(), theirs)
+        .expect("attach");
+    ours.write_all(b"hello\n").expect("write");
+    let mut got = Vec::new();
+    while !got.ends_with(b"33 77\r\n") {
+        let mut byte = [0];
+        ours.read_exact(&mut byte).expect("read");
+        got.push(byte[0]);
+    }
+    ours.write_all(b"x").expect("write");
+    let mut echo = [0];
+    ours.read_exact(&mut echo).expect("read");
+    assert_eq!(&echo, b"x");
+    ours.write_all(b"\x10\x11").expect("write");
+    assert_eq!(String::from_utf8_lossy(&rest(ours)), "");
+    assert!(matches!(fixture.event(), Message::Detached { exec: None }));
+    let (mut ours, theirs) = client();
+    fixture
+        .shims
+        .attach(&fixture.id, attach, theirs)
+        .expect("attach");
+    ours.write_all(b"\n").expect("write");
+    assert_eq!(String::from_utf8_lossy(&rest(ours)), "\r\nbye\r\n");
+    assert_eq!(fixture.exit().code, 0);
+}
+
+#[test]
+fn exec_sessions_have_streams_and_exit_codes_of_their_own() {
+    let fixture = Fixture::new();
+    fixture.launch(fixture.start("exec sleep 60"), Vec::new());
+    let id = &fixture.id;
+    let exec = |name: &str, script: &str, attach: Attach| {
+        let (ours, theirs) = client();
+        let started = fixture
+            .shims
+            .exec(id, name, &process(script), Some((attach, theirs)));
+        (started, ours)
+    };
+    let (started, mut ours) = exec("one", "cat; echo err >&2; exit 7", raw_with_stdin());
+    started.expect("exec");
+    ours.write_all(b"in\n").expect("write");
+    ours.shutdown(Shutdown::Write).expect("half-close");
+    assert_eq!(rest(ours), b"in\nerr\n");
+    // The exit was heard of before the stream ended.
+    match fixture.events.try_recv().expect("heard before").1 {
+        Message::ExecExited { id, code: 7 } => assert_eq!(id, "one"),
+        other => panic!("{other:?}"),
+    }
+    let (ours, theirs) = client();
+    let mut nosuch = process("");
+    nosuch.args = vec!["nosuch".to_owned()];
+    let failure = fixture
+        .shims
+        .exec(id, "two", &nosuch, Some((output(), theirs)));
+    let failure = failure.expect_err("no such program");
+    assert_eq!(failure.code, 127);
+    let (stdout, _) = frames(&rest(ours));
+    assert_eq!(
+        String::from_utf8_lossy(&stdout),
+        format!("{}\r\n", failure.message)
+    );
+    // A descendant that holds the output open is waited for, but not for ever.
+    let begun = Instant::now();
+    let (started, ours) = exec("three", "sleep 30 & echo now", output());
+    started.expect("exec");
+    assert_eq!(frames(&rest(ours)).0, b"now\n");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(matches!(
+        fixture.event(),
+        Message::ExecExited { code: 0, .. }
+    ));
+    fixture
+        .shims
+        .exec(id, "four", &process("exit 5"), None)
+        .expect("detached");
+    assert!(matches!(
+        fixture.event(),
+        Message::ExecExited { code: 5, .. }
+    ));
+    // An ordinary child inherits the shim's mask, so no other signal would do.
+    fixture.shims.kill(id, libc::SIGKILL).expect("kill");
+    assert_eq!(fixture.exit().code, 128 + libc::SIGKILL);
+    let late = fixture.shims.kill(id, libc::SIGTERM).expect_err("ended");
+    assert_eq!(late.message, "process already finished");
+}
+
+#[test]
+fn a_later_daemon_finds_the_container_and_its_clients_go_on() {
+    let mut fixture = Fixture::new();
+    let (mut ours, theirs) = client();
+    let start = Start {
+        open_stdin: true,
+        stdin_once: true,
+        ..fixture.start("cat; exit 9")
+    };
+    let runtime_dir = start.runtime_dir.clone();
+    let launched = fixture.launch(start, vec![(raw_with_stdin(), theirs)]);
+    fixture.shims = Fixture::new().shims;
+    ours.write_all(b"meanwhile").expect("write");
+    let mut bytes = [0; 9];
+    ours.read_exact(&mut bytes).expect("read");
+    let (sender, events) = channel();
+    let later =
+        Shims::new(Box::new(move |_, message| drop(sender.send(message)))).expect("monitor");
+    let state = later.adopt(fixture.id, &runtime_dir).expect("adopt");
+    assert_eq!((state.running, state.exit), (Some(launched.started), None));
+    ours.shutdown(Shutdown::Write).expect("half-close");
+    assert_eq!(rest(ours), b"");
+    let message = events
+        .recv_timeout(Duration::from_secs(10))
+        .expect("an event");
+    assert!(
+        matches!(message, Message::Exited(Exit { code: 9, .. })),
+        "{message:?}"
+    );
+}
+
+#[test]
+fn with_no_daemon_the_exit_is_written_and_the_shim_leaves() {
+    let mut fixture = Fixture::new();
+    let start = fixture.start("sleep 0.2; exit 4");
+    let (exit_file, runtime_dir) = (start.exit_file.clone(), start.runtime_dir.clone());
+    fixture.launch(start, Vec::new());
+    fixture.shims = Fixture::new().shims;
+    let until = Instant::now() + Duration::from_secs(5);
+    while !exit_file.exists() {
+        assert!(Instant::now() < until, "no exit file");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    fixture
+        .shims
+        .adopt(fixture.id, &runtime_dir)
+        .expect_err("the shim has left");
+    let exit: Exit =
+        serde_json::from_slice(&std::fs::read(exit_file).expect("file")).expect("JSON");
+    assert_eq!(exit.code, 4);
+}
+
+#[test]
+fn what_cannot_be_started_is_told() {
+    let fixture = Fixture::new();
+    let mut start = fixture.start("");
+    start.plan.process.args = vec!["nosuch".to_owned()];
+    let (ours, theirs) = client();
+    let failure = fixture
+        .try_launch(start, vec![(output(), theirs)])
+        .expect_err("no such program");
+    assert_eq!((failure.code, failure.origin), (127, Origin::Runtime));
+    assert_eq!(rest(ours), b"");
+    assert!(!fixture.shims.is_connected(&fixture.id));
+    let spawn = |_: OwnedFd| Err(std::io::Error::other("no keeper"));
+    let failure = fixture
+        .shims
+        .launch(&spawn, fixture.start(""), Vec::new())
+        .expect_err("no keeper");
+    assert_eq!(failure.message, "failed to start a shim: no keeper");
+    // A shim that dies at once.
+    let spawn = |conn: OwnedFd| {
+        drop(conn);
+        Ok(())
+    };
+    fixture
+        .shims
+        .launch(&spawn, fixture.start(""), Vec::new())
+        .expect_err("gone");
+}
+
+#[test]
+fn a_stream_has_dockers_number() {
+    assert_eq!((Stream::Stdout as u8, Stream::Stderr as u8), (1, 2));
+}
