@@ -174,6 +174,10 @@ impl Engine {
         engine
             .restore()
             .map_err(|error| Error::io("cannot read the containers", &error))?;
+        // An engine without its greeting is still an engine.
+        if let Err(error) = image::hello::ensure(&engine.images) {
+            tracing::error!("cannot make the built-in image: {}", error.chain());
+        }
         Ok(engine)
     }
 
