@@ -24,6 +24,7 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod cli;
 pub mod container;
 pub mod daemon;
 pub mod engine;

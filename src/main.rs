@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use moss::cli;
 use moss::container;
 use moss::overlay;
 use moss::userns::{keeper, probe};
@@ -19,10 +20,7 @@ fn main() {
         [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
         [_, verb, places] if verb == probe::VERB => probe::serve(places, try_root_filesystem),
-        _ => {
-            eprintln!("moss: no such verb");
-            1
-        }
+        _ => cli::main(&std::env::args_os().collect::<Vec<_>>()),
     };
     #[expect(
         clippy::disallowed_methods,

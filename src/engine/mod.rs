@@ -174,9 +174,13 @@ impl Engine {
         engine
             .restore()
             .map_err(|error| Error::io("cannot read the containers", &error))?;
-        // An engine without its greeting is still an engine.
+        // Only one image is missing then.
         if let Err(error) = image::hello::ensure(&engine.images) {
-            tracing::error!("cannot make the built-in image: {}", error.chain());
+            tracing::error!(
+                "cannot make the image {}: {}",
+                image::hello::NAME,
+                error.chain()
+            );
         }
         Ok(engine)
     }

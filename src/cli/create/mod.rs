@@ -1,0 +1,418 @@
+//! From the flags of `run` and `create` to the body of `POST /containers/create`.
+//!
+//! The rules are the docker CLI's (cli/command/container/opts.go): what a flag that was not given
+//! leaves to the image, which values are checked here and which by the engine, what of the user's
+//! own environment and files is read. Reading files is the only thing here that is not pure.
+
+mod flags;
+mod values;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::Path;
+
+pub use flags::ContainerFlags;
+pub use values::read_environment;
+use values::{bytes, cpus, device, duration, label_file, mount, pairs, ports, restart, ulimit};
+
+use crate::api::Empty;
+use crate::api::container::{
+    ContainerConfig, CreateRequest, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig,
+    LogConfig, NetworkingConfig,
+};
+
+/// A list that is absent where nothing was said.
+fn list(values: &[String]) -> Option<Vec<String>> {
+    (!values.is_empty()).then(|| values.to_vec())
+}
+
+fn text(value: Option<&String>) -> String {
+    value.cloned().unwrap_or_default()
+}
+
+/// The request that the flags describe.
+///
+/// # Errors
+/// A sentence, as docker words it.
+pub fn request(flags: &ContainerFlags) -> Result<CreateRequest, String> {
+    let (image, command) = flags.words.split_first().ok_or("no image was named")?;
+    let attached = Attached::of(flags)?;
+    let (binds, volumes) = volumes(flags);
+    let (exposed, published) = ports(&flags.publish, &flags.expose)?;
+    let (networking, network_mode, mac_address) = networks(flags)?;
+    let config = ContainerConfig {
+        hostname: text(flags.hostname.as_ref()),
+        domainname: text(flags.domainname.as_ref()),
+        user: text(flags.user.as_ref()),
+        attach_stdin: attached.stdin,
+        attach_stdout: attached.stdout,
+        attach_stderr: attached.stderr,
+        exposed_ports: (!exposed.is_empty()).then_some(exposed),
+        tty: flags.tty,
+        open_stdin: flags.interactive,
+        stdin_once: flags.interactive && attached.stdin,
+        env: Some(read_environment(&flags.env_file, &flags.env)?).filter(|env| !env.is_empty()),
+        cmd: list(command),
+        healthcheck: health(flags)?,
+        image: image.clone(),
+        volumes: (!volumes.is_empty()).then_some(volumes),
+        working_dir: text(flags.workdir.as_ref()),
+        entrypoint: flags.entrypoint.clone().map(|program| vec![program]),
+        mac_address,
+        labels: Some(labels(flags)?),
+        stop_signal: text(flags.stop_signal.as_ref()),
+        stop_timeout: flags.stop_timeout,
+        ..ContainerConfig::default()
+    };
+    let mut host_config = resources(flags)?;
+    let (security_opt, unconfined_paths) = security(&flags.security_opt)?;
+    host_config.binds = list(&binds);
+    host_config.port_bindings = Some(published).filter(|ports| !ports.is_empty());
+    host_config.network_mode = network_mode;
+    host_config.security_opt = list(&security_opt);
+    if unconfined_paths {
+        host_config.masked_paths = Some(Vec::new());
+        host_config.readonly_paths = Some(Vec::new());
+    }
+    if flags.rm && !matches!(host_config.restart_policy.name.as_str(), "" | "no") {
+        return Err("conflicting options: cannot specify both --restart and --rm".into());
+    }
+    Ok(CreateRequest {
+        config,
+        host_config,
+        networking_config: networking,
+    })
+}
+
+/// Which of the container's streams its creator attaches to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Attached {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+impl Attached {
+    fn of(flags: &ContainerFlags) -> Result<Self, String> {
+        let mut attached = Self::default();
+        for stream in &flags.attach {
+            match stream.to_ascii_lowercase().as_str() {
+                "stdin" => attached.stdin = true,
+                "stdout" => attached.stdout = true,
+                "stderr" => attached.stderr = true,
+                _ => {
+                    return Err(format!(
+                        "invalid argument \"{stream}\" for \"-a, --attach\" flag: valid streams are \
+                         STDIN, STDOUT and STDERR"
+                    ));
+                }
+            }
+        }
+        if flags.attach.is_empty() {
+            attached = Self {
+                stdin: flags.interactive,
+                stdout: true,
+                stderr: true,
+            };
+        }
+        Ok(attached)
+    }
+}
+
+/// `-v`: binds with a source, and anonymous volumes.
+fn volumes(flags: &ContainerFlags) -> (Vec<String>, BTreeMap<String, Empty>) {
+    let mut binds = Vec::new();
+    let mut volumes = BTreeMap::new();
+    for volume in &flags.volume {
+        match volume.split_once(':') {
+            // A source that starts with a dot is a path of the client's.
+            Some((source, rest)) if source.starts_with('.') => {
+                let source = std::path::absolute(source).map_or_else(
+                    |_| source.to_owned(),
+                    |path| tidy(&path).to_string_lossy().into_owned(),
+                );
+                binds.push(format!("{source}:{rest}"));
+            }
+            Some(_) => binds.push(volume.clone()),
+            None => drop(volumes.insert(volume.clone(), Empty {})),
+        }
+    }
+    (binds, volumes)
+}
+
+/// Takes `..` out of an absolute path by its text, as Go's `filepath.Abs` does.
+fn tidy(path: &Path) -> std::path::PathBuf {
+    let mut tidy = std::path::PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => drop(tidy.pop()),
+            part => tidy.push(part),
+        }
+    }
+    tidy
+}
+
+fn labels(flags: &ContainerFlags) -> Result<BTreeMap<String, String>, String> {
+    let mut lines = Vec::new();
+    for file in &flags.label_file {
+        lines.extend(label_file(file)?);
+    }
+    lines.extend(flags.label.iter().cloned());
+    Ok(pairs(&lines))
+}
+
+fn health(flags: &ContainerFlags) -> Result<Option<HealthConfig>, String> {
+    let time = |text: &Option<String>, name: &str| -> Result<i64, String> {
+        let nanos = text.as_deref().map_or(Ok(0), duration)?;
+        if nanos < 0 {
+            return Err(format!("--health-{name} cannot be negative"));
+        }
+        Ok(nanos)
+    };
+    let config = HealthConfig {
+        test: flags
+            .health_cmd
+            .as_ref()
+            .map(|command| vec!["CMD-SHELL".to_owned(), command.clone()]),
+        interval: time(&flags.health_interval, "interval")?,
+        timeout: time(&flags.health_timeout, "timeout")?,
+        start_period: time(&flags.health_start_period, "start-period")?,
+        start_interval: time(&flags.health_start_interval, "start-interval")?,
+        retries: flags.health_retries.unwrap_or(0),
+    };
+    let given = config != HealthConfig::default();
+    if flags.no_healthcheck {
+        if given {
+            return Err("--no-healthcheck conflicts with --health-* options".into());
+        }
+        return Ok(Some(HealthConfig {
+            test: Some(vec!["NONE".into()]),
+            ..HealthConfig::default()
+        }));
+    }
+    if config.retries < 0 {
+        return Err("--health-retries cannot be negative".into());
+    }
+    Ok(given.then_some(config))
+}
+
+/// `--security-opt`: profiles are read here; whether the paths of /proc are left open.
+fn security(options: &[String]) -> Result<(Vec<String>, bool), String> {
+    let mut unconfined_paths = false;
+    let mut sent = Vec::new();
+    for option in options {
+        let (name, value) = option
+            .split_once('=')
+            .or_else(|| option.split_once(':'))
+            .unwrap_or((option, ""));
+        match (name, value) {
+            ("systempaths", "unconfined") => unconfined_paths = true,
+            ("seccomp", "unconfined" | "builtin") => sent.push(option.clone()),
+            ("seccomp", file) => {
+                let profile = std::fs::read(file)
+                    .map_err(|error| format!("opening seccomp profile ({file}) failed: {error}"))?;
+                let profile: serde_json::Value =
+                    serde_json::from_slice(&profile).map_err(|error| {
+                        format!("compacting json for seccomp profile ({file}) failed: {error}")
+                    })?;
+                sent.push(format!("seccomp={profile}"));
+            }
+            ("no-new-privileges", _) | (_, "disable") => sent.push(option.clone()),
+            (_, "") => return Err(format!("Invalid --security-opt: {option:?}")),
+            _ => sent.push(option.clone()),
+        }
+    }
+    Ok((sent, unconfined_paths))
+}
+
+/// `--network`, `--network-alias`, `--ip` and the like: endpoints, the mode, the hardware address.
+fn networks(flags: &ContainerFlags) -> Result<(NetworkingConfig, String, String), String> {
+    let mut endpoints = BTreeMap::new();
+    let mut first = None;
+    for network in &flags.network {
+        // The long form: name=N,alias=A,ip=…
+        let mut settings = EndpointSettings::default();
+        let mut ipam = EndpointIpamConfig::default();
+        let mut name = network.clone();
+        if network.contains('=') {
+            name.clear();
+            for field in network.split(',') {
+                let (key, value) = field.split_once('=').ok_or_else(|| {
+                    format!("invalid key/value pair format in network: {network}")
+                })?;
+                match key {
+                    "name" => name = value.to_owned(),
+                    "alias" => settings
+                        .aliases
+                        .get_or_insert_default()
+                        .push(value.to_owned()),
+                    "ip" => ipam.ipv4_address = value.to_owned(),
+                    "ip6" => ipam.ipv6_address = value.to_owned(),
+                    "mac-address" => settings.mac_address = value.to_owned(),
+                    "gw-priority" => {
+                        settings.gw_priority = value
+                            .parse()
+                            .map_err(|_| format!("invalid gw-priority: {value}"))?;
+                    }
+                    _ => return Err(format!("invalid field {key:?} in network {network:?}")),
+                }
+            }
+        }
+        if first.is_none() {
+            settings.aliases = settings.aliases.or_else(|| list(&flags.network_alias));
+            ipam.ipv4_address = flags.ip.clone().unwrap_or(ipam.ipv4_address);
+            ipam.ipv6_address = flags.ip6.clone().unwrap_or(ipam.ipv6_address);
+            settings.links = list(&flags.link).filter(|_| is_user_defined(&name));
+            settings.mac_address = flags.mac_address.clone().unwrap_or(settings.mac_address);
+            first = Some(name.clone());
+        }
+        if ipam != EndpointIpamConfig::default() {
+            settings.ipam_config = Some(ipam);
+        }
+        if endpoints.contains_key(&name) {
+            return Err(format!("network {name:?} is specified multiple times"));
+        }
+        endpoints.insert(name, Some(settings));
+    }
+    let mode = first.unwrap_or_else(|| "default".to_owned());
+    if !is_user_defined(&mode) && !flags.network_alias.is_empty() {
+        return Err(
+            "conflicting options: cannot attach both user-defined and non-user-defined \
+                    network-modes"
+                .into(),
+        );
+    }
+    // `host`, `none`, `container:X` and the default have nothing to set.
+    if endpoints.len() == 1
+        && endpoints.get(&mode) == Some(&Some(EndpointSettings::default()))
+        && !is_user_defined(&mode)
+    {
+        endpoints.clear();
+    }
+    let networking = NetworkingConfig {
+        endpoints_config: Some(endpoints),
+    };
+    let mac_address = text(flags.mac_address.as_ref());
+    Ok((networking, mode, mac_address))
+}
+
+fn is_user_defined(mode: &str) -> bool {
+    !matches!(mode, "default" | "bridge" | "host" | "none") && !mode.starts_with("container:")
+}
+
+/// The rest: limits, namespaces, rights.
+fn resources(flags: &ContainerFlags) -> Result<HostConfig, String> {
+    let size = |value: &Option<String>| value.as_deref().map_or(Ok(0), bytes);
+    let optional = |values: &[String]| (!values.is_empty()).then(|| pairs(values));
+    let mut tmpfs = BTreeMap::new();
+    for place in &flags.tmpfs {
+        let (path, options) = place.split_once(':').unwrap_or((place, ""));
+        tmpfs.insert(path.to_owned(), options.to_owned());
+    }
+    let collect = |values: &[String]| -> Result<Option<Vec<_>>, String> {
+        let parsed: Vec<_> = values
+            .iter()
+            .map(|value| mount(value))
+            .collect::<Result<_, _>>()?;
+        Ok((!parsed.is_empty()).then_some(parsed))
+    };
+    let devices: Vec<_> = flags
+        .device
+        .iter()
+        .map(|text| device(text))
+        .collect::<Result<_, _>>()?;
+    let ulimits: Vec<_> = flags
+        .ulimit
+        .iter()
+        .map(|text| ulimit(text))
+        .collect::<Result<_, _>>()?;
+    let memory_swap = match flags.memory_swap.as_deref() {
+        Some("-1") => -1,
+        _ => size(&flags.memory_swap)?,
+    };
+    Ok(HostConfig {
+        container_id_file: text(flags.cidfile.as_ref()),
+        log_config: LogConfig {
+            kind: text(flags.log_driver.as_ref()),
+            config: Some(pairs(&flags.log_opt)),
+        },
+        restart_policy: restart(flags.restart.as_deref().unwrap_or("no"))?,
+        auto_remove: flags.rm,
+        volume_driver: text(flags.volume_driver.as_ref()),
+        volumes_from: list(&flags.volumes_from),
+        annotations: optional(&flags.annotation),
+        cap_add: list(&flags.cap_add),
+        cap_drop: list(&flags.cap_drop),
+        cgroupns_mode: text(flags.cgroupns.as_ref()),
+        dns: list(&flags.dns),
+        dns_options: list(&flags.dns_option),
+        dns_search: list(&flags.dns_search),
+        extra_hosts: Some(extra_hosts(&flags.add_host)?).filter(|hosts| !hosts.is_empty()),
+        group_add: list(&flags.group_add),
+        ipc_mode: text(flags.ipc.as_ref()),
+        links: list(&flags.link),
+        oom_score_adj: flags.oom_score_adj.unwrap_or(0),
+        pid_mode: text(flags.pid.as_ref()),
+        privileged: flags.privileged,
+        publish_all_ports: flags.publish_all,
+        readonly_rootfs: flags.read_only,
+        storage_opt: optional(&flags.storage_opt),
+        tmpfs: Some(tmpfs).filter(|places| !places.is_empty()),
+        uts_mode: text(flags.uts.as_ref()),
+        userns_mode: text(flags.userns.as_ref()),
+        shm_size: size(&flags.shm_size)?,
+        sysctls: optional(&flags.sysctl),
+        runtime: text(flags.runtime.as_ref()),
+        cpu_shares: flags.cpu_shares.unwrap_or(0),
+        memory: size(&flags.memory)?,
+        nano_cpus: flags.cpus.as_deref().map_or(Ok(0), cpus)?,
+        cgroup_parent: text(flags.cgroup_parent.as_ref()),
+        cpu_period: flags.cpu_period.unwrap_or(0),
+        cpu_quota: flags.cpu_quota.unwrap_or(0),
+        cpuset_cpus: text(flags.cpuset_cpus.as_ref()),
+        cpuset_mems: text(flags.cpuset_mems.as_ref()),
+        devices: Some(devices).filter(|devices| !devices.is_empty()),
+        device_cgroup_rules: list(&flags.device_cgroup_rule),
+        memory_reservation: size(&flags.memory_reservation)?,
+        memory_swap,
+        memory_swappiness: flags.memory_swappiness,
+        oom_kill_disable: flags.oom_kill_disable.then_some(true),
+        pids_limit: flags.pids_limit,
+        ulimits: Some(ulimits).filter(|limits| !limits.is_empty()),
+        mounts: collect(&flags.mount)?,
+        init: flags.init.then_some(true),
+        ..HostConfig::default()
+    })
+}
+
+/// `--add-host`: `name:address` and `name=address` are the same.
+fn extra_hosts(hosts: &[String]) -> Result<Vec<String>, String> {
+    let host = |text: &String| {
+        let (name, address) = text
+            .split_once('=')
+            .or_else(|| text.split_once(':'))
+            .filter(|(name, address)| !name.is_empty() && !address.is_empty())
+            .ok_or_else(|| {
+                format!("invalid argument \"{text}\" for \"--add-host\" flag: bad format for add-host: \"{text}\"")
+            })?;
+        let bare = address
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(address);
+        if bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err() {
+            return Err(format!(
+                "invalid argument \"{text}\" for \"--add-host\" flag: invalid IP address in add-host: \"{address}\""
+            ));
+        }
+        Ok(format!("{name}:{bare}"))
+    };
+    hosts.iter().map(host).collect()
+}
+
+/// The value of a variable of the user's own environment.
+fn own_variable(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,422 @@
+//! Finding the engine, starting one where there is none, and asking it things.
+//!
+//! ```text
+//! -H ─▶ $MOSS_HOST ─▶ the socket that the data root's lock names ─▶ the default socket ─▶ start one
+//! ```
+//!
+//! An engine that was named is never started: it may be somebody else's. One that is started here
+//! must not notice its starter: a session of its own (`moss daemon --on-demand` makes it), no
+//! descriptor of ours, what it prints in a file under the exec root. It says on a pipe when it
+//! serves. Starters take turns by a lock, and look again when it is theirs.
+//!
+//! A [`Client`] keeps one connection for requests that are answered at once; what takes longer
+//! (waits, logs, hijacks) gets a connection of its own.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Refused;
+use super::http::{Body, BodyReader, Connection, Head, Hijacked, Target};
+use crate::api::error::ErrorBody;
+use crate::api::version::ApiVersion;
+use crate::sys::lock;
+use crate::sys::paths::{self, Paths};
+
+/// How long a daemon may take to serve once started: newuidmap may ask a slow directory service.
+const STARTING: Duration = Duration::from_secs(90);
+
+/// How much of a failed daemon's log is shown, in bytes.
+const LOG_TAIL: u64 = 4096;
+
+/// What a daemon started on demand prints before its own log is open, in the exec root.
+const LOG: &str = "start.log";
+
+/// Where the engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// As the user said; never started.
+    Named(PathBuf),
+    /// This user's own.
+    Own,
+}
+
+impl Place {
+    /// From `-H` and `$MOSS_HOST`.
+    pub fn choose(flag: Option<&str>, variable: Option<&str>) -> Result<Place> {
+        let Some(text) = flag.or(variable).filter(|text| !text.is_empty()) else {
+            return Ok(Place::Own);
+        };
+        match text.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') => Ok(Place::Named(path.into())),
+            None if text.starts_with('/') => Ok(Place::Named(text.into())),
+            _ => bail!("unable to parse engine host {text:?}: only unix:///PATH is supported"),
+        }
+    }
+}
+
+/// The socket of this user's living engine, if there is one.
+pub fn living(paths: &Paths) -> Result<Option<PathBuf>> {
+    let mut candidates = Vec::new();
+    if let Some(holder) = lock::holder(&paths.data_root) {
+        let here = rustix::system::uname();
+        let here = here.nodename().to_string_lossy();
+        if !holder.host.is_empty() && holder.host != here {
+            bail!(
+                "the data root {} is in use by a moss daemon on the host {}: use another with \
+                 XDG_DATA_HOME, or that host",
+                paths.data_root.display(),
+                holder.host
+            );
+        }
+        candidates.extend(holder.socket);
+    }
+    candidates.push(paths.socket.clone());
+    Ok(candidates
+        .into_iter()
+        .find(|socket| Connection::open(socket).is_ok()))
+}
+
+/// Starts a daemon and waits until it serves; its socket.
+fn start(paths: &Paths) -> Result<PathBuf> {
+    paths::private_dir(&paths.exec_root).context("cannot use the runtime directory")?;
+    let turn = paths.exec_root.join("start.lock");
+    let turn = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&turn)
+        .with_context(|| format!("cannot open {}", turn.display()))?;
+    rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive)
+        .context("cannot wait for another start")?;
+    let deadline = Instant::now() + STARTING;
+    loop {
+        if let Some(socket) = living(paths)? {
+            return Ok(socket);
+        }
+        // Somebody holds the data root but does not serve yet, or no longer.
+        if lock::holder(&paths.data_root).is_none() {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("the moss daemon that holds the data root does not answer");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log_path = paths.exec_root.join(LOG);
+    let mut log = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&log_path)
+        .with_context(|| format!("cannot open {}", log_path.display()))?;
+    let begins = log.seek(SeekFrom::End(0))?;
+    let (mut ready, told) = io::pipe()?;
+    // What this process inherited is not the daemon's either; the pipe alone goes through.
+    crate::sys::fork::pass_to_exec(&[told.as_raw_fd()])?;
+    let mut daemon = Command::new("/proc/self/exe")
+        .args(["daemon", "--on-demand", "--ready-fd"])
+        .arg(told.as_raw_fd().to_string())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .spawn()
+        .context("cannot start a moss daemon")?;
+    drop(told);
+    let mut said = String::new();
+    ready.read_to_string(&mut said)?;
+    if said.trim() == "ready"
+        && let Some(socket) = living(paths)?
+    {
+        return Ok(socket);
+    }
+    // Nothing, or a sentence: it is leaving.
+    let _ = daemon.wait();
+    if let Some(socket) = living(paths)? {
+        return Ok(socket);
+    }
+    let mut message = "the moss daemon could not be started".to_owned();
+    match said.trim() {
+        "" | "ready" => {
+            let tail = tail(&mut log, begins).unwrap_or_default();
+            message.push_str(&format!("; the end of {}:\n{tail}", log_path.display()));
+        }
+        sentence => message.push_str(&format!(": {sentence}")),
+    }
+    Err(anyhow!(message.trim_end().to_owned()))
+}
+
+/// The end of what was logged from `begins` on.
+fn tail(log: &mut File, begins: u64) -> io::Result<String> {
+    let end = log.seek(SeekFrom::End(0))?;
+    log.seek(SeekFrom::Start(begins.max(end.saturating_sub(LOG_TAIL))))?;
+    let mut bytes = Vec::new();
+    log.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// An answer whose body is still to be read.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its head.
+    pub head: Head,
+    /// Its body.
+    pub body: BodyReader,
+}
+
+/// The engine, as verbs see it.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    idle: RefCell<Option<Connection>>,
+    warned: Cell<bool>,
+}
+
+impl Client {
+    /// Finds the engine, or starts it.
+    pub fn find(place: &Place) -> Result<Client> {
+        let (socket, connection) = match place {
+            Place::Named(socket) => (socket.clone(), None),
+            Place::Own => {
+                let paths = Paths::of_user().context("cannot find this user's directories")?;
+                // The usual case costs one connection, which is kept.
+                let named = lock::holder(&paths.data_root).and_then(|holder| holder.socket);
+                let usual = named.unwrap_or_else(|| paths.socket.clone());
+                match Connection::open(&usual) {
+                    Ok(connection) => (usual, Some(connection)),
+                    Err(_) => match living(&paths)? {
+                        Some(socket) => (socket, None),
+                        None => (start(&paths)?, None),
+                    },
+                }
+            }
+        };
+        Ok(Client {
+            socket,
+            idle: RefCell::new(connection),
+            warned: Cell::new(false),
+        })
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.socket).map_err(|error| {
+            let place = self.socket.display();
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow!(
+                    "Cannot connect to the moss daemon at unix://{place}. Is the moss daemon running?"
+                ),
+                _ => anyhow::Error::new(error)
+                    .context(format!("cannot connect to the moss daemon at unix://{place}")),
+            }
+        })
+    }
+
+    /// Sends a request on the kept connection, or on a new one where the engine has closed that,
+    /// and reads the head of the answer. Refusals are errors.
+    pub fn ask(&self, method: &str, target: &Target, mut body: Body<'_>) -> Result<Answer> {
+        let kept = self.idle.borrow_mut().take();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect()?,
+        };
+        let target = versioned(target);
+        let sent = connection.send(method, &target, &mut body, false);
+        let head = match (sent, connection.head()) {
+            (_, Ok(head)) => head,
+            // Closed since the last answer: it has not seen this request.
+            (_, Err(_)) if connection.is_used() && !matches!(body, Body::Stream(_)) => {
+                connection = self.connect()?;
+                connection.send(method, &target, &mut body, false)?;
+                connection.head().context("no answer from the engine")?
+            }
+            (Err(error), Err(_)) => {
+                return Err(anyhow::Error::new(error).context("cannot send the request"));
+            }
+            (Ok(()), Err(error)) => {
+                return Err(anyhow::Error::new(error).context("no answer from the engine"));
+            }
+        };
+        self.check_version(&head);
+        let body = connection.body(&head)?;
+        self.accept(Answer { head, body })
+    }
+
+    /// Turns a refusal into an error.
+    fn accept(&self, mut answer: Answer) -> Result<Answer> {
+        if answer.head.status < 400 {
+            return Ok(answer);
+        }
+        let mut text = Vec::new();
+        answer.body.read_to_end(&mut text)?;
+        self.keep(answer.body);
+        let message = match serde_json::from_slice::<ErrorBody>(&text) {
+            Ok(body) => body.message,
+            Err(_) => String::from_utf8_lossy(&text).trim().to_owned(),
+        };
+        Err(anyhow::Error::new(Refused {
+            status: answer.head.status,
+            message,
+        }))
+    }
+
+    fn keep(&self, body: BodyReader) {
+        if let Some(connection) = body.finish() {
+            *self.idle.borrow_mut() = Some(connection);
+        }
+    }
+
+    /// A verb of another version than the daemon's is named once; both work on.
+    fn check_version(&self, head: &Head) {
+        let ours = env!("CARGO_PKG_VERSION");
+        let theirs = head.field("server").and_then(moss_version);
+        if let Some(theirs) = theirs
+            && theirs != ours
+            && !self.warned.replace(true)
+        {
+            eprintln!(
+                "WARNING: this is moss {ours}, the daemon at unix://{} is moss {theirs}; \
+                 restart it with 'moss system stop' (containers go on)",
+                self.socket.display()
+            );
+        }
+    }
+
+    /// Reads the whole answer.
+    pub fn bytes(&self, method: &str, target: &Target, body: Body<'_>) -> Result<Vec<u8>> {
+        let mut answer = self.ask(method, target, body)?;
+        let mut text = Vec::new();
+        answer
+            .body
+            .read_to_end(&mut text)
+            .context("cannot read the engine's answer")?;
+        self.keep(answer.body);
+        Ok(text)
+    }
+
+    /// `GET`, answered in JSON.
+    pub fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T> {
+        read(&self.bytes("GET", target, Body::Empty)?)
+    }
+
+    /// `POST` of a JSON body, answered in JSON.
+    pub fn post<T: DeserializeOwned>(&self, target: &Target, body: &impl Serialize) -> Result<T> {
+        let body = Body::Json(serde_json::to_vec(body)?);
+        read(&self.bytes("POST", target, body)?)
+    }
+
+    /// `POST` without a body, answered in JSON.
+    pub fn post_empty<T: DeserializeOwned>(&self, target: &Target) -> Result<T> {
+        read(&self.bytes("POST", target, Body::Empty)?)
+    }
+
+    /// `POST` without a body whose answer says nothing.
+    pub fn act(&self, target: &Target) -> Result<()> {
+        self.bytes("POST", target, Body::Empty).map(drop)
+    }
+
+    /// Sends a request on a connection of its own; the answer is read later.
+    pub fn begin(&self, target: &Target, body: Body<'_>, hijack: bool) -> Result<Pending> {
+        let mut body = body;
+        let mut connection = self.connect()?;
+        connection
+            .send("POST", &versioned(target), &mut body, hijack)
+            .context("cannot send the request")?;
+        Ok(Pending { connection })
+    }
+
+    /// Reads the head of a pending answer, and turns a refusal into an error.
+    pub fn answer(&self, mut pending: Pending) -> Result<Answer> {
+        let head = pending
+            .connection
+            .head()
+            .context("no answer from the engine")?;
+        self.check_version(&head);
+        let body = pending.connection.body(&head)?;
+        self.accept(Answer { head, body })
+    }
+
+    /// Takes a pending hijack over.
+    pub fn hijacked(&self, mut pending: Pending) -> Result<(Head, Hijacked)> {
+        let head = pending
+            .connection
+            .head()
+            .context("no answer from the engine")?;
+        self.check_version(&head);
+        if head.status == 101 || head.status == 200 {
+            return Ok((head, pending.connection.hijacked()));
+        }
+        let body = pending.connection.body(&head)?;
+        match self.accept(Answer { head, body }) {
+            Ok(_) => bail!("the engine did not take the connection over"),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A request that was sent and is not answered yet.
+#[derive(Debug)]
+pub struct Pending {
+    connection: Connection,
+}
+
+fn versioned(target: &Target) -> String {
+    format!("/v{}{}", ApiVersion::MAX, target.as_str())
+}
+
+fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
+    serde_json::from_slice(text).context("cannot read the engine's answer")
+}
+
+/// The version of moss in `Docker/29.5.0+moss.0.1.0 (linux)`.
+fn moss_version(server: &str) -> Option<&str> {
+    let (_, rest) = server.split_once("+moss.")?;
+    rest.split_whitespace().next()
+}
+
+/// The address in the form of `$DOCKER_HOST`.
+pub fn address(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let choose = |flag, variable| Place::choose(flag, variable).ok();
+        assert_eq!(choose(None, None), Some(Place::Own));
+        assert_eq!(choose(None, Some("")), Some(Place::Own));
+        let named = |path: &str| Some(Place::Named(path.into()));
+        assert_eq!(choose(Some("unix:///a"), Some("unix:///b")), named("/a"));
+        assert_eq!(choose(None, Some("unix:///b")), named("/b"));
+        assert_eq!(choose(Some("/a"), None), named("/a"));
+        assert_eq!(choose(Some("tcp://1.2.3.4:5"), None), None);
+    }
+
+    #[test]
+    fn the_daemons_version_is_in_its_header() {
+        assert_eq!(
+            moss_version("Docker/29.5.0+moss.0.1.0 (linux)"),
+            Some("0.1.0")
+        );
+        assert_eq!(moss_version("Docker/28.2.2 (linux)"), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! Verbs that look at this user's host themselves: the daemon, `doctor`, `system check`, `system stop`.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use super::args;
+use super::engine::{Client, Place};
+use super::error::Exit;
+use super::http::{Body, Target};
+use super::output::line;
+use crate::api::container::Summary;
+use crate::daemon;
+use crate::engine::leaks;
+use crate::sys::lock;
+use crate::sys::paths::Paths;
+use crate::sys::pidfd;
+use crate::userns::keeper::{Keeper, Start};
+use crate::userns::probe::{self, Places};
+
+/// How long a daemon may take to leave; answers in flight are given some seconds.
+const LEAVING: Duration = Duration::from_secs(30);
+
+/// `moss daemon`: runs until it is told to end.
+pub fn daemon(flags: &args::Daemon) -> Result<()> {
+    let sockets = flags.socket.iter().map(|path| format!("unix://{path}"));
+    let options = daemon::Options {
+        hosts: flags.host.iter().cloned().chain(sockets).collect(),
+        data_root: flags.data_root.as_ref().map(PathBuf::from),
+        exec_root: flags.exec_root.as_ref().map(PathBuf::from),
+        config_file: flags.config_file.as_ref().map(PathBuf::from),
+        validate: flags.validate,
+        debug: flags.debug,
+        storage_driver: flags.storage_driver.clone(),
+        on_demand: flags.on_demand,
+        ready_fd: flags.ready_fd,
+    };
+    Ok(daemon::run(&options)?)
+}
+
+/// `moss doctor`: the probes of the host, with no daemon.
+pub fn doctor() -> Result<()> {
+    let paths = Paths::of_user().context("cannot find this user's directories")?;
+    let findings = probe::run(&Places {
+        data_root: paths.data_root,
+        exec_root: paths.exec_root,
+    })
+    .context("cannot probe this host")?;
+    for finding in &findings {
+        line(&finding.to_string())?;
+    }
+    if findings.iter().any(probe::Finding::is_fatal) {
+        return Err(Exit::because(
+            1,
+            "no container can run on this host as it is",
+        ));
+    }
+    Ok(())
+}
+
+/// `moss system check`: what was left behind; works with no daemon.
+pub fn check() -> Result<()> {
+    let paths = Paths::of_user().context("cannot find this user's directories")?;
+    let found = leaks::find(&paths.data_root, &paths.exec_root);
+    for leak in &found {
+        line(&leak.to_string())?;
+    }
+    if found.is_empty() {
+        line("nothing was leaked")
+    } else {
+        Err(Exit::silent(1))
+    }
+}
+
+/// `moss system stop`.
+pub fn stop(place: &Place, stop: &args::SystemStop) -> Result<()> {
+    if *place != Place::Own {
+        bail!("only this user's own engine can be stopped: -H and MOSS_HOST name another");
+    }
+    let paths = Paths::of_user().context("cannot find this user's directories")?;
+    if stop.containers {
+        stop_containers(&paths)?;
+    }
+    stop_daemon(&paths)?;
+    if stop.containers {
+        let start = Start::new(&paths.exec_root, Some(&paths.data_root))?;
+        if let Some(keeper) = Keeper::connect(&start)? {
+            let process = keeper.process();
+            keeper.stop(false)?;
+            drop(keeper);
+            ended(&process).context("the keeper does not leave")?;
+        }
+    }
+    Ok(())
+}
+
+/// Stops what runs. Where no daemon lives one is started for it: containers may well run.
+fn stop_containers(paths: &Paths) -> Result<()> {
+    let keeper = Keeper::connect(&Start::new(&paths.exec_root, Some(&paths.data_root))?)?;
+    if keeper.is_none() && super::engine::living(paths)?.is_none() {
+        return Ok(());
+    }
+    let client = Client::find(&Place::Own)?;
+    let running: Vec<Summary> = client.get(&Target::new("/containers/json", &[]))?;
+    // At once: each may take its time to stop.
+    let mut waiting = Vec::new();
+    for container in &running {
+        let target = Target::new("/containers/{}/stop", &[&container.id]);
+        waiting.push(client.begin(&target, Body::Empty, false)?);
+    }
+    for pending in waiting {
+        client.answer(pending)?;
+    }
+    Ok(())
+}
+
+fn stop_daemon(paths: &Paths) -> Result<()> {
+    let Some(holder) = lock::holder(&paths.data_root) else {
+        return Ok(());
+    };
+    if holder.boot_id != pidfd::boot_id()? {
+        bail!(
+            "the daemon (pid {}) runs on the host {}: stop it there",
+            holder.pid,
+            holder.host
+        );
+    }
+    let pid = i32::try_from(holder.pid).context("the lock names no process")?;
+    let process = pidfd::open(pid).context("cannot open the daemon's process")?;
+    // Between reading the lock and opening the process, the number may have come to mean another.
+    if lock::holder(&paths.data_root).map(|holder| holder.pid) != Some(holder.pid) {
+        return Ok(());
+    }
+    pidfd::kill(&process, Signal::TERM).context("cannot stop the daemon")?;
+    ended(&process).with_context(|| format!("the daemon (pid {pid}) does not leave"))
+}
+
+/// Waits for a process's end.
+fn ended(process: impl AsFd) -> Result<()> {
+    let deadline = Instant::now() + LEAVING;
+    while pidfd::is_alive(&process)? {
+        if Instant::now() > deadline {
+            bail!("it is still there after {} s", LEAVING.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! Verbs on images.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use super::args;
+use super::containers::{ago, date, filters};
+use super::engine::Client;
+use super::http::{Body, Target};
+use super::objects::{confirm, pruned};
+use super::output::each;
+use super::progress;
+use super::table::{Shape, ellipsis, short, size, span};
+use crate::api::filters::Filters;
+use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
+use crate::types::reference::Reference;
+
+const NONE: &str = "<none>";
+
+const HEADINGS: &[(&str, &str)] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+];
+
+/// `moss images`.
+pub fn list(client: &Client, images: &args::Images) -> Result<()> {
+    let mut given = images.listing.filter.clone();
+    given.extend(images.name.iter().map(|name| format!("reference={name}")));
+    let target = Target::new("/images/json", &[])
+        .with_flag("all", images.all)
+        .with_some("filters", &filters(&given)?);
+    let found: Vec<Summary> = client.get(&target)?;
+    let rows: Vec<Value> = found
+        .iter()
+        .flat_map(|image| rows(image, images.listing.no_trunc, images.digests))
+        .collect();
+    let mut columns = vec!["Repository", "Tag", "ID", "CreatedSince", "Size"];
+    if images.digests {
+        columns.insert(2, "Digest");
+    }
+    let shape = Shape {
+        headings: HEADINGS,
+        columns,
+        key: "ID",
+    };
+    shape.print(
+        &rows,
+        images.listing.format.as_deref(),
+        images.listing.quiet,
+    )
+}
+
+/// A row for each name of an image; one of its own where it has none.
+fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
+    let digest_of = |repository: &str| {
+        let digests = image
+            .repo_digests
+            .iter()
+            .filter_map(|name| name.split_once('@'));
+        digests
+            .into_iter()
+            .find(|(name, _)| *name == repository)
+            .map_or(NONE, |(_, digest)| digest)
+    };
+    let mut names: Vec<(&str, &str, &str)> = image
+        .repo_tags
+        .iter()
+        .filter_map(|name| name.rsplit_once(':'))
+        .filter(|(repository, _)| *repository != NONE)
+        .map(|(repository, tag)| (repository, tag, digest_of(repository)))
+        .collect();
+    if names.is_empty() {
+        let digests = image
+            .repo_digests
+            .iter()
+            .filter_map(|name| name.split_once('@'));
+        names.extend(
+            digests
+                .filter(|(repository, _)| *repository != NONE)
+                .map(|(repository, digest)| (repository, NONE, digest)),
+        );
+        if !with_digests {
+            names.truncate(1);
+        }
+    }
+    if names.is_empty() {
+        names.push((NONE, NONE, NONE));
+    }
+    let containers = match image.containers {
+        ..0 => "N/A".to_owned(),
+        count => count.to_string(),
+    };
+    names
+        .into_iter()
+        .map(|(repository, tag, digest)| {
+            json!({
+                "ID": if full { &image.id } else { short(&image.id) },
+                "Repository": repository,
+                "Tag": tag,
+                "Digest": digest,
+                "CreatedSince": since(image.created),
+                "CreatedAt": date(image.created),
+                "Size": size(image.size),
+                "Containers": containers,
+            })
+        })
+        .collect()
+}
+
+/// How long ago; nothing for images without a date, as docker has it.
+fn since(created: i64) -> String {
+    if created <= 0 {
+        "N/A".to_owned()
+    } else {
+        format!("{} ago", span(ago(created)))
+    }
+}
+
+/// `moss load`.
+pub fn load(client: &Client, load: &args::Load) -> Result<()> {
+    let mut input: Box<dyn Read> = match &load.input {
+        Some(path) => Box::new(File::open(path).with_context(|| format!("open {path}"))?),
+        None if io::stdin().is_terminal() => {
+            bail!("requested load from stdin, but stdin is empty")
+        }
+        None => Box::new(io::stdin()),
+    };
+    let quiet = load.quiet || !io::stdout().is_terminal();
+    let target = Target::new("/images/load", &[])
+        .with("quiet", u8::from(quiet))
+        .with_some("platform", &load.platform);
+    let answer = client.ask("POST", &target, Body::Stream(&mut *input))?;
+    progress::show(answer.body, &mut io::stdout(), load.quiet)
+}
+
+/// `moss save`.
+pub fn save(client: &Client, save: &args::Save) -> Result<()> {
+    if save.output.is_none() && io::stdout().is_terminal() {
+        bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
+    }
+    let mut target = Target::new("/images/get", &[]);
+    for name in &save.names {
+        target = target.with("names", name);
+    }
+    let mut answer = client.ask("GET", &target, Body::Empty)?;
+    let Some(path) = &save.output else {
+        let mut out = io::stdout();
+        io::copy(&mut answer.body, &mut out)?;
+        return Ok(out.flush()?);
+    };
+    // Beside its place first: a broken save leaves no half of an archive.
+    let temporary = format!("{path}.{}.tmp", std::process::id());
+    let written = File::create_new(&temporary)
+        .and_then(|mut file| io::copy(&mut answer.body, &mut file))
+        .and_then(|_| std::fs::rename(&temporary, path));
+    written
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&temporary);
+        })
+        .with_context(|| format!("failed to save to {path}"))
+}
+
+/// `moss import`.
+pub fn import(client: &Client, import: &args::Import) -> Result<()> {
+    let is_url = import.source.starts_with("http://") || import.source.starts_with("https://");
+    let source = if is_url { import.source.as_str() } else { "-" };
+    let mut target = Target::new("/images/create", &[])
+        .with("fromSrc", source)
+        .with_some("message", &import.message)
+        .with_some("platform", &import.platform);
+    if let Some(name) = &import.name {
+        let name = Reference::parse_named(name).map_err(|error| anyhow!("{error}"))?;
+        target = target
+            .with("repo", name.familiar_name())
+            .with_some("tag", name.tag().unwrap_or_default());
+    }
+    for change in &import.change {
+        target = target.with("changes", change);
+    }
+    let mut input: Box<dyn Read> = match import.source.as_str() {
+        _ if is_url => Box::new(io::empty()),
+        "-" => Box::new(io::stdin()),
+        path => Box::new(File::open(path).with_context(|| format!("open {path}"))?),
+    };
+    let answer = client.ask("POST", &target, Body::Stream(&mut *input))?;
+    progress::show(answer.body, &mut io::stdout(), false)
+}
+
+/// `moss rmi`.
+pub fn remove(client: &Client, rmi: &args::Rmi) -> Result<()> {
+    each(&rmi.names, |name| {
+        let target = Target::new("/images/{}", &[name])
+            .with_flag("force", rmi.force)
+            .with_flag("noprune", rmi.no_prune);
+        let text = client.bytes("DELETE", &target, Body::Empty)?;
+        let gone: Vec<DeleteResponse> = serde_json::from_slice(&text)?;
+        Ok(removed(&gone).join("\n"))
+    })
+}
+
+fn removed(gone: &[DeleteResponse]) -> Vec<String> {
+    gone.iter()
+        .map(|item| {
+            if item.deleted.is_empty() {
+                format!("Untagged: {}", item.untagged)
+            } else {
+                format!("Deleted: {}", item.deleted)
+            }
+        })
+        .collect()
+}
+
+/// `moss tag`.
+pub fn tag(client: &Client, tag: &args::Tag) -> Result<()> {
+    let name = Reference::parse_named(&tag.target)
+        .map_err(|error| anyhow!("{error}"))?
+        .with_default_tag();
+    let target = Target::new("/images/{}/tag", &[&tag.source])
+        .with("repo", name.familiar_name())
+        .with_some("tag", name.tag().unwrap_or_default());
+    client.act(&target)
+}
+
+const HISTORY: &[(&str, &str)] = &[
+    ("ID", "IMAGE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+];
+
+/// `moss history`.
+pub fn history(client: &Client, history: &args::History) -> Result<()> {
+    let items: Vec<HistoryItem> =
+        client.get(&Target::new("/images/{}/history", &[&history.name]))?;
+    let full = history.no_trunc;
+    let rows: Vec<Value> = items
+        .iter()
+        .map(|item| {
+            let created_by = item.created_by.replace('\t', " ");
+            let (created, bytes) = if history.human {
+                (since(item.created), size(item.size))
+            } else {
+                (date(item.created), item.size.to_string())
+            };
+            json!({
+                "ID": if full || !item.id.starts_with("sha256:") { &item.id } else { short(&item.id) },
+                "CreatedSince": created,
+                "CreatedAt": date(item.created),
+                "CreatedBy": if full { created_by } else { ellipsis(&created_by, 45) },
+                "Size": bytes,
+                "Comment": item.comment,
+            })
+        })
+        .collect();
+    let shape = Shape {
+        headings: HISTORY,
+        columns: vec!["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
+        key: "ID",
+    };
+    shape.print(&rows, history.format.as_deref(), history.quiet)
+}
+
+/// `moss image prune`.
+pub fn prune(client: &Client, prune: &args::Prune) -> Result<()> {
+    let warning = if prune.all {
+        "WARNING! This will remove all images without at least one container associated to them."
+    } else {
+        "WARNING! This will remove all dangling images."
+    };
+    if !prune.force && !confirm(warning)? {
+        return Ok(());
+    }
+    let mut filters = Filters::parse(&filters(&prune.filter)?)?;
+    filters.add("dangling", if prune.all { "false" } else { "true" });
+    let filters = serde_json::to_string(&filters)?;
+    let gone: PruneResponse =
+        client.post_empty(&Target::new("/images/prune", &[]).with("filters", filters))?;
+    let lines: Vec<String> = removed(&gone.images_deleted.unwrap_or_default())
+        .into_iter()
+        .map(|line| {
+            line.replacen("Untagged", "untagged", 1)
+                .replacen("Deleted", "deleted", 1)
+        })
+        .collect();
+    pruned("Deleted Images:", &lines, gone.space_reclaimed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_a_row_for_each_name() {
+        let image = Summary {
+            id: format!("sha256:{}", "a".repeat(64)),
+            repo_tags: vec!["debian:12".into(), "registry:5000/x:latest".into()],
+            repo_digests: vec!["debian@sha256:b".into()],
+            containers: -1,
+            size: 116_600_000,
+            created: 1,
+            ..Summary::default()
+        };
+        let found = rows(&image, false, false);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0]["Repository"], "debian");
+        assert_eq!(found[0]["Digest"], "sha256:b");
+        assert_eq!(found[1]["Repository"], "registry:5000/x");
+        assert_eq!(found[1]["Tag"], "latest");
+        assert_eq!(found[0]["Size"], "117MB");
+        let nameless = Summary {
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            ..image
+        };
+        assert_eq!(rows(&nameless, false, false)[0]["Tag"], NONE);
+        let fields = found[0].as_object().unwrap();
+        assert!(
+            fields
+                .keys()
+                .all(|name| HEADINGS.iter().any(|(field, _)| field == name))
+        );
+    }
+}

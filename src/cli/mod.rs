@@ -1,0 +1,128 @@
+//! What a person types: docker's verbs, over the same socket as any other client.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`args`] | the command line's one definition |
+//! | [`engine`] | finds the engine or starts one, asks it things |
+//! | [`http`] | HTTP/1.1 as a client, and leaving it |
+//! | [`create`] | flags to create requests |
+//! | [`run`] | containers with somebody at the other end; [`streams`], [`terminal`] |
+//! | [`containers`], [`images`], [`objects`], [`system`] | the other verbs |
+//! | [`host`] | the daemon, and what needs none |
+//! | [`template`], [`table`], [`progress`], [`output`] | how answers look |
+//! | [`error`] | how a verb ends |
+//!
+//! A verb is single-threaded, blocking code. It knows nothing of the engine but the API; only
+//! [`host`] looks at this user's host itself.
+
+pub mod args;
+pub mod containers;
+pub mod create;
+pub mod engine;
+pub mod error;
+pub mod host;
+pub mod http;
+pub mod images;
+pub mod objects;
+pub mod output;
+pub mod progress;
+pub mod run;
+pub mod streams;
+pub mod system;
+pub mod table;
+pub mod template;
+pub mod terminal;
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use args::{ContainerGroup, ImageGroup, SystemGroup, Verb};
+use engine::{Client, Place};
+use error::Exit;
+
+/// Does what was typed; the exit status.
+pub fn main(words: &[OsString]) -> i32 {
+    let ended = words
+        .iter()
+        .map(|word| word.to_str().map(str::to_owned))
+        .collect::<Option<Vec<String>>>()
+        .ok_or_else(|| Exit::because(1, "moss: arguments must be valid UTF-8"))
+        .and_then(|words| obey(&words));
+    match ended {
+        Ok(()) => 0,
+        Err(error) => {
+            let (message, status) = error::conclude(&error);
+            if !message.is_empty() {
+                output::complain(&message);
+            }
+            status
+        }
+    }
+}
+
+fn obey(words: &[String]) -> Result<()> {
+    let parsed = match args::parse(words) {
+        Ok(parsed) => parsed,
+        Err(refusal) if refusal.status == 0 => {
+            return output::line(refusal.message.trim_end_matches('\n'));
+        }
+        Err(refusal) => return Err(Exit::because(refusal.status, refusal.message)),
+    };
+    let variable = std::env::var("MOSS_HOST").ok();
+    let place = Place::choose(parsed.host.as_deref(), variable.as_deref())?;
+    match &parsed.verb {
+        Verb::Doctor => return host::doctor(),
+        Verb::Daemon(daemon) => return host::daemon(daemon),
+        Verb::Version(version) => return system::version(&place, version),
+        Verb::System(SystemGroup::Check) => return host::check(),
+        Verb::System(SystemGroup::Stop(stop)) => return host::stop(&place, stop),
+        _ => {}
+    }
+    let find = || Client::find(&place);
+    match parsed.verb {
+        // What keeps `run` and `create` from an engine has their status.
+        Verb::Run(verb) => run::run(&find().map_err(|error| engine_failed(&error))?, &verb),
+        Verb::Create(flags) => run::create(&find().map_err(|error| engine_failed(&error))?, &flags),
+        Verb::Start(verb) => run::start(&find()?, &verb),
+        Verb::Attach(verb) => run::attach(&find()?, &verb),
+        Verb::Exec(verb) => run::exec(&find()?, &verb),
+        Verb::Wait(verb) => run::wait(&find()?, &verb.names),
+        Verb::Stop(verb) => containers::stop(&find()?, &verb, "stop"),
+        Verb::Restart(verb) => containers::stop(&find()?, &verb, "restart"),
+        Verb::Kill(verb) => containers::kill(&find()?, &verb),
+        Verb::Rm(verb) => containers::remove(&find()?, &verb),
+        Verb::Rename(verb) => containers::rename(&find()?, &verb),
+        Verb::Ps(verb) => containers::ps(&find()?, &verb),
+        Verb::Logs(verb) => containers::logs(&find()?, &verb),
+        Verb::Top(verb) => containers::top(&find()?, &verb),
+        Verb::Inspect(verb) => objects::inspect(&find()?, &verb),
+        Verb::Images(verb) => images::list(&find()?, &verb),
+        Verb::Load(verb) => images::load(&find()?, &verb),
+        Verb::Save(verb) => images::save(&find()?, &verb),
+        Verb::Import(verb) => images::import(&find()?, &verb),
+        Verb::Rmi(verb) => images::remove(&find()?, &verb),
+        Verb::Tag(verb) => images::tag(&find()?, &verb),
+        Verb::History(verb) => images::history(&find()?, &verb),
+        Verb::Info(verb) => system::info(&find()?, &verb),
+        Verb::Events(verb) => system::events(&find()?, &verb),
+        Verb::Volume(verb) => objects::volume(&find()?, &verb),
+        Verb::Network(verb) => objects::network(&find()?, &verb),
+        Verb::Container(ContainerGroup::Prune(verb)) => containers::prune(&find()?, &verb),
+        Verb::Image(ImageGroup::Prune(verb)) => images::prune(&find()?, &verb),
+        Verb::System(SystemGroup::Df(verb)) => system::disk_usage(&find()?, &verb),
+        Verb::Doctor
+        | Verb::Daemon(_)
+        | Verb::Version(_)
+        | Verb::Container(_)
+        | Verb::Image(_)
+        | Verb::System(_) => unreachable!("obeyed above, or made a verb of its own by the parser"),
+    }
+}
+
+fn engine_failed(error: &anyhow::Error) -> anyhow::Error {
+    Exit::because(
+        error::ENGINE_FAILED,
+        format!("moss: {}", error::describe(error)),
+    )
+}

@@ -1,0 +1,230 @@
+//! `inspect` of anything, volumes and networks, and what the prunes have in common.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use super::args;
+use super::containers::{filters, labels};
+use super::engine::Client;
+use super::error::{Exit, describe, is_not_found};
+use super::http::{Body, Target};
+use super::output::{each, formatted, line};
+use super::table::{Shape, short, size};
+use crate::api::filters::Filters;
+use crate::api::network::Network;
+use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume};
+
+/// Where things of each kind are inspected, in the order in which a name is looked up.
+const KINDS: &[(&str, &str)] = &[
+    ("container", "/containers/{}/json"),
+    ("image", "/images/{}/json"),
+    ("network", "/networks/{}"),
+    ("volume", "/volumes/{}"),
+];
+
+/// `moss inspect`, and that of the groups.
+pub fn inspect(client: &Client, inspect: &args::Inspect) -> Result<()> {
+    let kinds: Vec<_> = KINDS
+        .iter()
+        .filter(|(kind, _)| inspect.kind.as_deref().is_none_or(|wanted| wanted == *kind))
+        .collect();
+    if kinds.is_empty() {
+        let kind = inspect.kind.as_deref().unwrap_or_default();
+        bail!("{kind:?} is not a valid value for --type");
+    }
+    let mut found = Vec::new();
+    let mut failures = Vec::new();
+    for name in &inspect.names {
+        match find(client, &kinds, name, inspect.size) {
+            Ok(value) => found.push(value),
+            Err(error) => failures.push(describe(&error)),
+        }
+    }
+    match inspect.format.as_deref() {
+        Some(format) if !format.is_empty() => {
+            for value in &found {
+                formatted(value, format)?;
+            }
+        }
+        _ => line(&indented(&Value::Array(found))?)?,
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Exit::because(1, failures.join("\n")))
+    }
+}
+
+fn find(client: &Client, kinds: &[&(&str, &str)], name: &str, sizes: bool) -> Result<Value> {
+    for (kind, route) in kinds {
+        let target = Target::new(route, &[name]).with_flag("size", sizes && *kind == "container");
+        match client.get(&target) {
+            Err(error) if is_not_found(&error) && kinds.len() > 1 => {}
+            other => return other,
+        }
+    }
+    Err(anyhow!("Error: No such object: {name}"))
+}
+
+/// JSON with Go's four spaces.
+fn indented(value: &Value) -> Result<String> {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    serde::Serialize::serialize(value, &mut serializer)?;
+    Ok(String::from_utf8(text)?)
+}
+
+const VOLUME: &[(&str, &str)] = &[
+    ("Driver", "DRIVER"),
+    ("Name", "VOLUME NAME"),
+    ("Scope", "SCOPE"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Labels", "LABELS"),
+    ("Size", "SIZE"),
+];
+
+/// `moss volume …`.
+pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
+    match verb {
+        args::VolumeGroup::Create(create) => {
+            let pairs = |lines: &[String]| {
+                let pair = |line: &String| {
+                    let (key, value) = line.split_once('=').unwrap_or((line, ""));
+                    (key.to_owned(), value.to_owned())
+                };
+                Some(lines.iter().map(pair).collect())
+            };
+            let request = CreateRequest {
+                driver: create.driver.clone(),
+                driver_opts: pairs(&create.opt),
+                labels: pairs(&create.label),
+                name: create.name.clone().unwrap_or_default(),
+            };
+            let volume: Volume = client.post(&Target::new("/volumes/create", &[]), &request)?;
+            line(&volume.name)
+        }
+        args::VolumeGroup::Inspect(verb) => inspect(client, verb),
+        args::VolumeGroup::Ls(listing) => {
+            let target =
+                Target::new("/volumes", &[]).with_some("filters", &filters(&listing.filter)?);
+            let mut found: ListResponse = client.get(&target)?;
+            found.volumes.sort_by(|a, b| a.name.cmp(&b.name));
+            let rows: Vec<Value> = found
+                .volumes
+                .iter()
+                .map(|volume| {
+                    json!({
+                        "Driver": volume.driver,
+                        "Name": volume.name,
+                        "Scope": volume.scope,
+                        "Mountpoint": volume.mountpoint,
+                        "Labels": labels(&volume.labels.clone().unwrap_or_default()),
+                        "Size": match &volume.usage_data {
+                            Some(usage) if usage.size >= 0 => size(usage.size),
+                            _ => "N/A".to_owned(),
+                        },
+                    })
+                })
+                .collect();
+            let shape = Shape {
+                headings: VOLUME,
+                columns: vec!["Driver", "Name"],
+                key: "Name",
+            };
+            shape.print(&rows, listing.format.as_deref(), listing.quiet)
+        }
+        args::VolumeGroup::Prune(prune) => {
+            let warning = "WARNING! This will remove anonymous local volumes not used by at least one container.";
+            if !prune.force && !confirm(warning)? {
+                return Ok(());
+            }
+            let mut filters = Filters::parse(&filters(&prune.filter)?)?;
+            if prune.all {
+                filters.add("all", "true");
+            }
+            let filters = serde_json::to_string(&filters)?;
+            let gone: PruneResponse =
+                client.post_empty(&Target::new("/volumes/prune", &[]).with("filters", filters))?;
+            pruned(
+                "Deleted Volumes:",
+                &gone.volumes_deleted.unwrap_or_default(),
+                gone.space_reclaimed,
+            )
+        }
+        args::VolumeGroup::Rm(rm) => each(&rm.names, |name| {
+            let target = Target::new("/volumes/{}", &[name]).with_flag("force", rm.force);
+            client.bytes("DELETE", &target, Body::Empty)?;
+            Ok(name.to_owned())
+        }),
+    }
+}
+
+const NETWORK: &[(&str, &str)] = &[
+    ("ID", "NETWORK ID"),
+    ("Name", "NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+    ("IPv4", "IPV4"),
+    ("IPv6", "IPV6"),
+    ("Internal", "INTERNAL"),
+    ("Labels", "LABELS"),
+    ("CreatedAt", "CREATED AT"),
+];
+
+/// `moss network …`.
+pub fn network(client: &Client, verb: &args::NetworkGroup) -> Result<()> {
+    let listing = match verb {
+        args::NetworkGroup::Inspect(verb) => return inspect(client, verb),
+        args::NetworkGroup::Ls(listing) => listing,
+    };
+    let target = Target::new("/networks", &[]).with_some("filters", &filters(&listing.filter)?);
+    let mut found: Vec<Network> = client.get(&target)?;
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    let rows: Vec<Value> = found
+        .iter()
+        .map(|network| {
+            json!({
+                "ID": if listing.no_trunc { &network.id } else { short(&network.id) },
+                "Name": network.name,
+                "Driver": network.driver,
+                "Scope": network.scope,
+                "IPv4": network.enable_ipv4.to_string(),
+                "IPv6": network.enable_ipv6.to_string(),
+                "Internal": network.internal.to_string(),
+                "Labels": labels(&network.labels),
+                "CreatedAt": network.created,
+            })
+        })
+        .collect();
+    let shape = Shape {
+        headings: NETWORK,
+        columns: vec!["ID", "Name", "Driver", "Scope"],
+        key: "ID",
+    };
+    shape.print(&rows, listing.format.as_deref(), listing.quiet)
+}
+
+/// Asks whether to go on; without somebody to ask the answer is no.
+pub fn confirm(warning: &str) -> Result<bool> {
+    let mut out = io::stderr().lock();
+    write!(out, "{warning}\nAre you sure you want to continue? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if !io::stdin().is_terminal() {
+        writeln!(out)?;
+    }
+    Ok(matches!(answer.trim(), "y" | "Y"))
+}
+
+/// What a prune removed.
+pub fn pruned(heading: &str, names: &[String], bytes: u64) -> Result<()> {
+    if !names.is_empty() {
+        line(&format!("{heading}\n{}\n", names.join("\n")))?;
+    }
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    line(&format!("Total reclaimed space: {}", size(bytes)))
+}

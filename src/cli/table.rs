@@ -1,0 +1,276 @@
+//! Lists as docker prints them: aligned tables, templates over rows, JSON lines.
+//!
+//! A row is a JSON object whose fields are strings, named as in docker's formatter. A table is a
+//! template with headings: `table {{.ID}}\t{{.Names}}`. Columns are at least ten wide with three
+//! spaces between (docker's tabwriter); the last is not padded.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use super::template::Template;
+
+/// The narrowest column, in characters.
+const NARROWEST: usize = 10;
+/// Spaces after a column.
+const PADDING: usize = 3;
+
+/// How a list is shown.
+#[derive(Debug)]
+pub struct Shape {
+    /// Fields and their headings.
+    pub headings: &'static [(&'static str, &'static str)],
+    /// Fields of the default table.
+    pub columns: Vec<&'static str>,
+    /// The field that `-q` shows.
+    pub key: &'static str,
+}
+
+impl Shape {
+    /// Prints rows.
+    pub fn print(&self, rows: &[Value], format: Option<&str>, quiet: bool) -> Result<()> {
+        let mut out = io::stdout().lock();
+        let text = self.render(rows, format, quiet)?;
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    fn render(&self, rows: &[Value], format: Option<&str>, quiet: bool) -> Result<String> {
+        let format = format.unwrap_or("table");
+        if quiet && format == "table" {
+            return self.lines(rows, &format!("{{{{.{}}}}}", self.key));
+        }
+        if format == "json" {
+            return self.lines(rows, "{{json .}}");
+        }
+        let columns = match format.strip_prefix("table") {
+            Some("") => {
+                let columns: Vec<String> = self
+                    .columns
+                    .iter()
+                    .map(|column| format!("{{{{.{column}}}}}"))
+                    .collect();
+                columns.join("\t")
+            }
+            // People write the two characters `\t`.
+            Some(rest) if rest.starts_with(char::is_whitespace) => unescape(rest.trim_start()),
+            _ => return self.lines(rows, &unescape(format)),
+        };
+        let template = Template::parse(&columns)?;
+        let headings: Map<String, Value> = self
+            .headings
+            .iter()
+            .map(|(field, heading)| ((*field).to_owned(), Value::from(*heading)))
+            .collect();
+        let mut lines = vec![template.render(&Value::Object(headings))?];
+        for row in rows {
+            lines.push(template.render(row)?);
+        }
+        Ok(align(&lines))
+    }
+
+    fn lines(&self, rows: &[Value], template: &str) -> Result<String> {
+        let template = Template::parse(template)?;
+        let mut text = String::new();
+        for row in rows {
+            text.push_str(&template.render(row)?);
+            text.push('\n');
+        }
+        Ok(text)
+    }
+}
+
+fn unescape(text: &str) -> String {
+    text.replace("\\t", "\t").replace("\\n", "\n")
+}
+
+/// Lines whose tab-separated cells become columns.
+pub fn align(lines: &[String]) -> String {
+    let rows: Vec<Vec<&str>> = lines
+        .iter()
+        .map(|line| line.split('\t').collect())
+        .collect();
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        for (index, cell) in row.iter().enumerate().take(row.len() - 1) {
+            let width = (cell.chars().count() + PADDING).max(NARROWEST);
+            match widths.get_mut(index) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        for (index, cell) in row.iter().enumerate() {
+            text.push_str(cell);
+            if index + 1 < row.len() {
+                let width = widths.get(index).copied().unwrap_or_default();
+                text.push_str(&" ".repeat(width.saturating_sub(cell.chars().count())));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Docker's words for a span of time: `About an hour`, `3 weeks` (docker/go-units).
+pub fn span(seconds: i64) -> String {
+    let minutes = seconds / 60;
+    // Hours are rounded, as in Go.
+    let hours = (seconds + 1800) / 3600;
+    match seconds {
+        ..1 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".to_owned(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 14 => format!("{} days", hours / 24),
+        _ if hours < 24 * 60 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+/// `1.23MB`: three significant digits, decimal units.
+pub fn size(bytes: i64) -> String {
+    const UNITS: &[&str] = &["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value.abs() >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{}{}", significant(value, 3), UNITS[unit])
+}
+
+/// `7.7GiB`: four significant digits, binary units.
+pub fn binary_size(bytes: i64) -> String {
+    const UNITS: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value.abs() >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{}{}", significant(value, 4), UNITS[unit])
+}
+
+/// Go's `%.Ng` for values that need no exponent.
+fn significant(value: f64, digits: usize) -> String {
+    let whole = format!("{:.0}", value.abs().trunc()).len();
+    let text = format!("{value:.*}", digits.saturating_sub(whole));
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
+/// Cuts a text, with an ellipsis where something is lost.
+pub fn ellipsis(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    text.chars()
+        .take(length.saturating_sub(1))
+        .chain(['…'])
+        .collect()
+}
+
+/// The first twelve digits of an id, without its algorithm.
+pub fn short(id: &str) -> &str {
+    let digits = id.strip_prefix("sha256:").unwrap_or(id);
+    digits.get(..12).unwrap_or(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        headings: &[
+            ("ID", "CONTAINER ID"),
+            ("Names", "NAMES"),
+            ("Image", "IMAGE"),
+        ],
+        columns: Vec::new(),
+        key: "ID",
+    };
+
+    #[test]
+    fn tables_look_like_dockers() {
+        let shape = Shape {
+            columns: vec!["ID", "Image", "Names"],
+            ..SHAPE
+        };
+        let rows = [
+            json!({"ID": "0123456789ab", "Image": "debian:bookworm-slim", "Names": "a"}),
+            json!({"ID": "1", "Image": "b", "Names": "long_name"}),
+        ];
+        let table = "CONTAINER ID   IMAGE                  NAMES\n\
+                     0123456789ab   debian:bookworm-slim   a\n\
+                     1              b                      long_name\n";
+        assert_eq!(shape.render(&rows, None, false).unwrap(), table);
+        assert_eq!(
+            shape.render(&rows, None, true).unwrap(),
+            "0123456789ab\n1\n"
+        );
+        assert_eq!(
+            shape
+                .render(&rows, Some("table {{.Names}}\\t{{.ID}}"), true)
+                .unwrap(),
+            "NAMES       CONTAINER ID\na           0123456789ab\nlong_name   1\n"
+        );
+        assert_eq!(
+            shape
+                .render(&rows[1..], Some("{{.ID}}={{.Image}}"), false)
+                .unwrap(),
+            "1=b\n"
+        );
+        assert_eq!(
+            shape.render(&rows[1..], Some("json"), false).unwrap(),
+            "{\"ID\":\"1\",\"Image\":\"b\",\"Names\":\"long_name\"}\n"
+        );
+        assert_eq!(
+            shape.render(&[], None, false).unwrap(),
+            "CONTAINER ID   IMAGE     NAMES\n"
+        );
+    }
+
+    #[test]
+    fn numbers_read_like_dockers() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (7752, "7.75kB"),
+            (116_600_000, "117MB"),
+            (1_230_000_000, "1.23GB"),
+            (10_000, "10kB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(binary_size(8_246_337_536), "7.68GiB");
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (59, "59 seconds"),
+            (61, "About a minute"),
+            (3600, "About an hour"),
+            (47 * 3600, "47 hours"),
+            (86400 * 13, "13 days"),
+            (86400 * 20, "2 weeks"),
+            (86400 * 100, "3 months"),
+            (86400 * 365 * 3, "3 years"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(ellipsis("abcdef", 4), "abc…");
+        assert_eq!(short("sha256:0123456789abcdef"), "0123456789ab");
+    }
+}
