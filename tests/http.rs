@@ -280,6 +280,16 @@ fn bodies_are_checked() {
 }
 
 #[test]
+fn a_body_that_nobody_wants_does_not_cut_the_client_off() {
+    let harness = Harness::start();
+    let body = "x".repeat(8 << 20);
+    for path in ["/nosuch", "/v1.99/json", "/json"] {
+        let (code, _) = harness.post(path, "text/plain", &body);
+        assert!(matches!(code, 400 | 404), "{path}: {code}");
+    }
+}
+
+#[test]
 fn a_panic_is_one_answer() {
     let harness = Harness::start();
     let (code, body) = harness.get("/panic");

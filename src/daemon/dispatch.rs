@@ -23,7 +23,7 @@ use crate::api::version::ApiVersion;
 
 use super::answer::{self, Answer, Failure, Response};
 use super::query::{self, Query};
-use super::request::Request;
+use super::request::{Request, Unread};
 use super::router::{self, Table};
 use super::server::{Client, Service};
 use super::version;
@@ -91,6 +91,18 @@ impl<E: Endpoints> Dispatcher<E> {
         client: Client,
     ) -> Result<Answer, (Failure, bool)> {
         let (parts, body) = request.into_parts();
+        let body = Unread::new(body);
+        let result = self.find_and_call(parts, body.clone(), client).await;
+        body.discard().await;
+        result
+    }
+
+    async fn find_and_call(
+        &self,
+        parts: hyper::http::request::Parts,
+        body: Unread,
+        client: Client,
+    ) -> Result<Answer, (Failure, bool)> {
         let path = query::decode(parts.uri.path(), false).map_err(|failure| (failure, true))?;
         if let Some(canonical) = router::canonical(&path) {
             return Ok(redirection(&canonical, parts.uri.query()).into());

@@ -5,6 +5,8 @@
 //! ([`JSON_LIMIT`]). Archives are read by a thread of its own through [`BodyReader`].
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -24,6 +26,12 @@ use super::server::Client;
 /// The largest JSON body or form, in bytes. Docker's create requests are a few KiB.
 pub const JSON_LIMIT: usize = 16 * 1024 * 1024;
 
+/// At most this many bytes of a body that nobody wants are read.
+pub const DISCARD_LIMIT: u64 = 1 << 30;
+
+/// How long reading such a body may take.
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+
 /// One request.
 #[derive(Debug)]
 pub struct Request {
@@ -37,8 +45,47 @@ pub struct Request {
     pub query: Query,
     /// Its header.
     pub headers: HeaderMap,
-    body: Option<Incoming>,
+    body: Unread,
     client: Client,
+}
+
+/// A request's body until somebody reads it. The dispatcher keeps a share, as what a handler left
+/// unread must be read before the answer: the client may still be sending it, and would be cut
+/// off before it learns why.
+#[derive(Debug, Clone)]
+pub struct Unread(Arc<Mutex<Option<Incoming>>>);
+
+impl Unread {
+    /// Shares a body.
+    pub fn new(body: Incoming) -> Unread {
+        Unread(Arc::new(Mutex::new(Some(body))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Incoming> {
+        self.lock().take()
+    }
+
+    /// Reads what nobody has read, within [`DISCARD_LIMIT`] and [`DISCARD_TIME`].
+    pub async fn discard(&self) {
+        let Some(mut body) = self.take() else { return };
+        let mut left = DISCARD_LIMIT;
+        let reading = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                left = left.saturating_sub(length);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(DISCARD_TIME, reading).await.is_err() {
+            tracing::debug!("gave up on a body that nobody wants");
+        }
+    }
 }
 
 impl Request {
@@ -48,7 +95,7 @@ impl Request {
         version: ApiVersion,
         name: String,
         query: Query,
-        (headers, body): (HeaderMap, Incoming),
+        (headers, body): (HeaderMap, Unread),
         client: Client,
     ) -> Request {
         Request {
@@ -57,7 +104,7 @@ impl Request {
             name,
             query,
             headers,
-            body: Some(body),
+            body,
             client,
         }
     }
@@ -139,8 +186,8 @@ impl Request {
 
     /// The body's length, where the header tells it.
     pub fn length(&self) -> Option<u64> {
-        let body = self.body.as_ref()?;
-        body.size_hint().exact()
+        let body = self.body.lock();
+        body.as_ref()?.size_hint().exact()
     }
 
     /// Whether the header says that there is no body.

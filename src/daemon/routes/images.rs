@@ -7,12 +7,8 @@ use hyper::StatusCode;
 use super::{Request, State, absent, filters, quick, shaped, slow, spawn};
 use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
-use crate::daemon::request::BodyReader;
+use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
 use crate::engine::images::ImageListOptions;
-
-/// After a load failed, at most this many bytes of its archive are read on: a client that is
-/// still sending would otherwise be cut off before it reads why.
-const DRAIN_LIMIT: u64 = 1 << 30;
 
 /// `GET /images/json`.
 pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
@@ -97,9 +93,10 @@ pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure>
     Ok(answer::streamed("application/json", stream))
 }
 
-/// Reads on, so that the client comes to read the answer.
+/// Reads on after a failure: a client that is still sending would otherwise be cut off before it
+/// reads why.
 fn drain(archive: BodyReader) {
-    if let Err(error) = io::copy(&mut archive.take(DRAIN_LIMIT), &mut io::sink()) {
+    if let Err(error) = io::copy(&mut archive.take(DISCARD_LIMIT), &mut io::sink()) {
         tracing::debug!(%error, "the client left its archive");
     }
 }
