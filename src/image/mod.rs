@@ -25,6 +25,7 @@
 
 pub mod hello;
 
+mod attributes;
 mod commit;
 mod config;
 mod create;

@@ -18,7 +18,7 @@
 //!   `.wh..wh.plnk` can be the target of hard links.
 //! - Devices are left out, as rootless Docker does; hard links to them too.
 //! - Attributes in the names that overlayfs, fuse-overlayfs or this store give a meaning
-//!   ([`RESERVED_XATTRS`]) are dropped. Ones that the filesystem or the kernel refuses to this
+//!   ([`super::attributes::RESERVED_XATTRS`]) are dropped. Ones that the filesystem or the kernel refuses to this
 //!   process (`trusted.*`, `security.*` without the right) are dropped too, as in Docker.
 //! - The root's own entry counts only when it is named by an absolute path (Docker).
 //! - Directories are made 0700 and get owner, mode and times at the end, when nothing more will
@@ -40,25 +40,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::attributes::{
+    Givers, chown, failed, set_all, set_by_name, set_override, set_times, set_xattrs, umask,
+};
 use super::error::Error;
 use super::ledger::{self, Attributes, Body, Id, Ledger, ROOT, Walk};
-use super::owner::{Given, OVERRIDE, Owners};
+use super::owner::Owners;
 use super::split;
 use super::tarball::{Entry, Kind, Reader, TarError};
 use crate::sys::tree;
-
-/// Prefixes of attributes that an image may not set.
-pub(crate) const RESERVED_XATTRS: &[&[u8]] = &[
-    b"user.overlay.",
-    b"trusted.overlay.",
-    b"user.fuseoverlayfs.",
-    b"trusted.fuseoverlayfs.",
-    b"user.containers.",
-];
 
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
@@ -126,8 +119,7 @@ pub(crate) fn unpack(
         plnk: HashMap::new(),
         ledger: Ledger::new(),
         last_parent: None,
-        owners: owners.clone(),
-        single: owners.single(),
+        owners: Givers::new(owners),
         limits: *limits,
         umask: umask(),
         split: split::Writer::new(file).map_err(keep)?,
@@ -157,9 +149,7 @@ struct Unpacker<'a> {
     ledger: Ledger,
     /// The parent of the entry before: most entries share it.
     last_parent: Option<(Vec<u8>, Id)>,
-    owners: Owners,
-    /// For filesystems that refuse chown.
-    single: Owners,
+    owners: Givers,
     limits: Limits,
     umask: u32,
     split: split::Writer,
@@ -255,14 +245,14 @@ impl Unpacker<'_> {
                 self.add(parent, base, Body::Symlink { target }, &entry.name)?;
                 rustix::fs::symlinkat(&entry.link[..], &*dir, base)
                     .map_err(failed("make the link", &entry.name))?;
-                self.attributes_by_name(&dir, base, entry)
+                set_by_name(&self.owners, &dir, base, entry)
             }
             Kind::Fifo => {
                 self.add(parent, base, Body::Fifo, &entry.name)?;
                 let mode = Mode::from_raw_mode(0o600);
                 rustix::fs::mknodat(&*dir, base, FileType::Fifo, mode, 0)
                     .map_err(failed("make the fifo", &entry.name))?;
-                self.attributes_by_name(&dir, base, entry)
+                set_by_name(&self.owners, &dir, base, entry)
             }
             Kind::HardLink => self.hard_link(entry, parent, base, &dir),
             Kind::Device => {
@@ -360,7 +350,6 @@ impl Unpacker<'_> {
             self.last_parent = None;
         }
         let is_directory = matches!(self.ledger.body(id), Body::Directory { .. });
-        let left_out = matches!(self.ledger.body(id), Body::LeftOut);
         for (file, number) in self.ledger.remove(id) {
             let (parent, name) = (self.ledger.parent(file), self.ledger.name(file));
             let from = self.directory(parent, entry)?;
@@ -377,8 +366,7 @@ impl Unpacker<'_> {
             });
         }
         match rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty()) {
-            Err(Errno::NOENT) if left_out => Ok(()),
-            // It was moved aside.
+            // It was moved aside, or never was in the tree.
             Err(Errno::NOENT) => Ok(()),
             result => result.map_err(failed("replace", entry)),
         }
@@ -416,7 +404,7 @@ impl Unpacker<'_> {
             .map_err(failed("keep", &entry.name))?;
         self.content(reader, entry, &file, b"")?;
         if keep {
-            self.file_attributes(&file, entry, true)?;
+            set_all(&self.owners, &file, entry)?;
         }
         Ok(())
     }
@@ -471,7 +459,10 @@ impl Unpacker<'_> {
         base: &[u8],
         dir: &OwnedFd,
     ) -> Result<(), Error> {
-        let given = self.owners.give(entry.uid, entry.gid, entry.mode, 0o600);
+        let given = self
+            .owners
+            .full
+            .give(entry.uid, entry.gid, entry.mode, 0o600);
         // Where the mode given at creation is what comes out, chmod can be left out.
         let plain = given.owner.is_none()
             && given.override_stat.is_none()
@@ -493,7 +484,7 @@ impl Unpacker<'_> {
         if plain {
             return set_times(&file, entry.mtime).map_err(failed("set the times of", &entry.name));
         }
-        self.file_attributes(&file, entry, true)
+        set_all(&self.owners, &file, entry)
     }
 
     /// Writes the entry's content and notes in the split file where it is.
@@ -550,55 +541,6 @@ impl Unpacker<'_> {
             return Err(Error::NearlyFull);
         }
         Ok(())
-    }
-
-    /// Owner, attributes, mode and times, in the order in which none undoes another: chown takes
-    /// setuid bits and file capabilities away, a closed mode forbids setting attributes.
-    fn file_attributes(
-        &mut self,
-        file: &OwnedFd,
-        entry: &Entry,
-        with_xattrs: bool,
-    ) -> Result<(), Error> {
-        let fail = |error| failed("set the attributes of", &entry.name)(error);
-        let given = self.owners.give(entry.uid, entry.gid, entry.mode, 0o600);
-        let given = match chown(file, &given).map_err(fail)? {
-            true => given,
-            false => self.single.give(entry.uid, entry.gid, entry.mode, 0o600),
-        };
-        if let Some(value) = &given.override_stat {
-            set_override(file, value).map_err(fail)?;
-        }
-        if with_xattrs {
-            set_xattrs(file, entry)?;
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(given.mode)).map_err(fail)?;
-        set_times(file, entry.mtime).map_err(fail)
-    }
-
-    /// The same for what cannot be opened: links and fifos.
-    fn attributes_by_name(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-    ) -> Result<(), Error> {
-        let fail = |error| failed("set the attributes of", &entry.name)(error);
-        let given = self.owners.give(entry.uid, entry.gid, entry.mode, 0);
-        if let Some((uid, gid)) = given.owner {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            match rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags) {
-                Err(Errno::PERM | Errno::INVAL) => {}
-                result => result.map_err(fail)?,
-            }
-        }
-        if entry.kind == Kind::Fifo {
-            let mode = Mode::from_raw_mode(given.mode);
-            rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).map_err(fail)?;
-        }
-        let times = times(entry.mtime);
-        rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)
     }
 
     fn hard_link(
@@ -663,10 +605,10 @@ impl Unpacker<'_> {
                 Some(a) => (a.uid, a.gid, a.mode),
                 None => (0, 0, 0o755),
             };
-            let given = self.owners.give(uid, gid, mode, 0o700);
+            let given = self.owners.full.give(uid, gid, mode, 0o700);
             let given = match chown(&dir, &given).map_err(fail)? {
                 true => given,
-                false => self.single.give(uid, gid, mode, 0o700),
+                false => self.owners.single.give(uid, gid, mode, 0o700),
             };
             // Directories that no entry describes have nobody whose ownership must be kept.
             if let (Some(value), Some(_)) = (&given.override_stat, &attributes) {
@@ -685,84 +627,4 @@ impl Unpacker<'_> {
 /// Whether a name is AUFS' own; the opaque marker is not.
 fn is_aufs(name: &[u8]) -> bool {
     name.starts_with(AUFS) && name != OPAQUE
-}
-
-fn failed(what: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
-    let path = String::from_utf8_lossy(path).into_owned();
-    move |error| Error::Unpack {
-        what,
-        path,
-        source: error.into(),
-    }
-}
-
-/// Gives the owner; `false` where the filesystem refuses (NFS, some FUSE).
-fn chown(file: &OwnedFd, given: &Given) -> rustix::io::Result<bool> {
-    let Some((uid, gid)) = given.owner else {
-        return Ok(true);
-    };
-    match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
-        Err(Errno::PERM | Errno::INVAL) => Ok(false),
-        result => result.map(|()| true),
-    }
-}
-
-/// A filesystem without user attributes forgets the true owner; that is no reason to fail.
-fn set_override(file: &OwnedFd, value: &str) -> rustix::io::Result<()> {
-    match rustix::fs::fsetxattr(file, OVERRIDE, value.as_bytes(), XattrFlags::empty()) {
-        Err(Errno::NOTSUP) => Ok(()),
-        result => result,
-    }
-}
-
-fn set_xattrs(file: &OwnedFd, entry: &Entry) -> Result<(), Error> {
-    for (name, value) in &entry.xattrs {
-        if RESERVED_XATTRS
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        {
-            continue;
-        }
-        match rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::empty()) {
-            Ok(()) | Err(Errno::NOTSUP | Errno::PERM) => {}
-            Err(error) => return Err(failed("set an attribute of", &entry.name)(error)),
-        }
-    }
-    Ok(())
-}
-
-/// Docker's bound: what is before the epoch is the epoch. The access time is left alone.
-fn times((seconds, nanos): (i64, u32)) -> Timestamps {
-    let (seconds, nanos) = if seconds < 0 {
-        (0, 0)
-    } else {
-        (seconds, nanos)
-    };
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos.into(),
-        },
-    }
-}
-
-fn set_times(file: &OwnedFd, mtime: (i64, u32)) -> rustix::io::Result<()> {
-    rustix::fs::futimens(file, &times(mtime))
-}
-
-/// This process' umask: it cannot be asked for without changing it, except here.
-fn umask() -> u32 {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Umask:"))?;
-            u32::from_str_radix(line.trim(), 8).ok()
-        })
-        .unwrap_or(0o777)
 }
