@@ -52,6 +52,8 @@ impl Engine {
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
         fill_defaults(&mut host_config);
+        // Before the host name is filled in: only one that was asked for can conflict.
+        self.validate(&config, &host_config)?;
         let id = ContainerId::random();
         let joined = match host_config.network_mode.strip_prefix("container:") {
             Some(other) => Some(
@@ -140,7 +142,6 @@ impl Engine {
             restart_count: 0,
             boot_id: self.facts.boot_id.clone(),
         };
-        self.validate(&record.config, &record.host_config)?;
         self.check_joined(&record)?;
 
         let made = self.make_volumes(&mut record);
