@@ -122,7 +122,7 @@ pub struct Run {
     #[arg(long, value_name = "string", default_value = "")]
     pub detach_keys: String,
     /// Proxy received signals to the process
-    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true,
+    #[arg(long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "true", value_parser = truth)]
     pub sig_proxy: bool,
     /// What the container is to be
@@ -329,7 +329,7 @@ pub struct Attach {
     #[arg(long)]
     pub no_stdin: bool,
     /// Proxy all received signals to the process
-    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true,
+    #[arg(long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "true", value_parser = truth)]
     pub sig_proxy: bool,
     /// The container
@@ -457,7 +457,7 @@ pub struct History {
     #[arg(long, value_name = "string")]
     pub format: Option<String>,
     /// Print sizes and dates in human readable format
-    #[arg(short = 'H', long, value_name = "bool", num_args = 0..=1, require_equals = true,
+    #[arg(short = 'H', long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "true", value_parser = truth)]
     pub human: bool,
     /// Don't truncate output
@@ -748,12 +748,17 @@ fn with_truth_values(command: Command) -> Command {
         .mut_subcommands(with_truth_values)
 }
 
+/// The definition, for parsing, help and completions.
+pub fn command() -> Command {
+    CommandLine::command().version(env!("CARGO_PKG_VERSION"))
+}
+
 /// Reads a command line.
 ///
 /// # Errors
 /// Help and version, where they are asked for; docker's words for what makes no sense.
 pub fn parse(words: &[String]) -> Result<Parsed, Refusal> {
-    let command = CommandLine::command().version(env!("CARGO_PKG_VERSION"));
+    let command = command();
     let mut bent = with_truth_values(command.clone());
     let matches = match bent.try_get_matches_from_mut(words) {
         Ok(matches) => matches,
@@ -904,9 +909,24 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
     }
 }
 
+fn laid_out(command: Command, tidy: &dyn Fn(Arg) -> Arg) -> Command {
+    command
+        .next_line_help(false)
+        .mut_args(tidy)
+        .mut_subcommands(|inner| laid_out(inner, tidy))
+}
+
 /// The command that the words lead to, and its names.
 fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
-    let mut command = command.clone();
+    // One line for each flag, by their names, with no default that is empty text.
+    let tidy = |arg: Arg| {
+        let arg = arg.display_order(0);
+        match arg.get_default_values() {
+            [only] if only.is_empty() => arg.hide_default_value(true),
+            _ => arg,
+        }
+    };
+    let mut command = laid_out(command.clone(), &tidy);
     command.build();
     let mut path = vec![command.get_name().to_owned()];
     for word in words.iter().skip(1) {
@@ -932,7 +952,18 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        with_truth_values(CommandLine::command()).debug_assert();
+        with_truth_values(command()).debug_assert();
+    }
+
+    #[test]
+    fn truth_values_have_the_defaults_that_they_say() {
+        let run = |line| match parse_line(line).map(|parsed| parsed.verb) {
+            Ok(Verb::Run(run)) => (run.sig_proxy, run.detach),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(run("moss run x"), (true, false));
+        assert_eq!(run("moss run --sig-proxy=false -d x"), (false, true));
+        assert_eq!(run("moss run --sig-proxy -d=0 x"), (true, false));
     }
 
     #[test]
@@ -990,7 +1021,9 @@ mod tests {
         );
         let help = refused("moss run --help");
         assert_eq!(help.status, 0);
-        assert!(help.message.contains("--rm  ") && help.message.contains("--detach-keys <string>"));
+        // Switches are shown as switches, and defaults that are nothing are not shown.
+        assert!(help.message.contains("--rm\n") && !help.message.contains("--rm[="));
+        assert!(!help.message.contains("default: \"\""));
         assert!(
             refused("moss ps --all=perhaps")
                 .message

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -126,6 +127,7 @@ fn start(paths: &Paths) -> Result<PathBuf> {
     // What this process inherited is not the daemon's either; the pipe alone goes through.
     crate::sys::fork::pass_to_exec(&[told.as_raw_fd()])?;
     let mut daemon = Command::new("/proc/self/exe")
+        .arg0("moss")
         .args(["daemon", "--on-demand", "--ready-fd"])
         .arg(told.as_raw_fd().to_string())
         .current_dir("/")
