@@ -5,10 +5,11 @@
 //! keeper. Everything else is what a person typed.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use moss::cli;
 use moss::container;
+use moss::daemon;
 use moss::overlay;
 use moss::userns::{keeper, probe};
 
@@ -20,7 +21,7 @@ fn main() {
         [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
         [_, verb, places] if verb == probe::VERB => probe::serve(places, try_root_filesystem),
-        _ => cli::main(&std::env::args_os().collect::<Vec<_>>()),
+        _ => cli::main(&std::env::args_os().collect::<Vec<_>>(), serve),
     };
     #[expect(
         clippy::disallowed_methods,
@@ -38,4 +39,22 @@ fn shim([connection, leash]: [OwnedFd; 2]) -> i32 {
 fn try_root_filesystem(directory: &Path) -> (Option<&'static str>, String) {
     let found = overlay::probe(directory);
     (found.driver.map(overlay::Driver::name), found.reason)
+}
+
+/// `moss daemon`: from its flags to a daemon's life.
+fn serve(flags: &cli::args::Daemon) -> anyhow::Result<()> {
+    let sockets = flags.socket.iter().map(|path| format!("unix://{path}"));
+    let path = |text: &Option<String>| text.as_ref().map(PathBuf::from);
+    let options = daemon::Options {
+        hosts: flags.host.iter().cloned().chain(sockets).collect(),
+        data_root: path(&flags.data_root),
+        exec_root: path(&flags.exec_root),
+        config_file: path(&flags.config_file),
+        validate: flags.validate,
+        debug: flags.debug,
+        storage_driver: flags.storage_driver.clone(),
+        on_demand: flags.on_demand,
+        ready_fd: flags.ready_fd,
+    };
+    Ok(daemon::run(&options)?)
 }

@@ -1,7 +1,6 @@
-//! Verbs that look at this user's host themselves: the daemon, `doctor`, `system check`, `system stop`.
+//! Verbs that look at this user's host themselves: `doctor`, `system check`, `system stop`.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +12,6 @@ use super::error::Exit;
 use super::http::{Body, Target};
 use super::output::line;
 use crate::api::container::Summary;
-use crate::daemon;
 use crate::engine::leaks;
 use crate::sys::lock;
 use crate::sys::paths::Paths;
@@ -23,23 +21,6 @@ use crate::userns::probe::{self, Places};
 
 /// How long a daemon may take to leave; answers in flight are given some seconds.
 const LEAVING: Duration = Duration::from_secs(30);
-
-/// `moss daemon`: runs until it is told to end.
-pub fn daemon(flags: &args::Daemon) -> Result<()> {
-    let sockets = flags.socket.iter().map(|path| format!("unix://{path}"));
-    let options = daemon::Options {
-        hosts: flags.host.iter().cloned().chain(sockets).collect(),
-        data_root: flags.data_root.as_ref().map(PathBuf::from),
-        exec_root: flags.exec_root.as_ref().map(PathBuf::from),
-        config_file: flags.config_file.as_ref().map(PathBuf::from),
-        validate: flags.validate,
-        debug: flags.debug,
-        storage_driver: flags.storage_driver.clone(),
-        on_demand: flags.on_demand,
-        ready_fd: flags.ready_fd,
-    };
-    Ok(daemon::run(&options)?)
-}
 
 /// `moss doctor`: the probes of the host, with no daemon.
 pub fn doctor() -> Result<()> {

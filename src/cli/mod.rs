@@ -8,7 +8,7 @@
 //! | [`create`] | flags to create requests |
 //! | [`run`] | containers with somebody at the other end; [`streams`], [`terminal`] |
 //! | [`containers`], [`images`], [`objects`], [`system`] | the other verbs |
-//! | [`host`] | the daemon, and what needs none |
+//! | [`host`] | what needs no daemon |
 //! | [`template`], [`table`], [`progress`], [`output`] | how answers look |
 //! | [`error`] | how a verb ends |
 //!
@@ -41,14 +41,17 @@ use args::{ContainerGroup, ImageGroup, SystemGroup, Verb};
 use engine::{Client, Place};
 use error::Exit;
 
+/// What `moss daemon` runs: `main` hands it in, as the daemon is beside this folder, not below it.
+pub type Serve = fn(&args::Daemon) -> Result<()>;
+
 /// Does what was typed; the exit status.
-pub fn main(words: &[OsString]) -> i32 {
+pub fn main(words: &[OsString], serve: Serve) -> i32 {
     let ended = words
         .iter()
         .map(|word| word.to_str().map(str::to_owned))
         .collect::<Option<Vec<String>>>()
         .ok_or_else(|| Exit::because(1, "moss: arguments must be valid UTF-8"))
-        .and_then(|words| obey(&words));
+        .and_then(|words| obey(&words, serve));
     match ended {
         Ok(()) => 0,
         Err(error) => {
@@ -61,7 +64,7 @@ pub fn main(words: &[OsString]) -> i32 {
     }
 }
 
-fn obey(words: &[String]) -> Result<()> {
+fn obey(words: &[String], serve: Serve) -> Result<()> {
     let parsed = match args::parse(words) {
         Ok(parsed) => parsed,
         Err(refusal) if refusal.status == 0 => {
@@ -73,7 +76,7 @@ fn obey(words: &[String]) -> Result<()> {
     let place = Place::choose(parsed.host.as_deref(), variable.as_deref())?;
     match &parsed.verb {
         Verb::Doctor => return host::doctor(),
-        Verb::Daemon(daemon) => return host::daemon(daemon),
+        Verb::Daemon(daemon) => return serve(daemon),
         Verb::Version(version) => return system::version(&place, version),
         Verb::System(SystemGroup::Check) => return host::check(),
         Verb::System(SystemGroup::Stop(stop)) => return host::stop(&place, stop),
