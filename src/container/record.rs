@@ -115,9 +115,10 @@ impl MountKind {
     }
 }
 
-/// Where a container is in its life.
+/// Where a container is in its life. Its form in a file is an object of one field: a tag beside the
+/// fields would have serde buffer them, which it cannot do with numbers of 128 bits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "status", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// Never ran, or could not be started the last time.
     Created {
@@ -231,5 +232,41 @@ impl Record {
             .map_err(std::io::Error::from)
             .and_then(|bytes| atomic::write(&path, &bytes, durability))
             .map_err(|source| RecordError::Write { path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read_as_they_were_written() {
+        let at = 1_800_000_000_123_456_789;
+        let (pid, start_time) = (7, 8);
+        for state in [
+            State::Created { failure: None },
+            State::Running {
+                started: Started {
+                    pid,
+                    start_time,
+                    at,
+                },
+            },
+            State::Exited {
+                started_at: at,
+                exit: Exit {
+                    code: 3,
+                    oom_killed: false,
+                    at,
+                },
+                error: String::new(),
+            },
+        ] {
+            let text = serde_json::to_vec(&state).expect("a state is JSON");
+            assert_eq!(
+                serde_json::from_slice::<State>(&text).expect("as written"),
+                state
+            );
+        }
     }
 }

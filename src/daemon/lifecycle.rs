@@ -227,7 +227,8 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     holder.socket = sockets.iter().find_map(path_of);
     let named = lock.name(&holder);
     named.map_err(failed("write the lock on the data root"))?;
-    let engine = open(&places, &config, keeper, uid)?;
+    let engine = open(&places, &config, keeper, uid)
+        .inspect_err(|_| sockets.iter().for_each(Socket::remove))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(POOL)
@@ -338,7 +339,13 @@ fn sockets(hosts: &[Host], passed: Vec<OwnedFd>) -> Result<Vec<Socket>, ListenEr
     }
     for host in hosts {
         if let Host::Unix(path) = host {
-            sockets.push(Socket::bind(path)?);
+            match Socket::bind(path) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    sockets.iter().for_each(Socket::remove);
+                    return Err(error);
+                }
+            }
         }
     }
     Ok(sockets)

@@ -1,6 +1,6 @@
 //! The verbs of images.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use crate::api::filters::Filters;
 use crate::api::image::{
@@ -284,21 +284,45 @@ impl Engine {
             .map_err(|error| image_error(&error))?;
         for image in loaded {
             if image.names.is_empty() {
-                progress(JsonMessage::stream(format!(
-                    "Loaded image ID: {}\n",
-                    image.id
-                )));
                 self.image_event("load", &image.id, &image.id.to_string());
             }
             for name in &image.names {
-                progress(JsonMessage::stream(format!(
-                    "Loaded image: {}\n",
-                    name.familiar()
-                )));
                 self.image_event("load", &image.id, &name.familiar());
             }
         }
         Ok(())
+    }
+
+    /// Checks that all of these images are there, before [`Engine::image_save`].
+    pub fn image_save_check(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            self.find_image(name)?;
+        }
+        Ok(())
+    }
+
+    /// Writes images to one archive.
+    pub fn image_save(&self, names: &[String], out: &mut dyn Write) -> Result<()> {
+        self.images
+            .save(names, out)
+            .map_err(|error| image_error(&error))?;
+        for name in names {
+            if let Ok(image) = self.find_image(name) {
+                self.image_event("save", &image.id, &image.id.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image of one layer from a root filesystem's tar; returns its id.
+    pub fn image_import(&self, source: &mut dyn Read, import: &image::Import) -> Result<Digest> {
+        let id = self
+            .images
+            .import(source, import)
+            .map_err(|error| image_error(&error))?;
+        let name = import.name.as_ref().map(Reference::familiar);
+        self.image_event("import", &id, &name.unwrap_or_else(|| id.to_string()));
+        Ok(id)
     }
 
     /// The image of that name, id, or digest.

@@ -8,9 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use crate::api::container::PruneResponse;
+use crate::api::filters::Filters;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, WaitCondition};
 use crate::engine::error::{Error, Result};
+use crate::types::timestamp::Timestamp;
 
 /// Deletes directories on a thread of its own.
 pub struct Janitor {
@@ -90,6 +93,46 @@ impl Engine {
         }
         self.discard(&container, volumes);
         Ok(())
+    }
+
+    /// Removes the containers that do not run.
+    pub fn container_prune(&self, filters: &Filters) -> Result<PruneResponse> {
+        filters
+            .validate(&["label", "label!", "until"])
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let until = match filters.values("until").next() {
+            Some(text) => Some(
+                Timestamp::parse(text, Timestamp::now())
+                    .map_err(|error| Error::invalid(error.to_string()))?,
+            ),
+            None => None,
+        };
+        let mut removed = Vec::new();
+        let mut reclaimed = 0;
+        for container in self.containers.all() {
+            let record = container.record();
+            let labels = record.config.labels.clone().unwrap_or_default();
+            if record.state.is_running()
+                || until.is_some_and(|until| record.created > until)
+                || !filters.matches_labels("label", &labels)
+                || !filters.excludes_labels("label!", &labels)
+            {
+                continue;
+            }
+            let (own, _) = self.sizes(&container, &record);
+            // One that was started or removed meanwhile is none of ours.
+            if self
+                .container_remove(record.id.as_str(), false, false)
+                .is_ok()
+            {
+                removed.push(record.id.to_string());
+                reclaimed += u64::try_from(own).unwrap_or(0);
+            }
+        }
+        Ok(PruneResponse {
+            containers_deleted: Some(removed),
+            space_reclaimed: reclaimed,
+        })
     }
 
     /// Takes away a container that does not run and that the caller has marked as `removing`.

@@ -69,31 +69,43 @@ const DEPTH_MAX: u32 = 64;
 /// [`DEPTH_MAX`] the lower part is renamed up into `dir` and removed from there, so that no depth
 /// exhausts descriptors or stack.
 pub fn remove_all(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let mut lifted = 0_u64;
-    remove(dir, dir, name, 0, &mut lifted)?;
+    let mut lifted = Lifted {
+        top: dir,
+        base: name,
+        count: 0,
+    };
+    remove(dir, name, 0, &mut lifted)?;
     let mut next = 0;
-    while next < lifted {
-        let name = lifted_name(name, next);
-        remove(dir, dir, OsStr::from_bytes(&name), 0, &mut lifted)?;
+    while next < lifted.count {
+        let name = lifted.name(next);
+        remove(dir, OsStr::from_bytes(&name), 0, &mut lifted)?;
         next += 1;
     }
     Ok(())
 }
 
-/// A name in the top directory for the lower part of a deep tree. Names are at most 255 bytes.
-fn lifted_name(name: &OsStr, serial: u64) -> Vec<u8> {
-    let name = name.as_bytes();
-    let mut lifted = name[..name.len().min(200)].to_vec();
-    lifted.extend_from_slice(format!(".lifted-{}-{serial}", std::process::id()).as_bytes());
-    lifted
+/// The lower parts of a deep tree, renamed up into the directory that it is removed from.
+struct Lifted<'a> {
+    top: BorrowedFd<'a>,
+    base: &'a OsStr,
+    count: u64,
+}
+
+impl Lifted<'_> {
+    /// The name of one of them. Names are at most 255 bytes.
+    fn name(&self, serial: u64) -> Vec<u8> {
+        let base = self.base.as_bytes();
+        let mut name = base[..base.len().min(200)].to_vec();
+        name.extend_from_slice(format!(".lifted-{}-{serial}", std::process::id()).as_bytes());
+        name
+    }
 }
 
 fn remove(
-    top: BorrowedFd<'_>,
     parent: BorrowedFd<'_>,
     name: &OsStr,
     depth: u32,
-    lifted: &mut u64,
+    lifted: &mut Lifted<'_>,
 ) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -116,9 +128,9 @@ fn remove(
         Err(error) => return Err(error.into()),
     }
     if depth >= DEPTH_MAX {
-        let target = lifted_name(name, *lifted);
-        *lifted += 1;
-        return Ok(rustix::fs::renameat(parent, name, top, &target[..])?);
+        let target = lifted.name(lifted.count);
+        lifted.count += 1;
+        return Ok(rustix::fs::renameat(parent, name, lifted.top, &target[..])?);
     }
     let child = open_for_removal(parent, name)?;
     loop {
@@ -128,7 +140,6 @@ fn remove(
         }
         for name in &names {
             remove(
-                top,
                 child.as_fd(),
                 OsStr::from_bytes(name.to_bytes()),
                 depth + 1,

@@ -24,11 +24,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
         (post.clone(), "/grpc", Absent("building images")),
         (
             post.clone(),
-            "/containers/prune",
-            Absent("removing all containers at once"),
-        ),
-        (
-            post.clone(),
             "/commit",
             Absent("making images from containers"),
         ),
@@ -36,12 +31,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
             get.clone(),
             "/images/search",
             Absent("searching registries"),
-        ),
-        (get.clone(), "/images/get", Absent("saving images")),
-        (
-            get.clone(),
-            "/images/{name:.*}/get",
-            Absent("saving images"),
         ),
         (
             get.clone(),

@@ -40,6 +40,13 @@ pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
     Ok(shaped(&request, &found))
 }
 
+/// `POST /containers/prune`.
+pub async fn prune(state: State, request: Request) -> Result<Answer, Failure> {
+    let filters = filters(&request)?;
+    let report = slow(&state, move |engine| engine.container_prune(&filters)).await?;
+    Ok(shaped(&request, &report))
+}
+
 /// `POST /containers/create`.
 pub async fn create(state: State, mut request: Request) -> Result<Answer, Failure> {
     let mut body: CreateRequest = request.required_json().await?;

@@ -1,6 +1,6 @@
 //! Images.
 
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read, Write};
 
 use hyper::StatusCode;
 
@@ -9,6 +9,9 @@ use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
 use crate::engine::images::ImageListOptions;
+use crate::image::Import;
+use crate::types::platform::PlatformError;
+use crate::types::reference::{Reference, ReferenceError};
 
 /// `GET /images/json`.
 pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
@@ -101,10 +104,92 @@ fn drain(archive: BodyReader) {
     }
 }
 
+/// `GET /images/get` and `GET /images/{name}/get`.
+pub async fn save(state: State, request: Request) -> Result<Answer, Failure> {
+    let names: Vec<String> = if request.name.is_empty() {
+        request.query.all("names")
+    } else {
+        vec![request.name.clone()]
+    };
+    let checked = names.clone();
+    quick(&state, move |engine| engine.image_save_check(&checked)).await?;
+    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
+    spawn("save", move || {
+        let mut out = BufWriter::with_capacity(SAVE_PIECE, feed.clone());
+        let saved = state.engine.image_save(&names, &mut out);
+        let flushed = out.flush();
+        if let Err(error) = saved {
+            feed.break_off(io::Error::other(error));
+        } else if let Err(error) = flushed {
+            tracing::debug!(%error, "the client left while an image was saved");
+        }
+    })?;
+    Ok(answer::streamed("application/x-tar", stream))
+}
+
+/// Bytes of an archive that go to the client at once.
+const SAVE_PIECE: usize = 64 * 1024;
+
 /// `POST /images/create`: a pull, or an import.
-pub async fn create(_: State, request: Request) -> Result<Answer, Failure> {
-    Err(absent::failure(match request.query.text("fromImage") {
-        Some(_) => "pulling images from registries; load an archive instead (docker load)",
-        None => "importing root filesystems",
-    }))
+pub async fn create(state: State, mut request: Request) -> Result<Answer, Failure> {
+    let query = &request.query;
+    if query.text("fromImage").is_some() {
+        return Err(absent::failure(
+            "pulling images from registries; load an archive instead (docker load)",
+        ));
+    }
+    let source = query.text("fromSrc").unwrap_or("-");
+    if source != "-" {
+        return Err(absent::failure("importing from a URL"));
+    }
+    if query.text("changes").is_some() {
+        return Err(absent::failure("changes at an import"));
+    }
+    let name = match query.text("repo") {
+        None => None,
+        Some(repository) => Some(
+            name_of(repository, query.text("tag").unwrap_or(""))
+                .map_err(|error| Failure::bad_request(error.to_string()))?,
+        ),
+    };
+    let platform = match query.text("platform") {
+        None => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|error: PlatformError| Failure::bad_request(error.to_string()))?,
+        ),
+    };
+    let import = Import {
+        message: query
+            .text("message")
+            .unwrap_or("Imported from -")
+            .to_owned(),
+        platform,
+        name,
+        ..Import::default()
+    };
+    let mut archive = request.reader();
+    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
+    spawn("import", move || {
+        let message = match state.engine.image_import(&mut archive, &import) {
+            Ok(id) => JsonMessage {
+                status: id.to_string(),
+                ..JsonMessage::default()
+            },
+            Err(error) => JsonMessage::error(error.message),
+        };
+        // A client that has left is noticed by the archive's end.
+        let _ = feed.send(message.to_line());
+        drain(archive);
+    })?;
+    Ok(answer::streamed("application/json", stream))
+}
+
+/// The name that an imported image gets; `latest` where no tag is said.
+fn name_of(repository: &str, tag: &str) -> Result<Reference, ReferenceError> {
+    let reference = Reference::parse_named(repository)?;
+    match tag {
+        "" => Ok(reference.with_default_tag()),
+        tag => reference.with_tag(tag),
+    }
 }

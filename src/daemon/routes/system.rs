@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
 
 use super::{Request, State, filters, quick, shaped, slow};
 use crate::api::shape::Shape;
@@ -17,8 +17,14 @@ use crate::types::timestamp::Timestamp;
 const EVENTS_DEPTH: usize = 1024;
 
 /// `GET` and `HEAD /_ping`.
-pub async fn ping(_: State, _: Request) -> Result<Answer, Failure> {
-    let mut response = answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", "OK");
+pub async fn ping(_: State, request: Request) -> Result<Answer, Failure> {
+    // Docker's HEAD tells a length of 0, not that of GET.
+    let body = if request.method == Method::HEAD {
+        ""
+    } else {
+        "OK"
+    };
+    let mut response = answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", body);
     let fields = [
         ("builder-version", "1"),
         ("cache-control", "no-cache, no-store, must-revalidate"),
