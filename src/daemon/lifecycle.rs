@@ -36,6 +36,7 @@ use crate::engine::facts::Facts;
 use crate::engine::{self, Engine, Settings};
 use crate::overlay::{self, Driver};
 use crate::sys::fork;
+use crate::sys::heap;
 use crate::sys::lock::{Holder, Lock, LockError};
 use crate::sys::paths::{self, Paths};
 use crate::sys::pidfd;
@@ -61,10 +62,16 @@ const LAST_CALL: Duration = Duration::from_millis(100);
 const WORKERS: usize = 2;
 
 /// The most threads that run engine calls of milliseconds.
-const POOL: usize = 64;
+const POOL: usize = 32;
 
 /// How long an idle thread of the pool stays.
 const POOL_IDLE: Duration = Duration::from_secs(10);
+
+/// After this many connections the heap's unused pages are given back …
+const BURST: u64 = 32;
+
+/// … once so much time has passed.
+const BURST_OVER: Duration = Duration::from_secs(2);
 
 /// The log of a daemon that was started on demand, in its data root.
 pub const LOG: &str = "daemon.log";
@@ -209,6 +216,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         tracing::warn!("{}: {warning}", places.config_file.display());
     }
     raise_descriptor_limit();
+    heap::limit_arenas();
     let mut holder = Holder {
         socket: None,
         pid: std::process::id(),
@@ -469,6 +477,7 @@ impl Daemon {
             let path = path_of(socket).unwrap_or_default();
             tracing::info!("API listen on {}", path.display());
         }
+        tokio::spawn(give_back(Arc::clone(&connections)));
         notify.ready();
         loop {
             tokio::select! {
@@ -518,5 +527,18 @@ impl Daemon {
                 last = counts;
             }
         }
+    }
+}
+
+/// Gives the heap's unused pages back after bursts of connections, for ever. 600 clients that
+/// waited at one time leave 17 MiB otherwise.
+async fn give_back(connections: Arc<Connections>) {
+    let mut seen = 0;
+    loop {
+        connections.accepted(seen + BURST).await;
+        tokio::time::sleep(BURST_OVER).await;
+        seen = connections.counts().accepted;
+        // Only a panic could fail, and it has been logged.
+        let _ = tokio::task::spawn_blocking(heap::trim).await;
     }
 }

@@ -111,6 +111,13 @@ impl Connections {
         let _ = self.stop.subscribe().wait_for(|&stop| stop).await;
     }
 
+    /// Resolves when so many connections have been accepted.
+    pub async fn accepted(&self, count: u64) {
+        // The sender is ours, so waiting cannot fail.
+        let mut counts = self.counts.subscribe();
+        let _ = counts.wait_for(|counts| counts.accepted >= count).await;
+    }
+
     /// Waits until every connection has ended, for at most [`GRACE`]; whether they did.
     pub async fn drained(&self) -> bool {
         let mut counts = self.counts.subscribe();

@@ -18,7 +18,7 @@ use crate::types::timestamp::Timestamp;
 
 /// The Docker release whose API is the newest that we speak, with our own version as build
 /// metadata: clients compare the first, people read the second.
-pub const SERVER_VERSION: &str = concat!("29.5.0+moss.", env!("CARGO_PKG_VERSION"));
+pub const SERVER_VERSION: &str = concat!("29.6.0+moss.", env!("CARGO_PKG_VERSION"));
 
 /// What `events` may be filtered by.
 const EVENT_FILTERS: &[&str] = &[
