@@ -5,14 +5,20 @@
 //! ([`AttachTicket::connect`]). A client that attaches before the start waits here, with whatever
 //! it sends still in its socket.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::container::logs::{Follow, Query, Reader};
+use crate::container::logs::{Follow, Query, Reader, Record};
 use crate::container::protocol::Attach;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Paths};
 use crate::engine::error::{Error, Result};
+
+/// How long a client that asked for the log may leave it unread.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a client wants to be joined to.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +42,7 @@ pub struct AttachTicket {
     container: Arc<Container>,
     attach: Attach,
     stream: bool,
+    logs: bool,
 }
 
 impl AttachTicket {
@@ -44,8 +51,45 @@ impl AttachTicket {
         !self.attach.multiplexed
     }
 
+    /// Writes what was logged so far to the client, framed as its stream will be.
+    fn replay(&self, engine: &Engine, connection: &OwnedFd) -> std::io::Result<()> {
+        let Some(path) = engine.log_path(&self.container.record()) else {
+            return Ok(());
+        };
+        let query = Query {
+            stdout: self.attach.stdout,
+            stderr: self.attach.stderr,
+            ..Query::default()
+        };
+        let mut reader = Reader::open(&path, query, None)?;
+        let mut client = UnixStream::from(connection.try_clone()?);
+        client.set_nonblocking(false)?;
+        client.set_write_timeout(Some(REPLAY_PATIENCE))?;
+        let mut record = Record::default();
+        let mut frame = Vec::new();
+        while reader.read(&mut record)? {
+            frame.clear();
+            if self.attach.multiplexed {
+                let length = u32::try_from(record.line.len()).unwrap_or(u32::MAX);
+                frame.extend([record.stream as u8, 0, 0, 0]);
+                frame.extend(length.to_be_bytes());
+            }
+            frame.extend(&record.line);
+            client.write_all(&frame)?;
+        }
+        Ok(())
+    }
+
     /// Joins the connection; `early` is what the client has sent already.
     pub fn connect(self, engine: &Engine, connection: OwnedFd, early: Vec<u8>) {
+        if self.logs
+            && let Err(error) = self.replay(engine, &connection)
+        {
+            tracing::debug!(
+                id = self.container.id.short(),
+                "cannot replay the log: {error}"
+            );
+        }
         if !self.stream {
             return;
         }
@@ -95,6 +139,7 @@ impl Engine {
         Ok(AttachTicket {
             container,
             stream: options.stream,
+            logs: options.logs,
             attach: Attach {
                 stdin: options.stdin && record.config.open_stdin,
                 stdout: options.stdout,

@@ -60,6 +60,8 @@ pub struct Exec {
     pub running: bool,
     /// Whether it was ever started.
     pub started: bool,
+    /// Its start is under way: neither pid nor code is known yet.
+    pub starting: bool,
     /// The client's stdin was wanted at start.
     pub attached: bool,
     /// Pid on the host, once started.

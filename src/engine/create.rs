@@ -56,15 +56,12 @@ impl Engine {
         self.validate(&config, &host_config)?;
         let id = ContainerId::random();
         let joined = match host_config.network_mode.strip_prefix("container:") {
-            Some(other) => Some(
-                self.containers
-                    .find(other)?
-                    .data()
-                    .record
-                    .config
-                    .hostname
-                    .clone(),
-            ),
+            // One that is not there is found out at the start, as in Docker.
+            Some(other) => self
+                .containers
+                .find(other)
+                .ok()
+                .map(|other| other.data().record.config.hostname.clone()),
             None => None,
         };
         config.hostname = spec::hostname(
@@ -142,7 +139,6 @@ impl Engine {
             restart_count: 0,
             boot_id: self.facts.boot_id.clone(),
         };
-        self.check_joined(&record)?;
 
         let made = self.make_volumes(&mut record);
         let result = made
@@ -311,20 +307,6 @@ impl Engine {
             );
         }
         warnings
-    }
-
-    fn check_joined(&self, record: &Record) -> Result<()> {
-        let host = &record.host_config;
-        for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {
-            if let Some(name) = mode.strip_prefix("container:") {
-                self.containers.find(name)?;
-            }
-        }
-        match host.network_mode.as_str() {
-            "default" | "bridge" | "none" | "host" => Ok(()),
-            mode if mode.starts_with("container:") => Ok(()),
-            other => Err(Error::not_found(format!("network {other} not found"))),
-        }
     }
 }
 

@@ -5,13 +5,17 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::exec::{ExecConfig, ExecInspect, ExecStart, ProcessConfig};
 use crate::container::protocol::Attach;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Exec};
+use crate::engine::containers::{Container, Data, Exec};
 use crate::engine::error::{Error, Kind, Result};
 use crate::types::id::random_hex;
+
+/// How long `inspect` waits for a start under way: its client, told of a failure, asks at once.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ended sessions kept for `inspect`; the oldest go first.
 const KEPT_SESSIONS: usize = 1000;
@@ -94,6 +98,7 @@ impl Engine {
                     config,
                     running: false,
                     started: false,
+                    starting: false,
                     attached: false,
                     pid: 0,
                     code: None,
@@ -145,6 +150,15 @@ impl Engine {
     }
 
     fn exec_run(&self, ticket: &ExecTicket, client: Option<(Attach, OwnedFd)>) -> Result<()> {
+        let outcome = self.exec_run_noted(ticket, client);
+        if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
+            exec.starting = false;
+        }
+        ticket.container.notify();
+        outcome
+    }
+
+    fn exec_run_noted(&self, ticket: &ExecTicket, client: Option<(Attach, OwnedFd)>) -> Result<()> {
         let (record, config) = {
             let mut data = ticket.container.data();
             let record = data.record.clone();
@@ -160,6 +174,7 @@ impl Engine {
             }
             exec.started = true;
             exec.running = true;
+            exec.starting = true;
             exec.attached = client.is_some();
             (record, exec.config.clone())
         };
@@ -170,7 +185,8 @@ impl Engine {
                 .exec(&ticket.container.id, &ticket.id, &process, client)
                 .map_err(|failure| {
                     if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
-                        exec.code = Some(failure.code);
+                        // dockerd's code for whatever is not plainly "not found".
+                        exec.code = Some(if failure.code == 127 { 127 } else { 126 });
                     }
                     let kind = match failure.code {
                         126 | 127 => Kind::InvalidParameter,
@@ -230,7 +246,12 @@ impl Engine {
     /// What is known of a session. A client that asks right after its stream ended finds the exit
     /// code here: the shim ends the stream only after the exit was taken note of.
     pub fn exec_inspect(&self, id: &str) -> Result<ExecInspect> {
-        let (container, exec) = self.find_exec(id)?;
+        let (container, mut exec) = self.find_exec(id)?;
+        if exec.starting {
+            let settled = |data: &Data| data.execs.get(id).is_none_or(|exec| !exec.starting);
+            container.wait_until(Some(START_PATIENCE), settled);
+            exec = self.find_exec(id)?.1;
+        }
         let mut command = exec.config.cmd.clone().unwrap_or_default().into_iter();
         Ok(ExecInspect {
             id: id.to_owned(),

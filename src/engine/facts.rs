@@ -85,7 +85,7 @@ impl Facts {
                     .map(|e| e.inside.saturating_add(e.count - 1))
                     .max()
                     .unwrap_or(0),
-                has_mqueue: std::path::Path::new("/proc/sys/fs/mqueue").exists(),
+                has_mqueue: std::path::Path::new("/dev/mqueue").is_dir(),
             },
             devices: super::plan::host_devices(),
             engine_id: String::new(),

@@ -19,7 +19,8 @@ impl Engine {
         let container = self.containers.find(name)?;
         let (record, exec_ids) = {
             let data = container.data();
-            let running: Vec<String> = data.execs.keys().cloned().collect();
+            let live = data.execs.iter().filter(|(_, exec)| exec.code.is_none());
+            let running: Vec<String> = live.map(|(id, _)| id.clone()).collect();
             (
                 data.record.clone(),
                 (!running.is_empty()).then_some(running),

@@ -64,7 +64,7 @@ impl Engine {
         directory: &Path,
         joined: &Identities,
     ) -> Result<Plan> {
-        let mounts: Vec<HostMount> = record
+        let mut mounts: Vec<HostMount> = record
             .mounts
             .iter()
             .filter(|point| point.kind != MountKind::Tmpfs)
@@ -77,6 +77,14 @@ impl Engine {
                 readonly_non_recursive: point.readonly_non_recursive,
             })
             .collect();
+        let has_own = mounts.iter().any(|mount| mount.destination == "/dev/shm");
+        if let Some(source) = self.shared_memory(record)?.filter(|_| !has_own) {
+            mounts.push(HostMount {
+                source,
+                destination: "/dev/shm".to_owned(),
+                ..HostMount::default()
+            });
+        }
         let covered =
             |destination: &str| mounts.iter().any(|mount| mount.destination == destination);
         let files: Vec<EngineFile> = FILES
@@ -187,30 +195,69 @@ impl Engine {
         Ok(())
     }
 
-    /// The processes whose namespaces the container joins; they must run.
+    /// The processes whose namespaces the container joins; they must run. Networks that there are
+    /// not are refused here too: Docker finds both out at the start.
     pub(super) fn joined(&self, record: &Record) -> Result<Identities> {
         let host = &record.host_config;
-        let find = |what: &str, mode: &str| -> Result<Option<ProcessIdentity>> {
-            let Some(name) = mode.strip_prefix("container:") else {
-                return Ok(None);
-            };
-            let other = self.containers.find(name)?;
-            let started = other.data().record.state.started().ok_or_else(|| {
-                Error::conflict(format!(
-                    "cannot join {what} namespace of a non running container: {}",
-                    other.id
-                ))
-            })?;
-            Ok(Some(ProcessIdentity {
-                pid: started.pid,
-                start_time: started.start_time,
-            }))
-        };
+        if let NetworkMode::Named(name) = NetworkMode::parse(&host.network_mode) {
+            return Err(Error::not_found(format!("network {name} not found")));
+        }
         Ok(Identities {
-            net: find("network", &host.network_mode)?,
-            pid: find("PID", &host.pid_mode)?,
-            ipc: find("IPC", &host.ipc_mode)?,
+            net: self.joined_process("network", &host.network_mode)?,
+            pid: self.joined_process("PID", &host.pid_mode)?,
+            ipc: self.joined_process("IPC", &host.ipc_mode)?,
         })
+    }
+
+    fn joined_process(&self, what: &str, mode: &str) -> Result<Option<ProcessIdentity>> {
+        let Some(name) = mode.strip_prefix("container:") else {
+            return Ok(None);
+        };
+        let other = self.containers.find(name)?;
+        let data = other.data();
+        if what == "IPC" && data.record.host_config.ipc_mode != "shareable" {
+            return Err(Error::invalid(format!(
+                "cannot join IPC namespace of container {name}: non-shareable IPC (hint: use \
+                 IpcMode:shareable for the donor container)"
+            )));
+        }
+        let started = data.record.state.started().ok_or_else(|| {
+            Error::conflict(format!(
+                "cannot join {what} namespace of a non running container: container {} is not running",
+                other.id
+            ))
+        })?;
+        Ok(Some(ProcessIdentity {
+            pid: started.pid,
+            start_time: started.start_time,
+        }))
+    }
+
+    /// Where the /dev/shm of a shareable container lies: in the runtime directory, which is memory,
+    /// since a mount of another container's mount namespace cannot be had.
+    fn shared_memory(&self, record: &Record) -> Result<Option<PathBuf>> {
+        let owner = match record.host_config.ipc_mode.as_str() {
+            "shareable" => record.id,
+            mode => match mode.strip_prefix("container:") {
+                Some(name) => self.containers.find(name)?.id,
+                None => return Ok(None),
+            },
+        };
+        let directory = self
+            .settings
+            .exec_root
+            .join("c")
+            .join(owner.as_str())
+            .join("shm");
+        std::fs::create_dir_all(&directory)
+            .and_then(|()| {
+                std::fs::set_permissions(
+                    &directory,
+                    std::os::unix::fs::PermissionsExt::from_mode(0o1777),
+                )
+            })
+            .map_err(|error| Error::io(format!("cannot make {}", directory.display()), &error))?;
+        Ok(Some(directory))
     }
 }
 

@@ -96,6 +96,7 @@ impl Engine {
                             config: crate::api::exec::ExecConfig::default(),
                             running: true,
                             started: true,
+                            starting: false,
                             attached: true,
                             pid,
                             code: None,

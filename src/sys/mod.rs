@@ -9,6 +9,7 @@ pub mod fdpass;
 pub mod fork;
 pub mod heap;
 pub mod lock;
+pub mod loopback;
 pub mod mount;
 pub mod nsfs;
 pub mod paths;

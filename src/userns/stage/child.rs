@@ -9,7 +9,7 @@ use super::channel::{Channel, Order, Report};
 use super::program::Program;
 use super::sources::Sources;
 use super::{StageError, Stdio, confine, console, dev, elapsed, namespaces, read_in_root, rootfs};
-use crate::sys::{prctl, resolve};
+use crate::sys::{loopback, prctl, resolve};
 use crate::userns::init;
 use crate::userns::plan::{Namespace, Plan, Process};
 
@@ -72,6 +72,9 @@ fn stage(
         use_pipes(rootfs.root.as_fd(), stdio)?;
     }
     name_host(plan)?;
+    if plan.namespaces.net == Namespace::New {
+        loopback::bring_up().map_err(|error| StageError::io("bring lo up", &error))?;
+    }
     let passwd = read_in_root(&rootfs.root, "/etc/passwd");
     let group = read_in_root(&rootfs.root, "/etc/group");
     let user = confine::look_up(&plan.process, passwd.as_deref(), group.as_deref())?;
