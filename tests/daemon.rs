@@ -1,0 +1,292 @@
+//! A daemon's life, by the real program: what it refuses, how it tells that it serves, who it
+//! leaves room for, and what is left after it. Each test has directories and a keeper of its own.
+//!
+//! What needs namespaces is skipped, and says so, where this host allows none.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Directories of one engine.
+struct Place {
+    root: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let root = tempfile::tempdir().expect("a directory");
+        for name in ["run", "data", "config/moss"] {
+            std::fs::create_dir_all(root.path().join(name)).expect("a directory");
+        }
+        Place { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("run/moss.sock")
+    }
+
+    fn set(&self, command: &mut Command) {
+        command
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("XDG_DATA_HOME", self.path("data"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .stdin(Stdio::null());
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moss"));
+        command.arg("daemon").args(arguments);
+        self.set(&mut command);
+        command
+    }
+
+    /// Runs a daemon that is to end by itself.
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("it runs")
+    }
+
+    /// Starts a daemon and waits until it serves; `None` where this host cannot have one.
+    fn start(&self, arguments: &[&str]) -> Option<Daemon> {
+        let log = File::create(self.path("log")).expect("a file");
+        let mut command = self.command(arguments);
+        let child = command.stderr(log).spawn().expect("it starts");
+        self.wait_for(Daemon(child))
+    }
+
+    fn wait_for(&self, mut daemon: Daemon) -> Option<Daemon> {
+        let before = Instant::now();
+        while before.elapsed() < PATIENCE {
+            if self.ping() {
+                return Some(daemon);
+            }
+            if daemon.0.try_wait().expect("a child").is_some() {
+                let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+                assert!(log.contains("keeper"), "it ended: {log}");
+                eprintln!("skipped: no keeper can be had here: {log}");
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the daemon does not serve");
+    }
+
+    /// Whether somebody answers `/_ping`.
+    fn ping(&self) -> bool {
+        self.get("/_ping").ends_with("\r\n\r\nOK")
+    }
+
+    /// The answer to a GET, as it comes; nothing where nobody listens.
+    fn get(&self, path: &str) -> String {
+        let Ok(mut stream) = UnixStream::connect(self.socket()) else {
+            return String::new();
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n");
+        let mut answer = String::new();
+        let exchanged = stream
+            .write_all(request.as_bytes())
+            .and_then(|()| stream.read_to_string(&mut answer));
+        exchanged.map(|_| answer).unwrap_or_default()
+    }
+}
+
+/// A daemon, killed when dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it lives");
+    }
+
+    fn end(mut self, signal: Signal) -> std::process::ExitStatus {
+        self.signal(signal);
+        self.0.wait().expect("a child")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn errors(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn configurations_are_checked_before_anything_is_touched() {
+    let place = Place::new();
+    let valid = place.run(&["--validate"]);
+    assert!(valid.status.success());
+    assert_eq!(valid.stderr, b"configuration OK\n");
+    let file = place.path("config/moss/daemon.json");
+    std::fs::write(&file, "{\"foo\": 1}").expect("a file");
+    for arguments in [&["--validate"][..], &[]] {
+        let message = errors(&place.run(arguments));
+        let expected = format!(
+            "unable to configure the Docker daemon with file {}: the following directives don't \
+             match any configuration option: foo",
+            file.display()
+        );
+        assert!(message.contains(&expected), "{message}");
+    }
+    std::fs::write(&file, "{\"iptables\": false, \"debug\": true}").expect("a file");
+    assert!(place.run(&["--validate"]).status.success());
+    let message = errors(&place.run(&["--validate", "--debug"]));
+    let expected = "specified both as a flag and in the configuration file: debug: (from flag: \
+                    true, from file: true)";
+    assert!(message.contains(expected), "{message}");
+    let message = errors(&place.run(&["-H", "tcp://127.0.0.1:2375"]));
+    assert!(message.contains("moss serves no TCP yet"), "{message}");
+    let message = errors(&place.run(&["--storage-driver", "nosuch"]));
+    assert!(
+        message.contains("unknown storage driver \"nosuch\""),
+        "{message}"
+    );
+    assert!(!place.path("data/moss").exists());
+}
+
+#[test]
+fn one_daemon_serves_a_data_root_and_leaves_nothing() {
+    let place = Place::new();
+    let Some(daemon) = place.start(&[]) else {
+        return;
+    };
+    let socket = place.socket();
+    let message = errors(&place.run(&[]));
+    let expected = format!(
+        "another moss daemon (pid {}) uses the data root {} and serves unix://{}",
+        daemon.0.id(),
+        place.path("data/moss").display(),
+        socket.display()
+    );
+    assert!(message.contains(&expected), "{message}");
+    // Another data root, the same socket: what was made before the refusal is removed.
+    let first = format!("unix://{}", place.path("first.sock").display());
+    let second = format!("unix://{}", socket.display());
+    let (other, run) = (place.path("other"), place.path("run/other"));
+    let message = errors(&place.run(&[
+        "-H",
+        &first,
+        "-H",
+        &second,
+        "--data-root",
+        other.to_str().expect("text"),
+        "--exec-root",
+        run.to_str().expect("text"),
+    ]));
+    assert!(
+        message.contains("another engine answers there"),
+        "{message}"
+    );
+    assert!(!place.path("first.sock").exists());
+    // SIGHUP is no reason to leave.
+    daemon.signal(Signal::SIGHUP);
+    assert!(place.ping());
+    // A client that waits does not hold the end up, and sees that its answer is not whole.
+    let mut waiting = UnixStream::connect(&socket).expect("it listens");
+    let request = b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n";
+    waiting.write_all(request).expect("it reads");
+    let mut head = [0; 15];
+    waiting.read_exact(&mut head).expect("it answers");
+    assert!(daemon.end(Signal::SIGTERM).success());
+    let mut rest = Vec::new();
+    waiting.read_to_end(&mut rest).expect("it ends");
+    assert!(!rest.ends_with(b"0\r\n\r\n"));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_is_taken_over() {
+    let place = Place::new();
+    let Some(daemon) = place.start(&[]) else {
+        return;
+    };
+    daemon.end(Signal::SIGKILL);
+    assert!(place.socket().exists());
+    assert!(!place.ping());
+    let daemon = place.start(&[]).expect("it could before");
+    assert!(daemon.end(Signal::SIGINT).success());
+}
+
+#[test]
+fn sockets_may_be_passed_on() {
+    let place = Place::new();
+    let message = errors(&place.run(&["-H", "fd://"]));
+    assert!(
+        message.contains("no sockets found via socket activation"),
+        "{message}"
+    );
+    let listener = UnixListener::bind(place.socket()).expect("a socket");
+    let log = File::create(place.path("log")).expect("a file");
+    let mut command = Command::new("/bin/sh");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" daemon -H fd://";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_moss")]);
+    place.set(&mut command);
+    command
+        .stdin(std::os::fd::OwnedFd::from(listener))
+        .stderr(log);
+    let daemon = Daemon(command.spawn().expect("a shell"));
+    let Some(daemon) = place.wait_for(daemon) else {
+        return;
+    };
+    assert!(daemon.end(Signal::SIGTERM).success());
+    // It is not ours to remove.
+    assert!(place.socket().exists());
+}
+
+#[test]
+fn a_daemon_on_demand_tells_and_lets_go() {
+    let place = Place::new();
+    // The pipe for the word is descriptor 1; another, which it must not keep, is descriptor 4.
+    let (mut held, keeps) = std::io::pipe().expect("a pipe");
+    let script = "exec 4>&0 </dev/null; \"$0\" daemon --on-demand --ready-fd 5 5>&1 >/dev/null";
+    let mut command = Command::new("/bin/sh");
+    command.args([
+        "-c",
+        &format!("{script} 2>/dev/null & echo $!"),
+        env!("CARGO_BIN_EXE_moss"),
+    ]);
+    place.set(&mut command);
+    command.stdin(keeps).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("a shell");
+    drop(command);
+    let mut said = String::new();
+    let mut pipe = child.stdout.take().expect("piped");
+    // Its end comes only when the daemon has let go of it.
+    pipe.read_to_string(&mut said).expect("it tells");
+    child.wait().expect("a shell");
+    let (pid, word) = said.split_once('\n').expect("a pid");
+    if word.contains("keeper") {
+        eprintln!("skipped: no keeper can be had here: {word}");
+        return;
+    }
+    assert_eq!(word, "ready\n");
+    assert!(place.ping());
+    assert_eq!(held.read_to_end(&mut Vec::new()).expect("nobody has it"), 0);
+    let pid = Pid::from_raw(pid.parse().expect("a pid"));
+    kill(pid, Signal::SIGTERM).expect("it lives");
+    let before = Instant::now();
+    while place.socket().exists() {
+        assert!(before.elapsed() < PATIENCE, "it does not leave");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(place.path("data/moss/daemon.log").exists());
+}
