@@ -1,7 +1,7 @@
 //! Processes that cannot be mistaken for others: pidfds, and identities that outlive a program.
 //!
 //! A pid alone may be another process by the time it is used. While a program runs it holds a
-//! pidfd; what is written to a file or sent to another process is a [`ProcessIdentity`], pid and
+//! pidfd; what is written to a file or sent to another process is a `ProcessIdentity`, pid and
 //! start time, with the boot's id beside it where it may outlive a boot.
 //!
 //! Kernel: pidfd_open 5.3, setns by pidfd 5.8, `SO_PEERPIDFD` 6.5 (before that, the pid of

@@ -47,7 +47,7 @@ class Exec(Case):
 
     def test_same_confinement(self):
         self.exec(self.box, "grep", "-E", "^(CapEff|CapBnd|Seccomp|NoNewPrivs):", "/proc/self/status",
-                  re.compile(r"(?s)CapEff:\t00000000a80425fb.*Seccomp:\t2"))
+                  out=re.compile(r"(?s)CapEff:\t00000000a80425fb.*Seccomp:\t2"))
 
     def test_environment(self):
         self.exec("-e", "MORE=1", self.box, "sh", "-c", "echo $FROM_RUN $MORE $HOME", out="yes 1 /root")

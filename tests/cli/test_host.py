@@ -32,10 +32,10 @@ class NoSubordinateIds(unittest.TestCase):
         self.docker("run", "--rm", "busybox", "sh", "-c", "id -u; touch /x && stat -c %u /x", out="0\n0")
 
     def test_execs_and_logs(self):
-        self.docker("run", "-d", "--name", "c", "busybox", "sh", "-c", "echo up; sleep 1000")
-        self.docker("exec", "c", "echo", "in", out="in")
-        self.docker("logs", "c", out="up")
-        self.docker("rm", "-f", "c")
+        self.docker("run", "-d", "--name", "cc", "busybox", "sh", "-c", "echo up; sleep 1000")
+        self.docker("exec", "cc", "echo", "in", out="in")
+        self.docker("logs", "cc", out="up")
+        self.docker("rm", "-f", "cc")
 
     def test_another_user_is_refused_in_words(self):
         result = self.docker("run", "--rm", "--user", "1000", "busybox", "true", code=(0, 125, 126))

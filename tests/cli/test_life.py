@@ -122,12 +122,6 @@ class Remove(Case):
         identity = self.docker("create", "--name", name, "busybox").out.strip()
         self.docker("rm", identity[:12], out=identity[:12])
 
-    def test_prune(self):
-        name = self.name()
-        self.docker("create", "--label", "prune-me", "--name", name, "busybox")
-        self.docker("container", "prune", "-f", "--filter", "label=prune-me", out=re.compile("Deleted Containers"))
-        self.docker("inspect", name, code=1)
-
 
 class Names(Case):
     def test_in_use(self):

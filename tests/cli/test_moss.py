@@ -125,8 +125,8 @@ class OnDemand(unittest.TestCase):
     def test_system_stop_with_containers(self):
         self.daemon.moss("ps")
         self.daemon.load("busybox.tar")
-        self.daemon.docker("run", "-d", "--name", "c", "busybox", "sleep", "1000")
-        pid = self.daemon.inspect("c")["State"]["Pid"]
+        self.daemon.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
+        pid = self.daemon.inspect("cc")["State"]["Pid"]
         self.daemon.moss("system", "stop", "--containers")
         eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the container gone")
 

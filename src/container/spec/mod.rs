@@ -156,7 +156,7 @@ pub enum Error {
     /// Neither entry point nor command.
     #[error("no command specified")]
     NoCommand,
-    /// Refused by a check of [`validate`]; the text is complete.
+    /// Refused by a check of [`mod@validate`]; the text is complete.
     #[error("{0}")]
     Invalid(String),
     /// `--cap-add`, `--cap-drop`.

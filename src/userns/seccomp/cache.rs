@@ -19,7 +19,7 @@ const KEPT: usize = 8;
 pub struct Filters(Mutex<VecDeque<(LinuxSeccomp, Vec<FilterInstruction>)>>);
 
 impl Filters {
-    /// Returns what [`compile`] does.
+    /// Returns what [`compile()`] does.
     pub fn compile(&self, seccomp: &LinuxSeccomp) -> Result<Vec<FilterInstruction>, Error> {
         // A panic elsewhere leaves whole entries only.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 //!
 //! The result is, per audit architecture, the whole range of 32-bit system call numbers cut into
 //! stretches with one [`Outcome`] each. Everything that decides *what* the filter answers is here;
-//! [`super::compile`] only decides how to find the stretch quickly.
+//! [`super::compile()`] only decides how to find the stretch quickly.
 //!
 //! ```text
 //! x86_64   0 … 466 by the rules │ 467 … ENOSYS │ 0x40000000 … x32 by the rules │ … ENOSYS

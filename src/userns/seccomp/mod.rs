@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`profile`] reads Docker's format (the embedded default, or what `--security-opt seccomp=FILE`
-//! brought) and keeps the rules that hold for one container. [`compile`] takes the result, which is
+//! brought) and keeps the rules that hold for one container. [`compile()`] takes the result, which is
 //! also what an OCI bundle's `config.json` carries.
 //!
 //! **Why a compiler of ours.** A container runs programs of more than one architecture (i386 on
