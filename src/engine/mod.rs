@@ -185,6 +185,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Where a container's shim has its socket.
+    fn runtime_directory(&self, id: &ContainerId) -> PathBuf {
+        self.settings.exec_root.join("c").join(id.as_str())
+    }
+
     /// Whether nothing runs and nothing would be lost if this daemon left.
     pub fn is_idle(&self) -> bool {
         self.containers.all().iter().all(|container| {

@@ -151,12 +151,11 @@ impl Engine {
         } else {
             self.janitor.discard(trashed);
         }
-        self.janitor.discard(
-            self.settings
-                .exec_root
-                .join("c")
-                .join(container.id.as_str()),
-        );
+        // A socket and little else: gone at once, so that a daemon that ends now leaves none of it.
+        let runtime = self.runtime_directory(&container.id);
+        if let Err(error) = delete(&runtime) {
+            tracing::warn!("cannot delete {}: {error}", runtime.display());
+        }
         self.containers.remove(&container.id, &record.name);
         if volumes {
             for name in record

@@ -12,6 +12,7 @@ use crate::container::record::{Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Paths};
 use crate::engine::error::Error;
+use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 
 impl Engine {
@@ -59,6 +60,26 @@ impl Engine {
         for container in running {
             self.adopt(&container);
         }
+        self.sweep_runtime()
+    }
+
+    /// Deletes the runtime directories of containers that there are not.
+    fn sweep_runtime(&self) -> std::io::Result<()> {
+        let entries = match std::fs::read_dir(self.settings.exec_root.join("c")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let known = name
+                .to_str()
+                .and_then(|name| name.parse::<ContainerId>().ok())
+                .is_some_and(|id| self.containers.by_id(&id).is_some());
+            if !known {
+                self.janitor.discard(entry.path());
+            }
+        }
         Ok(())
     }
 
@@ -76,11 +97,7 @@ impl Engine {
     }
 
     fn adopt(&self, container: &Arc<Container>) {
-        let directory = self
-            .settings
-            .exec_root
-            .join("c")
-            .join(container.id.as_str());
+        let directory = self.runtime_directory(&container.id);
         match self.shims.adopt(container.id, &directory) {
             Ok(ShimState {
                 running: Some(_),

@@ -205,7 +205,7 @@ impl Engine {
                 path,
                 ..LogTarget::default()
             }),
-            runtime_dir: self.settings.exec_root.join("c").join(record.id.as_str()),
+            runtime_dir: self.runtime_directory(&record.id),
             exit_file: paths.exit(),
         })
     }
@@ -248,7 +248,7 @@ impl Engine {
 
     /// Records an exit, tells who waits for it, and removes a container that wants to be.
     pub(super) fn finish(&self, container: &Arc<Container>, exit: Exit, error: String) {
-        let (record, remove) = {
+        let (record, remove, gone) = {
             let mut data = container.data();
             let State::Running { started } = data.record.state else {
                 return;
@@ -270,11 +270,16 @@ impl Engine {
             {
                 follower.end();
             }
-            let remove = data.record.host_config.auto_remove && !data.removing;
+            let gone = data.removing;
+            let remove = data.record.host_config.auto_remove && !gone;
             data.removing |= remove;
-            (data.record.clone(), remove)
+            (data.record.clone(), remove, gone)
         };
-        if !remove && let Err(error) = record.write(&container.directory, true) {
+        // A container being removed needs no record, and may have no directory any more.
+        if !remove
+            && !gone
+            && let Err(error) = record.write(&container.directory, true)
+        {
             tracing::error!("{}", Error::system(&error));
         }
         self.execs.retain(|owner| *owner != container.id);
