@@ -20,7 +20,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf, absolute};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -248,7 +249,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         .map_err(failed("start the threads that serve requests"))?;
     let daemon = Daemon {
         sockets,
-        engine,
+        engine: Arc::clone(&engine),
         levels,
         options: options.clone(),
         config_file: places.config_file,
@@ -256,7 +257,39 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     let result = runtime.block_on(daemon.serve(notify));
     // Threads that are busy for clients end with the process.
     runtime.shutdown_background();
+    settle(&engine);
+    if engine.is_idle() {
+        dismiss(&start);
+    }
     result
+}
+
+/// Waits until the engine has done what nobody waited for, but not for ever.
+fn settle(engine: &Arc<Engine>) {
+    let (done, wait) = mpsc::channel();
+    let engine = Arc::clone(engine);
+    let spawned = thread::Builder::new().spawn(move || {
+        engine.settle();
+        // Nobody listens any more where it took too long.
+        let _ = done.send(());
+    });
+    if spawned.is_err() || wait.recv_timeout(server::GRACE).is_err() {
+        tracing::warn!("not all that was removed is deleted; the next daemon goes on with it");
+    }
+}
+
+/// Ends the keeper along with the last of daemon and containers. It would leave by itself after
+/// a while; until then it would hold namespaces that nobody needs.
+fn dismiss(start: &Start) {
+    let stopped = match Keeper::connect(start) {
+        Ok(Some(keeper)) => keeper.stop(false),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = stopped {
+        // A shim that is just ending keeps it for a moment more.
+        tracing::debug!("the keeper stays: {}", chain(&error));
+    }
 }
 
 /// Cuts the ties to whoever started this process: session, descriptors, standard streams.

@@ -17,7 +17,13 @@ use crate::types::timestamp::Timestamp;
 
 /// Deletes directories on a thread of its own.
 pub struct Janitor {
-    queue: mpsc::Sender<PathBuf>,
+    queue: mpsc::Sender<Task>,
+}
+
+enum Task {
+    Delete(PathBuf),
+    /// Answer when everything before this is done.
+    Fence(mpsc::Sender<()>),
 }
 
 impl Janitor {
@@ -27,17 +33,23 @@ impl Janitor {
     /// When the trash cannot be read or the thread not started.
     pub fn start(trash: &std::path::Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(trash)?;
-        let (queue, jobs) = mpsc::channel::<PathBuf>();
+        let (queue, jobs) = mpsc::channel();
         for entry in std::fs::read_dir(trash)? {
             // The receiver lives: it is in this function.
-            let _ = queue.send(entry?.path());
+            let _ = queue.send(Task::Delete(entry?.path()));
         }
         std::thread::Builder::new()
             .name("janitor".to_owned())
             .spawn(move || {
-                for path in jobs {
-                    if let Err(error) = delete(&path) {
-                        tracing::warn!("cannot delete {}: {error}", path.display());
+                for task in jobs {
+                    match task {
+                        Task::Delete(path) => {
+                            if let Err(error) = delete(&path) {
+                                tracing::warn!("cannot delete {}: {error}", path.display());
+                            }
+                        }
+                        // Whoever asked may have stopped waiting.
+                        Task::Fence(done) => drop(done.send(())),
                     }
                 }
             })?;
@@ -47,7 +59,15 @@ impl Janitor {
     /// Deletes `path`, soon.
     pub fn discard(&self, path: PathBuf) {
         // The thread ends only with the process.
-        let _ = self.queue.send(path);
+        let _ = self.queue.send(Task::Delete(path));
+    }
+
+    /// Waits until everything discarded so far is deleted.
+    fn settle(&self) {
+        let (done, wait) = mpsc::channel();
+        let _ = self.queue.send(Task::Fence(done));
+        // An error is a thread that ended: then there is nothing to wait for.
+        let _ = wait.recv();
     }
 }
 
@@ -62,6 +82,13 @@ fn delete(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 impl Engine {
+    /// Waits until what was removed is deleted and what was added is on the disk, which may take
+    /// long: called before this process ends. What is left is done by the next daemon.
+    pub fn settle(&self) {
+        self.janitor.settle();
+        self.images.settle();
+    }
+
     /// Removes a container; `force` kills it first, `volumes` takes its anonymous volumes along.
     pub fn container_remove(&self, name: &str, volumes: bool, force: bool) -> Result<()> {
         let container = self.containers.find(name)?;

@@ -80,6 +80,7 @@ class KilledDaemon(Own):
     def test_attached_client_does_not_notice(self):
         client = self.daemon.start_client("run", "--rm", "--name", "cc", "busybox", "sh", "-c", "echo one; sleep 1; echo two")
         first = client.stdout.readline()
+        time.sleep(0.3)  # output may overtake the answer to the start, without which a client gives up
         self.daemon.kill()
         out = client.communicate(timeout=20)[0]
         self.daemon.start()
