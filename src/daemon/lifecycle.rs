@@ -13,12 +13,13 @@
 //! reads daemon.json anew; what can change in a running daemon is how much it logs.
 //!
 //! A daemon that was started on demand has a session of its own and none of its starter's
-//! descriptors, writes its log into the data root, and leaves [`IDLE`] after the last connection
+//! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
 //! and the last thing that the engine was busy with.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use rustix::fs::FileType;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -307,7 +309,11 @@ fn detach() -> Result<(), DaemonError> {
         // What is ours cannot be taken; what can be is our starter's.
         drop(fork::take_inherited(number));
     }
-    fork::detach_standard_streams(&[]).map_err(failed("leave the standard streams"))
+    // A file there is meant for what is said outside the log, by a panic for one.
+    let stderr = rustix::fs::fstat(io::stderr())
+        .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile);
+    let keep: &[i32] = if stderr { &[2] } else { &[] };
+    fork::detach_standard_streams(keep).map_err(failed("leave the standard streams"))
 }
 
 /// Changes how much is logged.
@@ -321,6 +327,7 @@ fn log(places: &Places, config: &Config, options: &Options) -> Result<Levels, Da
         let file = File::options()
             .create(true)
             .append(true)
+            .mode(0o600)
             .open(&path)
             .and_then(|file| {
                 if large {
