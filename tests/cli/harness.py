@@ -145,6 +145,7 @@ class Daemon:
         self.socket = self.top + "/run/moss.sock"
         self.env["DOCKER_HOST"] = "unix://" + self.socket
         self.process, self.has_debian = None, False
+        self.under = []  # a program that runs the daemon's, with its arguments
         self.log_path = self.top + "/daemon.log"
         if start:
             self.start()
@@ -152,7 +153,7 @@ class Daemon:
     def start(self, *flags):
         """Starts `moss daemon` and waits until it answers."""
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([BIN, "daemon", *flags], env=self.env, stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([*self.under, BIN, "daemon", *flags], env=self.env, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True)
 
         def answers():

@@ -32,6 +32,7 @@ class Exec(Case):
     def test_terminal(self):
         terminal = self.terminal("exec", "-it", self.box, "sh")
         terminal.expect("# ")
+        time.sleep(0.5)  # older CLIs tell the size after the start
         terminal.send("tty; stty size\n")
         terminal.expect(r"/dev/pts/\d+")
         terminal.expect("30 100")

@@ -278,8 +278,14 @@ class Attach(Case):
         self.docker("attach", name, code=5, out="late")
 
     def test_input(self):
-        name = self.run_detached("-i", command=("sh", "-c", "read line; echo got $line"))
-        self.docker("attach", name, stdin="typed\n", out="got typed")
+        name = self.run_detached("-i", command=("sh", "-c", "read line; echo got $line; exit 3"))
+        client = self.daemon.start_client("attach", name)
+        client.stdin.write(b"typed\n")
+        client.stdin.flush()
+        # Not closed before the answer: as under Docker, the end of input ends an attach.
+        self.equal(client.stdout.readline(), b"got typed\n", "output")
+        client.communicate(timeout=15)
+        self.equal(client.returncode, 3, "exit code of docker attach")
 
     def test_two_clients(self):
         name = self.run_detached(command=("sh", "-c", "sleep 1; echo both"))

@@ -14,7 +14,7 @@ from harness import Case, Daemon, check, eventually, fail, need_image, once, run
 @once
 class Verbs(Case):
     def test_run(self):
-        self.moss("run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 5", code=5, out="out", err="err")
+        self.moss("run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo out; echo err >&2; exit 5", code=5, out="out", err="err")
 
     def test_run_flags(self):
         self.moss("run", "--rm", "-e", "A=1", "-w", "/tmp", "-u", "app", "--hostname", "box", "--network", "none", "--read-only",
