@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::atomic::{self, Durability};
+use crate::types::name::{self, NameError};
 use crate::types::timestamp::Timestamp;
 
 /// A named volume.
@@ -40,17 +41,8 @@ pub enum VolumeError {
     #[error("get {0}: no such volume")]
     NotFound(String),
     /// The name cannot be a volume's.
-    #[error(
-        "create {0}: \"{0}\" includes invalid characters for a local volume name, only \
-         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
-         absolute path"
-    )]
-    BadName(String),
-    /// One letter.
-    #[error(
-        "create {0}: volume name is too short, names should be at least two alphanumeric characters"
-    )]
-    ShortName(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// An option of the local driver that is not there.
     #[error("create {name}: invalid option: \"{option}\"")]
     BadOption {
@@ -149,7 +141,7 @@ impl Store {
         options: &BTreeMap<String, String>,
         anonymous: bool,
     ) -> Result<(Volume, bool), VolumeError> {
-        check_name(name)?;
+        name::volume(name)?;
         if let Some(option) = options
             .keys()
             .find(|key| !matches!(key.as_str(), "type" | "o" | "device"))
@@ -236,24 +228,6 @@ impl Store {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Volume>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Docker's rule for names: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
-fn check_name(name: &str) -> Result<(), VolumeError> {
-    if name.len() == 1 {
-        return Err(VolumeError::ShortName(name.to_owned()));
-    }
-    let mut bytes = name.bytes();
-    let fine = bytes
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric())
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-        && name.len() <= 255;
-    if fine {
-        Ok(())
-    } else {
-        Err(VolumeError::BadName(name.to_owned()))
     }
 }
 

@@ -116,7 +116,9 @@ class ExitCodes(Case):
                     err=re.compile(r'exec: "/etc/not-executable": permission denied'))
 
     def test_directory(self):
-        self.docker("run", "--rm", "busybox", "/etc", code=(125, 126), err=re.compile(r'exec: "/etc": is a directory'))
+        # 20.10 does not know this text and so gives its code for anything else.
+        code = 125 if " 20.10" in self.docker("--version").out else 126
+        self.docker("run", "--rm", "busybox", "/etc", code=code, err=re.compile(r'exec: "/etc": is a directory'))
 
     def test_wrong_format(self):
         result = self.docker("run", "--rm", "busybox", "/usr/bin/wrong-format", code=None)

@@ -142,32 +142,6 @@ fn dockers_profile_holds_for_every_number() {
     }
 }
 
-/// Not a test of right or wrong: `cargo test --release seccomp -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints figures"]
-fn figures() {
-    let started = std::time::Instant::now();
-    let parsed = Profile::docker_default().unwrap();
-    let reading = started.elapsed();
-    let started = std::time::Instant::now();
-    let profile = parsed.evaluate(caps::DOCKER_DEFAULT, Arch::X86_64, KERNEL);
-    let profile = profile.unwrap().unwrap();
-    let evaluating = started.elapsed();
-    for native in [Arch::X86_64, Arch::Aarch64] {
-        let profile = docker(caps::DOCKER_DEFAULT, native);
-        let program = compile_for(&profile, native).unwrap();
-        println!("{native:?}: {} instructions", program.len());
-    }
-    let started = std::time::Instant::now();
-    for _ in 0..100 {
-        std::hint::black_box(compile_for(&profile, Arch::X86_64).unwrap());
-    }
-    println!(
-        "reading {reading:?}, evaluating {evaluating:?}, compiling {:?}",
-        started.elapsed() / 100
-    );
-}
-
 #[test]
 fn profile_errors_are_dockers() {
     for (json, expected) in [
