@@ -1,22 +1,26 @@
 //! A daemon's life, by the real program: what it refuses, how it tells that it serves, who it
-//! leaves room for, and what is left after it. Each test has directories and a keeper of its own.
+//! leaves room for, and what is left after it. Each test has directories and a keeper of its own,
+//! and ends the keeper before the directories go.
 //!
 //! What needs namespaces is skipped, and says so, where this host allows none.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use moss::sys::pidfd;
+use moss::userns::keeper::Identity;
+
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Directories of one engine.
+/// Directories of one engine. Its keepers, in their grace period when a test ends, go with it.
 struct Place {
     root: tempfile::TempDir,
 }
@@ -99,6 +103,28 @@ impl Place {
             .write_all(request.as_bytes())
             .and_then(|()| stream.read_to_string(&mut answer));
         exchanged.map(|_| answer).unwrap_or_default()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The exec roots and data roots that daemons have here.
+        for root in ["run/moss", "run/other", "data/moss", "other"] {
+            end_keeper(&self.path(root));
+        }
+    }
+}
+
+/// Ends the keeper whose identity is in `directory`, and waits for that.
+fn end_keeper(directory: &Path) {
+    let Some(keeper) = Identity::read(directory).and_then(|keeper| keeper.process()) else {
+        return;
+    };
+    // It may end by itself.
+    let _ = pidfd::kill(&keeper, rustix::process::Signal::KILL);
+    let before = Instant::now();
+    while pidfd::is_alive(&keeper).unwrap_or(false) && before.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
