@@ -150,10 +150,13 @@ impl Request {
         parse(&body).map(Some)
     }
 
-    /// The body as JSON, which must be there.
+    /// The body as JSON, which must be there: a body with nothing in it is no JSON.
     pub async fn required_json<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
         self.check_json()?;
         let body = self.bytes().await?;
+        if body.trim_ascii().is_empty() {
+            return Err(Failure::bad_request("invalid JSON: EOF"));
+        }
         parse(&body)
     }
 

@@ -121,14 +121,14 @@ pub struct OpenLog {
 impl Engine {
     /// Checks that a client may attach.
     pub fn container_attach(&self, name: &str, options: &AttachOptions) -> Result<AttachTicket> {
-        let container = self.containers.find(name)?;
-        let record = container.record();
-        let keys = crate::types::detach_keys::parse(&options.detach_keys).map_err(|error| {
+        let keys = crate::types::detach_keys::parse(&options.detach_keys).map_err(|_| {
             Error::invalid(format!(
-                "Invalid detach keys ({}) provided: {error}",
+                "Invalid detach keys ({}) provided",
                 options.detach_keys
             ))
         })?;
+        let container = self.containers.find(name)?;
+        let record = container.record();
         if container.data().removing {
             return Err(Error::conflict(format!(
                 "container {} is marked for removal",
@@ -155,9 +155,9 @@ impl Engine {
     /// blocks until the container ends or the caller cancels.
     pub fn container_logs(&self, name: &str, query: Query, follow: bool) -> Result<OpenLog> {
         let container = self.containers.find(name)?;
-        if !query.stdout && !query.stderr {
-            return Err(Error::invalid(
-                "Bad parameters: you must choose at least one stream",
+        if container.data().removing {
+            return Err(Error::conflict(
+                "can not get logs from container which is dead or marked for removal",
             ));
         }
         let record = container.record();

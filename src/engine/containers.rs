@@ -70,8 +70,17 @@ pub struct Exec {
     pub code: Option<i32>,
 }
 
-/// Called with the exit code once, when what was waited for has come.
-pub type Waiter = Box<dyn FnOnce(Result<i32>) + Send>;
+/// How what was waited for has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The exit code.
+    pub code: i32,
+    /// What went wrong beyond that; mostly empty.
+    pub error: String,
+}
+
+/// Called once, when what was waited for has come.
+pub type Waiter = Box<dyn FnOnce(Ended) + Send>;
 
 /// What `wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,7 +241,7 @@ impl Index {
     /// prefix of an id, in this order as in Docker.
     pub fn find(&self, name: &str) -> Result<Arc<Container>> {
         if name.is_empty() {
-            return Err(Error::invalid("Container name or ID cannot be empty"));
+            return Err(Error::invalid("invalid name or ID supplied: \"\""));
         }
         let inner = self.read();
         if let Ok(id) = name.parse::<ContainerId>()
@@ -252,7 +261,7 @@ impl Index {
             (Some(container), None) => Ok(container.clone()),
             (Some(_), Some(_)) => Err(Error::new(
                 Kind::InvalidParameter,
-                format!("Multiple IDs found with provided prefix: {name}"),
+                format!("multiple IDs found with provided prefix: {name}"),
             )),
             _ => Err(Error::no_such_container(name)),
         }

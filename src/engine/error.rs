@@ -88,6 +88,18 @@ impl Error {
         Self::new(Kind::NotImplemented, message)
     }
 
+    /// The same error, with what was being done before its text.
+    #[must_use]
+    pub fn during(self, doing: impl fmt::Display) -> Self {
+        Self::new(self.kind, format!("{doing}: {}", self.message))
+    }
+
+    /// The same text as a failure of the host: dockerd hides some kinds on their way out.
+    #[must_use]
+    pub fn hidden(self) -> Self {
+        Self::new(Kind::System, self.message)
+    }
+
     /// No container of that name or id.
     pub fn no_such_container(name: &str) -> Self {
         Self::new(Kind::NotFound, format!("No such container: {name}"))

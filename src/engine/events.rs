@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::api::event::{Actor, Event};
 use crate::api::filters::Filters;
+use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
 
 /// How many events are kept for `events --since` (moby's `eventsLimit`).
@@ -70,8 +71,7 @@ impl Events {
             .len()
     }
 
-    /// Calls `sink` for the kept events since `since` (all of them that match when it is given),
-    /// then, if `live`, for each one to come. Nothing is lost or doubled in between.
+    /// Calls `sink` for the kept events from `since` to `until`, if one of these is given, then, if `live`, for each one to come. Nothing is lost or doubled in between.
     pub fn subscribe(
         &self,
         since: Option<Timestamp>,
@@ -81,10 +81,10 @@ impl Events {
         sink: Sink,
     ) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(since) = since {
+        if since.is_some() || until.is_some() {
             for event in &inner.kept {
                 let at = Timestamp::from_nanos(i128::from(event.time_nano));
-                if at >= since
+                if since.is_none_or(|since| at >= since)
                     && until.is_none_or(|until| at <= until)
                     && matches(&filters, event)
                     && !sink(event)
@@ -99,37 +99,51 @@ impl Events {
     }
 }
 
-/// Whether an event passes the filters of `GET /events`.
+/// Filters that mean an object by its id, its name, or the beginning of either.
+const NAMED: [&str; 9] = [
+    "daemon",
+    "container",
+    "plugin",
+    "volume",
+    "network",
+    "node",
+    "service",
+    "secret",
+    "config",
+];
+
+/// Actions with a colon and more behind them, known by what is before it.
+const NAMED_ACTIONS: [&str; 3] = ["health_status", "exec_create", "exec_start"];
+
+/// An image's name as people write it, without tag and digest.
+fn untagged(name: &str) -> String {
+    Reference::parse_named(name).map_or_else(|_| name.to_owned(), |name| name.familiar_name())
+}
+
+/// Whether an event passes the filters of `GET /events`. Unknown filters filter nothing, as in
+/// Docker.
 fn matches(filters: &Filters, event: &Event) -> bool {
     let actor = &event.actor;
     let attribute = |key: &str| actor.attributes.get(key).map_or("", String::as_str);
-    let named = |key: &str, kind: &str| {
-        !filters.contains(key)
-            || (event.kind == kind
-                && filters.values(key).any(|wanted| {
-                    wanted == actor.id
-                        || wanted == attribute("name")
-                        || actor.id.starts_with(wanted)
-                }))
+    // A daemon looks at id and name whatever the event is of.
+    let named = |key: &&str| {
+        filters.matches_prefix(key, &actor.id) || filters.matches_prefix(key, attribute("name"))
     };
     let action = event.action.split(':').next().unwrap_or_default();
-    (!filters.contains("type") || filters.values("type").any(|wanted| wanted == event.kind))
-        && (!filters.contains("event")
-            || filters
-                .values("event")
-                .any(|wanted| wanted == event.action || wanted == action))
-        && named("container", "container")
-        && named("volume", "volume")
-        && named("network", "network")
+    let image = attribute(if event.kind == "image" {
+        "name"
+    } else {
+        "image"
+    });
+    filters.matches_exactly("type", &event.kind)
+        && filters.matches_exactly("scope", &event.scope)
+        && (filters.matches_exactly("event", &event.action)
+            || (NAMED_ACTIONS.contains(&action) && filters.matches_exactly("event", action)))
+        && NAMED.iter().all(named)
         && (!filters.contains("image")
-            || filters.values("image").any(|wanted| {
-                let id = if event.kind == "image" {
-                    actor.id.as_str()
-                } else {
-                    ""
-                };
-                wanted == id || wanted == attribute("image") || wanted == attribute("name")
-            }))
+            || [&actor.id, image, &untagged(&actor.id), &untagged(image)]
+                .into_iter()
+                .any(|candidate| filters.matches_exactly("image", candidate)))
         && (!filters.contains("label")
             || filters
                 .values("label")
@@ -139,4 +153,55 @@ fn matches(filters: &Filters, event: &Event) -> bool {
                     }
                     None => actor.attributes.contains_key(wanted),
                 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, action: &str, id: &str, attributes: &[(&str, &str)]) -> Event {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Event {
+            kind: kind.to_owned(),
+            action: action.to_owned(),
+            actor: Actor {
+                id: id.to_owned(),
+                attributes: attributes.iter().map(own).collect(),
+            },
+            scope: "local".to_owned(),
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn filters_are_dockers() {
+        let of_container = event(
+            "container",
+            "exec_create: ls ",
+            "abcdef",
+            &[("image", "busybox:1"), ("name", "web"), ("a", "b")],
+        );
+        let of_image = event("image", "tag", "sha256:77", &[("name", "debian:12")]);
+        for (filter, container, image) in [
+            (r#"{}"#, true, true),
+            (r#"{"type":["container"]}"#, true, false),
+            (r#"{"container":["abc"]}"#, true, false),
+            (r#"{"container":["we"]}"#, true, false),
+            (r#"{"container":["b"]}"#, false, false),
+            (r#"{"image":["busybox"]}"#, true, false),
+            (r#"{"image":["busybox:1"]}"#, true, false),
+            (r#"{"image":["busy"]}"#, false, false),
+            (r#"{"image":["debian"]}"#, false, true),
+            (r#"{"image":["sha256:77"]}"#, false, true),
+            (r#"{"event":["exec_create"]}"#, true, false),
+            (r#"{"event":["tag","start"]}"#, false, true),
+            (r#"{"label":["a=b"]}"#, true, false),
+            (r#"{"scope":["swarm"]}"#, false, false),
+            (r#"{"nosuch":["x"]}"#, true, true),
+        ] {
+            let filters = Filters::parse(filter).unwrap();
+            assert_eq!(matches(&filters, &of_container), container, "{filter}");
+            assert_eq!(matches(&filters, &of_image), image, "{filter}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::container::protocol::Attach;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Data, Exec};
 use crate::engine::error::{Error, Kind, Result};
+use crate::types::base64;
 use crate::types::id::random_hex;
 
 /// How long `inspect` waits for a start under way: its client, told of a failure, asks at once.
@@ -26,13 +27,13 @@ pub struct ExecTicket {
     id: String,
     attach: Option<Attach>,
     console_size: Option<(u16, u16)>,
-    terminal: bool,
+    raw: bool,
 }
 
 impl ExecTicket {
-    /// Whether it has a terminal: its output is then raw.
-    pub fn terminal(&self) -> bool {
-        self.terminal
+    /// Whether its output comes without frames.
+    pub fn is_raw(&self) -> bool {
+        self.raw
     }
 
     /// Starts it and joins the connection; what goes wrong is written to the client as Docker
@@ -53,31 +54,34 @@ impl ExecTicket {
     }
 }
 
+/// An event's action: what was done, program and arguments. With no argument there is a blank at
+/// the end, in dockerd too.
+fn action(what: &str, config: &ExecConfig) -> String {
+    let command: Vec<&str> = config.cmd.iter().flatten().map(String::as_str).collect();
+    let (program, arguments) = command.split_first().unwrap_or((&"", &[]));
+    format!("{what}: {program} {}", arguments.join(" "))
+}
+
 impl Engine {
     /// Makes a session in a running container.
     pub fn exec_create(&self, name: &str, config: ExecConfig) -> Result<String> {
-        let container = self.containers.find(name)?;
         if config.cmd.as_ref().is_none_or(Vec::is_empty) {
             return Err(Error::invalid("No exec command specified"));
         }
-        crate::types::detach_keys::parse(&config.detach_keys).map_err(|error| {
-            Error::invalid(format!(
-                "Invalid detach keys ({}) provided: {error}",
-                config.detach_keys
-            ))
-        })?;
+        let container = self.containers.find(name)?;
         let record = container.record();
         if !record.state.is_running() {
             return Err(Error::not_running(container.id.as_str()));
         }
+        // Not called the client's mistake by dockerd.
+        crate::types::detach_keys::parse(&config.detach_keys).map_err(|_| {
+            Error::new(
+                Kind::System,
+                format!("Invalid escape keys ({}) provided", config.detach_keys),
+            )
+        })?;
         let id = random_hex();
-        let command = config
-            .cmd
-            .iter()
-            .flatten()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" ");
+        let action = action("exec_create", &config);
         {
             let mut data = container.data();
             while data.execs.len() >= KEPT_SESSIONS {
@@ -106,11 +110,7 @@ impl Engine {
             );
         }
         self.execs.insert(id.clone(), container.id);
-        self.container_event(
-            &record,
-            &format!("exec_create: {command}"),
-            [("execID".to_owned(), id.clone())],
-        );
+        self.container_event(&record, &action, [("execID".to_owned(), id.clone())]);
         Ok(id)
     }
 
@@ -129,11 +129,13 @@ impl Engine {
             return Err(Error::not_running(container.id.as_str()));
         }
         let keys = crate::types::detach_keys::parse(&exec.config.detach_keys).unwrap_or_default();
+        // Whether there are frames is for the start to say, not for what was made: a raw stream has
+        // no place for stderr.
         let attach = (!start.detach).then(|| Attach {
             stdin: exec.config.attach_stdin,
             stdout: exec.config.attach_stdout,
-            stderr: exec.config.attach_stderr,
-            multiplexed: !exec.config.tty,
+            stderr: exec.config.attach_stderr && !start.tty,
+            multiplexed: !start.tty,
             detach_keys: keys,
             early: Vec::new(),
         });
@@ -145,7 +147,7 @@ impl Engine {
             console_size: size.and_then(|[rows, cols]| {
                 Some((u16::try_from(rows).ok()?, u16::try_from(cols).ok()?))
             }),
-            terminal: exec.config.tty,
+            raw: start.tty,
         })
     }
 
@@ -178,6 +180,11 @@ impl Engine {
             exec.attached = client.is_some();
             (record, exec.config.clone())
         };
+        self.container_event(
+            &record,
+            &action("exec_start", &config),
+            [("execID".to_owned(), ticket.id.clone())],
+        );
         let directory = &ticket.container.directory;
         let process = self.exec_process(&record, directory, &config, ticket.console_size);
         let started = process.and_then(|process| {
@@ -200,18 +207,6 @@ impl Engine {
                 if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
                     exec.pid = started.pid;
                 }
-                let command = config
-                    .cmd
-                    .iter()
-                    .flatten()
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join(" ");
-                self.container_event(
-                    &record,
-                    &format!("exec_start: {command}"),
-                    [("execID".to_owned(), ticket.id.clone())],
-                );
                 Ok(())
             }
             Err(error) => {
@@ -253,6 +248,14 @@ impl Engine {
             exec = self.find_exec(id)?.1;
         }
         let mut command = exec.config.cmd.clone().unwrap_or_default().into_iter();
+        let user = match exec.config.user.as_str() {
+            "" => container.data().record.config.user.clone(),
+            user => user.to_owned(),
+        };
+        let keys = match exec.config.detach_keys.as_str() {
+            "" => Vec::new(),
+            keys => crate::types::detach_keys::parse(keys).unwrap_or_default(),
+        };
         Ok(ExecInspect {
             id: id.to_owned(),
             running: exec.running,
@@ -262,15 +265,16 @@ impl Engine {
                 entrypoint: command.next().unwrap_or_default(),
                 arguments: Some(command.collect()),
                 privileged: Some(exec.config.privileged),
-                user: exec.config.user.clone(),
+                user,
             }),
             open_stdin: exec.config.attach_stdin,
             open_stderr: exec.config.attach_stderr,
             open_stdout: exec.config.attach_stdout,
-            can_remove: exec.code.is_some(),
+            // Known until they are swept; then there is nothing to inspect.
+            can_remove: false,
             container_id: container.id.as_str().to_owned(),
-            detach_keys: Some(exec.config.detach_keys.clone()),
-            pid: if exec.running { i64::from(exec.pid) } else { 0 },
+            detach_keys: Some(base64::encode(&keys)),
+            pid: i64::from(exec.pid),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The verbs of images.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use crate::api::filters::Filters;
@@ -85,11 +86,7 @@ impl Engine {
             }
             let users = self.image_users(&image.id).len();
             summaries.push(Summary {
-                containers: if options.shared_size {
-                    signed(users as u64)
-                } else {
-                    -1
-                },
+                containers: signed(users as u64),
                 created: image.created.map_or(0, Timestamp::seconds),
                 id: image.id.to_string(),
                 labels: image.config.config.labels.clone(),
@@ -188,6 +185,9 @@ impl Engine {
     pub fn image_tag(&self, name: &str, repository: &str, tag: &str) -> Result<()> {
         let reference = Reference::parse_named(repository)
             .map_err(|error| Error::invalid(error.to_string()))?;
+        if reference.digest().is_some() {
+            return Err(Error::invalid("cannot import digest reference"));
+        }
         let reference = if tag.is_empty() {
             reference.with_default_tag()
         } else {
@@ -205,6 +205,8 @@ impl Engine {
 
     /// Takes a name away from an image, and the image with its last name.
     pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<DeleteResponse>> {
+        // Found before it is gone; the event of its end has no labels in dockerd either.
+        let labels = self.find_image(name)?.config.config.labels.clone();
         let removed = self
             .images
             .remove(name, force, &|id| self.image_users(id))
@@ -213,14 +215,14 @@ impl Engine {
         for item in removed {
             match item {
                 image::Removed::Untagged { name, id } => {
-                    self.image_event("untag", &id, &id.to_string());
+                    self.labelled_event("untag", &id, &id.to_string(), labels.clone());
                     answers.push(DeleteResponse {
                         untagged: name,
                         ..DeleteResponse::default()
                     });
                 }
                 image::Removed::Image(id) => {
-                    self.image_event("delete", &id, &id.to_string());
+                    self.labelled_event("delete", &id, &id.to_string(), None);
                     answers.push(DeleteResponse {
                         deleted: id.to_string(),
                         ..DeleteResponse::default()
@@ -245,11 +247,13 @@ impl Engine {
         let dangling = filters
             .bool_or("dangling", true)
             .map_err(|error| Error::invalid(error.to_string()))?;
+        let until = super::remove::prune_bound(filters)?;
         let before = self.images.layers_size();
         let mut deleted = Vec::new();
         for image in self.images.list() {
             let labels = image.config.config.labels.clone().unwrap_or_default();
             if (dangling && !image.repo_tags.is_empty())
+                || until.is_some_and(|until| image.created.is_none_or(|created| created > until))
                 || !filters.matches_labels("label", &labels)
                 || !filters.excludes_labels("label!", &labels)
                 || !self.image_users(&image.id).is_empty()
@@ -266,9 +270,11 @@ impl Engine {
                 deleted.extend(self.image_remove(&name, false).unwrap_or_default());
             }
         }
+        let reclaimed = before.saturating_sub(self.images.layers_size());
+        self.prune_event("image", reclaimed);
         Ok(PruneResponse {
-            images_deleted: Some(deleted),
-            space_reclaimed: before.saturating_sub(self.images.layers_size()),
+            images_deleted: (!deleted.is_empty()).then_some(deleted),
+            space_reclaimed: reclaimed,
         })
     }
 
@@ -283,12 +289,7 @@ impl Engine {
             .load(source, &mut |step| progress(load_progress(&step)))
             .map_err(|error| image_error(&error))?;
         for image in loaded {
-            if image.names.is_empty() {
-                self.image_event("load", &image.id, &image.id.to_string());
-            }
-            for name in &image.names {
-                self.image_event("load", &image.id, &name.familiar());
-            }
+            self.image_event("load", &image.id, &image.id.to_string());
         }
         Ok(())
     }
@@ -320,8 +321,10 @@ impl Engine {
             .images
             .import(source, import)
             .map_err(|error| image_error(&error))?;
-        let name = import.name.as_ref().map(Reference::familiar);
-        self.image_event("import", &id, &name.unwrap_or_else(|| id.to_string()));
+        if let Some(name) = &import.name {
+            self.image_event("tag", &id, &name.familiar());
+        }
+        self.image_event("import", &id, &id.to_string());
         Ok(id)
     }
 
@@ -345,7 +348,22 @@ impl Engine {
     }
 
     fn image_event(&self, action: &str, id: &Digest, name: &str) {
-        let attributes = [("name".to_owned(), name.to_owned())];
+        let image = self.find_image(&id.to_string());
+        let labels = image
+            .ok()
+            .and_then(|image| image.config.config.labels.clone());
+        self.labelled_event(action, id, name, labels);
+    }
+
+    fn labelled_event(
+        &self,
+        action: &str,
+        id: &Digest,
+        name: &str,
+        labels: Option<BTreeMap<String, String>>,
+    ) {
+        let mut attributes = labels.unwrap_or_default();
+        attributes.insert("name".to_owned(), name.to_owned());
         self.events
             .emit("image", action, &id.to_string(), attributes);
     }

@@ -10,7 +10,7 @@ use crate::container::protocol::Exit;
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::Paths;
-use crate::engine::error::{Error, Result};
+use crate::engine::error::{Error, Kind, Result};
 use crate::types::timestamp::Timestamp;
 
 impl Engine {
@@ -28,7 +28,13 @@ impl Engine {
         };
         let paths = Paths(&container.directory);
         let text = |path: std::path::PathBuf| path.display().to_string();
-        let file = |name: &str| text(container.directory.join(name));
+        // Written at the first start.
+        let started = record.state != (State::Created { failure: None });
+        let file = |name: &str| match started {
+            true => text(container.directory.join(name)),
+            false => String::new(),
+        };
+        let log = self.log_path(&record).filter(|_| started);
         let (path, args) = path_and_arguments(&record);
         let (size_rw, size_root_fs) = if size {
             let (own, all) = self.sizes(&container, &record);
@@ -52,7 +58,7 @@ impl Engine {
             resolv_conf_path: file("resolv.conf"),
             hostname_path: file("hostname"),
             hosts_path: file("hosts"),
-            log_path: self.log_path(&record).map(text).unwrap_or_default(),
+            log_path: log.map(text).unwrap_or_default(),
             name: format!("/{}", record.name),
             restart_count: i64::from(record.restart_count),
             driver: record.driver.name().to_owned(),
@@ -82,6 +88,12 @@ impl Engine {
 
     /// The processes of a running container, as `ps` with these arguments shows them.
     pub fn container_top(&self, name: &str, arguments: &str) -> Result<TopResponse> {
+        if let Some((name, value)) = foreign_pid_column(arguments) {
+            return Err(Error::new(
+                Kind::System,
+                format!("specifying \"{name}={value}\" is not allowed"),
+            ));
+        }
         let container = self.containers.find(name)?;
         let started = container.data().record.state.started();
         let Some(started) = started else {
@@ -99,13 +111,17 @@ impl Engine {
             .output()
             .map_err(|error| Error::io("cannot run ps", &error))?;
         if !output.status.success() {
-            return Err(Error::new(
-                crate::engine::Kind::System,
-                format!("ps: {}", String::from_utf8_lossy(&output.stderr).trim()),
-            ));
+            // The first line says why.
+            let text = String::from_utf8_lossy(&output.stderr);
+            let why = match text.lines().next().filter(|line| !line.is_empty()) {
+                Some(line) => line.to_owned(),
+                None => output.status.to_string(),
+            };
+            return Err(Error::new(Kind::System, format!("ps: {why}")));
         }
+        let table = table_of(&String::from_utf8_lossy(&output.stdout), &pids)?;
         self.container_event(&container.record(), "top", []);
-        table_of(&String::from_utf8_lossy(&output.stdout), &pids)
+        Ok(table)
     }
 
     pub(super) fn log_path(&self, record: &Record) -> Option<std::path::PathBuf> {
@@ -118,7 +134,16 @@ impl Engine {
     }
 }
 
-/// Keeps of `ps`'s output the rows of `pids`.
+/// A column of `ps` that is titled PID and is not the pid: rows could not be told apart by it.
+fn foreign_pid_column(arguments: &str) -> Option<(&str, &str)> {
+    // Not the first word: dockerd looks for columns behind a blank.
+    arguments.split_ascii_whitespace().skip(1).find_map(|word| {
+        let (name, value) = word.split_once('=')?;
+        (value.starts_with("PID") && name != "pid").then_some((name, value))
+    })
+}
+
+/// Keeps of `ps`'s output the rows of `pids`, and those of their threads (`-` for a pid).
 fn table_of(output: &str, pids: &[i32]) -> Result<TopResponse> {
     let mut lines = output.lines();
     let titles: Vec<String> = lines
@@ -128,12 +153,19 @@ fn table_of(output: &str, pids: &[i32]) -> Result<TopResponse> {
         .map(str::to_owned)
         .collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
-        return Err(Error::invalid("Couldn't find PID field in ps output"));
+        return Err(Error::new(
+            Kind::System,
+            "Couldn't find PID field in ps output",
+        ));
     };
+    let mut wanted = false;
     let rows = lines.filter_map(|line| {
         let mut fields: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let pid: i32 = fields.get(column)?.parse().ok()?;
-        if !pids.contains(&pid) {
+        match fields.get(column)?.as_str() {
+            "-" => {}
+            pid => wanted = pid.parse().is_ok_and(|pid: i32| pids.contains(&pid)),
+        }
+        if !wanted {
             return None;
         }
         // The last column is the command with its blanks.
@@ -235,6 +267,27 @@ mod tests {
         let table = table_of(output, &[42]).unwrap();
         assert_eq!(table.titles, ["UID", "PID", "CMD"]);
         assert_eq!(table.processes, [["me", "42", "sh -c a b"]]);
-        assert!(table_of("A B\n", &[]).is_err());
+        assert_eq!(
+            table_of("A B\n", &[]).unwrap_err().to_string(),
+            "Couldn't find PID field in ps output"
+        );
+    }
+
+    #[test]
+    fn top_keeps_the_threads_of_the_containers_processes() {
+        let output = "PID LWP CMD\n1 - init\n- 1 -\n42 - sh\n- 42 -\n- 43 -\n50 - x\n- 50 -\n";
+        let table = table_of(output, &[42]).unwrap();
+        let lines: Vec<String> = table.processes.iter().map(|row| row.join(" ")).collect();
+        assert_eq!(lines, ["42 - sh", "- 42 -", "- 43 -"]);
+    }
+
+    #[test]
+    fn top_refuses_another_column_called_pid() {
+        assert_eq!(
+            foreign_pid_column("-o ppid=PID,comm"),
+            Some(("ppid", "PID,comm"))
+        );
+        assert_eq!(foreign_pid_column("-o pid=PID"), None);
+        assert_eq!(foreign_pid_column("-ef"), None);
     }
 }

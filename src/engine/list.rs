@@ -49,24 +49,14 @@ impl Engine {
         filters
             .validate(FILTERS)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        for status in filters.values("status") {
-            if !matches!(
-                status,
-                "created" | "restarting" | "running" | "removing" | "paused" | "exited" | "dead"
-            ) {
-                return Err(Error::invalid(format!(
-                    "invalid value for status filter (status={status}): must be one of created, \
-                     restarting, running, removing, paused, exited, dead"
-                )));
-            }
-        }
-        let exited: Vec<i32> = filters
-            .values("exited")
-            .map(|code| {
-                code.parse()
-                    .map_err(|_| Error::invalid(format!("invalid filter 'exited=[{code}]'")))
-            })
-            .collect::<Result<_>>()?;
+        let exited = exit_codes(filters)?;
+        one_of(filters, "status", "state", STATES)?;
+        let is_task = filters
+            .bool_or("is-task", false)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        one_of(filters, "health", "health", HEALTH)?;
+        // Without a network there are no ports that a container could be found by.
+        let by_port = filters.contains("publish") || filters.contains("expose");
         let bound = |name: &str| -> Result<Option<Timestamp>> {
             match filters.values(name).next() {
                 Some(container) => Ok(Some(self.containers.find(container)?.data().record.created)),
@@ -79,12 +69,12 @@ impl Engine {
             .filter_map(|name| self.find_image(name).ok())
             .map(|image| image.id)
             .collect();
-        let all = options.all
-            || options.limit.is_some()
-            || filters.contains("status")
-            || filters.contains("exited");
+        // Docker does not look at those that do not run for `exited`.
+        let all = options.all || options.limit.is_some() || filters.contains("status");
         let matches = |record: &Record| {
             (all || record.state.is_running())
+                && !is_task
+                && !by_port
                 && filters.matches_prefix("id", record.id.as_str())
                 && (filters.matches_pattern("name", &record.name)
                     || filters.matches_pattern("name", &format!("/{}", record.name)))
@@ -99,11 +89,22 @@ impl Engine {
                 && since.is_none_or(|bound| record.created > bound)
                 && (!filters.contains("ancestor") || ancestors.contains(&record.image))
                 && filters.matches_exactly("health", "none")
-                && filters.matches_exactly("network", &record.host_config.network_mode)
+                && (!filters.contains("network")
+                    || super::networks::endpoints(record)
+                        .iter()
+                        .any(|(name, endpoint)| {
+                            filters.values("network").any(|wanted| {
+                                wanted == name || endpoint.network_id.starts_with(wanted)
+                            })
+                        }))
                 && (!filters.contains("volume")
                     || record.mounts.iter().any(|point| {
                         filters.values("volume").any(|wanted| {
-                            Some(wanted) == point.name.as_deref() || wanted == point.destination
+                            wanted == point.destination
+                                || match &point.name {
+                                    Some(name) => wanted == name,
+                                    None => point.source.as_os_str() == wanted,
+                                }
                         })
                     }))
         };
@@ -170,13 +171,52 @@ impl Engine {
     }
 }
 
+const STATES: &[&str] = &[
+    "created",
+    "running",
+    "paused",
+    "restarting",
+    "removing",
+    "exited",
+    "dead",
+];
+const HEALTH: &[&str] = &["none", "starting", "healthy", "unhealthy"];
+
+/// Refuses values of a filter that are none of these; `what` is Docker's word for them.
+fn one_of(filters: &Filters, name: &str, what: &str, known: &[&str]) -> Result<()> {
+    match filters.values(name).find(|value| !known.contains(value)) {
+        Some(value) => Err(Error::invalid(format!(
+            "invalid filter '{name}={value}': invalid value for {what} ({value}): must be one of {}",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The exit codes that `exited` asks for.
+fn exit_codes(filters: &Filters) -> Result<Vec<i32>> {
+    let codes = filters.values("exited").map(|code| {
+        code.parse().map_err(|error: std::num::ParseIntError| {
+            use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+            let why = match error.kind() {
+                PosOverflow | NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Error::invalid(format!(
+                "invalid filter 'exited={code}': strconv.Atoi: parsing {code:?}: {why}"
+            ))
+        })
+    });
+    codes.collect()
+}
+
 /// The command as `ps` shows it: entrypoint and arguments, those with blanks quoted.
 fn command_line(record: &Record) -> String {
     let (path, arguments) = super::inspect::path_and_arguments(record);
     let mut line = path;
     for argument in arguments {
         line.push(' ');
-        if argument.contains(char::is_whitespace) {
+        if argument.contains(' ') {
             line.push_str(&format!("'{argument}'"));
         } else {
             line.push_str(&argument);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::filters::Filters;
-use crate::api::network::{EndpointSettings, Network};
+use crate::api::network::{EndpointSettings, Network, NetworkPruneResponse};
 use crate::container::record::Record;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Result};
@@ -42,6 +42,15 @@ impl Engine {
             })
             .map(|(name, driver)| self.network(name, driver))
             .ok_or_else(|| Error::not_found(format!("network {wanted} not found")))
+    }
+
+    /// Removes what nobody uses of networks, of which there are none that could be.
+    pub fn network_prune(&self, filters: &Filters) -> Result<NetworkPruneResponse> {
+        filters
+            .validate(&["label", "label!", "until"])
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        self.prune_event("network", 0);
+        Ok(NetworkPruneResponse::default())
     }
 
     fn network(&self, name: &str, driver: &str) -> Network {

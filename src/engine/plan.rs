@@ -200,37 +200,74 @@ impl Engine {
     pub(super) fn joined(&self, record: &Record) -> Result<Identities> {
         let host = &record.host_config;
         if let NetworkMode::Named(name) = NetworkMode::parse(&host.network_mode) {
-            return Err(Error::not_found(format!("network {name} not found")));
+            return Err(Error::not_found(format!(
+                "failed to set up container networking: network {name} not found"
+            )));
         }
-        Ok(Identities {
-            net: self.joined_process("network", &host.network_mode)?,
-            pid: self.joined_process("PID", &host.pid_mode)?,
-            ipc: self.joined_process("IPC", &host.ipc_mode)?,
-        })
+        // In dockerd's order: of several that cannot be joined the first is told of.
+        let (net, ipc, pid) = (
+            self.joined_network(record)?,
+            self.joined_ipc(&host.ipc_mode)
+                .map_err(|error| error.during("failed to join IPC namespace"))?,
+            // Found out while the spec is made, where whatever goes wrong is the host's failure.
+            self.joined_pid(&host.pid_mode)
+                .map_err(|error| error.during("failed to join PID namespace").hidden())?,
+        );
+        Ok(Identities { net, pid, ipc })
     }
 
-    fn joined_process(&self, what: &str, mode: &str) -> Result<Option<ProcessIdentity>> {
+    fn joined_network(&self, record: &Record) -> Result<Option<ProcessIdentity>> {
+        let Some(name) = record.host_config.network_mode.strip_prefix("container:") else {
+            return Ok(None);
+        };
+        let other = self.containers.find(name).map_err(|error| {
+            error
+                .during("joining network namespace of container")
+                .hidden()
+        })?;
+        if other.id == record.id {
+            return Err(Error::new(
+                Kind::System,
+                "cannot join own network namespace",
+            ));
+        }
+        let other = other.record();
+        let process = identity(&other).ok_or_else(|| {
+            Error::conflict(format!(
+                "cannot join network namespace of a non running container: container {} is {}",
+                other.name,
+                other.state.as_str()
+            ))
+        })?;
+        Ok(Some(process))
+    }
+
+    fn joined_ipc(&self, mode: &str) -> Result<Option<ProcessIdentity>> {
         let Some(name) = mode.strip_prefix("container:") else {
             return Ok(None);
         };
-        let other = self.containers.find(name)?;
-        let data = other.data();
-        if what == "IPC" && data.record.host_config.ipc_mode != "shareable" {
+        let other = self
+            .containers
+            .find(name)
+            .map_err(|error| Error::invalid(error.message))?
+            .record();
+        let process = identity(&other).ok_or_else(|| Error::not_running(name))?;
+        if other.host_config.ipc_mode != "shareable" {
             return Err(Error::invalid(format!(
-                "cannot join IPC namespace of container {name}: non-shareable IPC (hint: use \
-                 IpcMode:shareable for the donor container)"
+                "container {name}: non-shareable IPC (hint: use IpcMode:shareable for the donor \
+                 container)"
             )));
         }
-        let started = data.record.state.started().ok_or_else(|| {
-            Error::conflict(format!(
-                "cannot join {what} namespace of a non running container: container {} is not running",
-                other.id
-            ))
-        })?;
-        Ok(Some(ProcessIdentity {
-            pid: started.pid,
-            start_time: started.start_time,
-        }))
+        Ok(Some(process))
+    }
+
+    fn joined_pid(&self, mode: &str) -> Result<Option<ProcessIdentity>> {
+        let Some(name) = mode.strip_prefix("container:") else {
+            return Ok(None);
+        };
+        let other = self.containers.find(name)?.record();
+        let process = identity(&other).ok_or_else(|| Error::not_running(name))?;
+        Ok(Some(process))
     }
 
     /// Where the /dev/shm of a shareable container lies: in the runtime directory, which is memory,
@@ -259,6 +296,14 @@ impl Engine {
             .map_err(|error| Error::io(format!("cannot make {}", directory.display()), &error))?;
         Ok(Some(directory))
     }
+}
+
+/// The first process of a container, if it runs.
+fn identity(record: &Record) -> Option<ProcessIdentity> {
+    record.state.started().map(|started| ProcessIdentity {
+        pid: started.pid,
+        start_time: started.start_time,
+    })
 }
 
 /// First processes of the containers whose namespaces are joined.

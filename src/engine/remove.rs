@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use crate::api::container::PruneResponse;
 use crate::api::filters::Filters;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, WaitCondition};
+use crate::engine::containers::{Container, Ended, WaitCondition};
 use crate::engine::error::{Error, Result};
 use crate::types::timestamp::Timestamp;
 
@@ -81,6 +81,19 @@ fn delete(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
+/// The `until` of a prune: only what is older goes.
+pub(super) fn prune_bound(filters: &Filters) -> Result<Option<Timestamp>> {
+    let mut values = filters.values("until");
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Error::invalid("more than one until filter specified"));
+    }
+    first
+        .map(|text| Timestamp::parse(text, Timestamp::now()))
+        .transpose()
+        .map_err(|error| Error::invalid(error.to_string()))
+}
+
 impl Engine {
     /// Waits until what was removed is deleted and what was added is on the disk, which may take
     /// long: called before this process ends. What is left is done by the next daemon.
@@ -96,16 +109,14 @@ impl Engine {
             let mut data = container.data();
             if data.removing {
                 return Err(Error::conflict(format!(
-                    "removal of container {} is already in progress",
-                    container.id
+                    "removal of container {name} is already in progress"
                 )));
             }
             let running = data.record.state.is_running();
             if running && !force {
                 return Err(Error::conflict(format!(
-                    "cannot remove container \"/{}\": container is running: stop the container \
-                     before removing or force remove",
-                    data.record.name
+                    "cannot remove container {name:?}: container is running: stop the container \
+                     before removing or force remove"
                 )));
             }
             data.removing = true;
@@ -116,7 +127,9 @@ impl Engine {
             && let Err(error) = self.kill_and_wait(&container)
         {
             container.data().removing = false;
-            return Err(error);
+            return Err(error.during(format!(
+                "cannot remove container {name:?}: could not kill container"
+            )));
         }
         self.discard(&container, volumes);
         Ok(())
@@ -127,13 +140,7 @@ impl Engine {
         filters
             .validate(&["label", "label!", "until"])
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let until = match filters.values("until").next() {
-            Some(text) => Some(
-                Timestamp::parse(text, Timestamp::now())
-                    .map_err(|error| Error::invalid(error.to_string()))?,
-            ),
-            None => None,
-        };
+        let until = prune_bound(filters)?;
         let mut removed = Vec::new();
         let mut reclaimed = 0;
         for container in self.containers.all() {
@@ -156,10 +163,17 @@ impl Engine {
                 reclaimed += u64::try_from(own).unwrap_or(0);
             }
         }
+        self.prune_event("container", reclaimed);
         Ok(PruneResponse {
-            containers_deleted: Some(removed),
+            containers_deleted: (!removed.is_empty()).then_some(removed),
             space_reclaimed: reclaimed,
         })
+    }
+
+    /// Tells of a prune: of nothing in particular, only how much it freed.
+    pub(super) fn prune_event(&self, kind: &str, reclaimed: u64) {
+        let attributes = [("reclaimed".to_owned(), reclaimed.to_string())];
+        self.events.emit(kind, "prune", "", attributes);
     }
 
     /// Takes away a container that does not run and that the caller has marked as `removing`.
@@ -207,9 +221,12 @@ impl Engine {
         self.container_event(&record, "destroy", []);
         container.data().pending.clear();
         container.notify();
-        let code = record.state.exit_code();
         for waiter in container.take_waiters(|_: WaitCondition| true) {
-            waiter(Ok(code));
+            // What went wrong in its life is forgotten with it.
+            waiter(Ended {
+                code: record.state.exit_code(),
+                error: String::new(),
+            });
         }
     }
 }

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use crate::container::client::Launched;
 use crate::container::protocol::{Exit, Failure, LogTarget, Message, Start};
-use crate::container::record::{MountKind, Record, State};
+use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Paths, WaitCondition};
+use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
@@ -23,10 +23,17 @@ use crate::types::timestamp::Timestamp;
 use crate::userns::stage::Origin;
 
 impl Engine {
-    /// Starts a container. 304 when it runs already.
-    pub fn container_start(&self, name: &str) -> Result<()> {
+    /// Starts a container. 304 when it runs already. `checkpoint_dir` says that a directory for
+    /// checkpoints was named, which dockerd refuses, but only where it could have started.
+    pub fn container_start(&self, name: &str, checkpoint_dir: bool) -> Result<()> {
         let container = self.containers.find(name)?;
         let _operation = container.operate();
+        if checkpoint_dir && !container.data().record.state.is_running() {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "custom checkpointdir is not supported",
+            ));
+        }
         self.start_locked(&container)
     }
 
@@ -102,8 +109,20 @@ impl Engine {
     fn record_failed_start(&self, container: &Arc<Container>, failure: &Failure) {
         let (record, remove) = {
             let mut data = container.data();
-            data.record.state = State::Created {
-                failure: Some(failure.clone()),
+            data.record.state = match &data.record.state {
+                State::Exited {
+                    started_at, exit, ..
+                } => State::Exited {
+                    started_at: *started_at,
+                    exit: Exit {
+                        code: failure.code,
+                        ..*exit
+                    },
+                    error: failure.message.clone(),
+                },
+                _ => State::Created {
+                    failure: Some(failure.clone()),
+                },
             };
             let remove = data.record.host_config.auto_remove && !data.removing;
             data.removing |= remove;
@@ -112,13 +131,8 @@ impl Engine {
         if let Err(error) = record.write(&container.directory, false) {
             tracing::error!("{}", Error::system(&error));
         }
-        self.container_event(
-            &record,
-            "die",
-            [("exitCode".to_owned(), failure.code.to_string())],
-        );
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
-            waiter(Ok(failure.code));
+            waiter(ended(&record.state));
         }
         if remove {
             self.discard(container, true);
@@ -181,6 +195,14 @@ impl Engine {
                 .mark_used(point)
                 .map_err(|error| Error::not_found(error.to_string()))?;
         }
+        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
+            let more = [
+                ("destination", point.destination.clone()),
+                ("propagation", point.propagation.clone()),
+                ("read/write", point.writable.to_string()),
+            ];
+            self.volume_event("mount", point, &record.id, more);
+        }
         // A leftover of the last run would be taken for this run's exit.
         match std::fs::remove_file(paths.exit()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -210,6 +232,24 @@ impl Engine {
         })
     }
 
+    /// Tells that a container mounts or unmounts a volume.
+    fn volume_event(
+        &self,
+        action: &str,
+        point: &MountPoint,
+        container: &ContainerId,
+        more: impl IntoIterator<Item = (&'static str, String)>,
+    ) {
+        let attributes = [
+            ("container", container.to_string()),
+            ("driver", "local".to_owned()),
+        ];
+        let attributes = attributes.into_iter().chain(more);
+        let attributes = attributes.map(|(key, value)| (key.to_owned(), value));
+        let name = point.name.as_deref().unwrap_or_default();
+        self.events.emit("volume", action, name, attributes);
+    }
+
     /// What a shim tells; called on the thread that reads all shims' sockets.
     pub(super) fn on_message(&self, id: &ContainerId, message: Message) {
         let Some(container) = self.containers.by_id(id) else {
@@ -230,7 +270,14 @@ impl Engine {
                 );
             }
             Message::ExecExited { id: exec, code } => self.on_exec_exit(&container, &exec, code),
-            Message::Detached { .. } => self.container_event(&container.record(), "detach", []),
+            Message::Detached { exec: None } => {
+                self.container_event(&container.record(), "detach", []);
+            }
+            Message::Detached { exec: Some(id) } => self.container_event(
+                &container.record(),
+                "exec_detach",
+                [("execID".to_owned(), id)],
+            ),
             Message::Reply { .. } => {}
         }
     }
@@ -248,11 +295,12 @@ impl Engine {
 
     /// Records an exit, tells who waits for it, and removes a container that wants to be.
     pub(super) fn finish(&self, container: &Arc<Container>, exit: Exit, error: String) {
-        let (record, remove, gone) = {
+        let (record, remove, gone, lasted) = {
             let mut data = container.data();
             let State::Running { started } = data.record.state else {
                 return;
             };
+            let lasted = (exit.at - started.at).max(0) / 1_000_000_000;
             data.record.state = State::Exited {
                 started_at: started.at,
                 exit,
@@ -273,7 +321,7 @@ impl Engine {
             let gone = data.removing;
             let remove = data.record.host_config.auto_remove && !gone;
             data.removing |= remove;
-            (data.record.clone(), remove, gone)
+            (data.record.clone(), remove, gone, lasted)
         };
         // A container being removed needs no record, and may have no directory any more.
         if !remove
@@ -284,18 +332,39 @@ impl Engine {
         }
         self.execs.retain(|owner| *owner != container.id);
         self.shims.release(&container.id);
+        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
+            self.volume_event("unmount", point, &record.id, []);
+        }
         self.container_event(
             &record,
             "die",
-            [("exitCode".to_owned(), exit.code.to_string())],
+            [
+                ("exitCode".to_owned(), exit.code.to_string()),
+                ("execDuration".to_owned(), lasted.to_string()),
+            ],
         );
         container.notify();
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
-            waiter(Ok(exit.code));
+            waiter(ended(&record.state));
         }
         if remove {
             self.discard(container, true);
         }
+    }
+}
+
+/// What a wait is answered with: an error beside the exit code where something went wrong.
+pub(super) fn ended(state: &State) -> Ended {
+    let error = match state {
+        State::Created {
+            failure: Some(failure),
+        } => failure.message.clone(),
+        State::Exited { error, .. } => error.clone(),
+        _ => String::new(),
+    };
+    Ended {
+        code: state.exit_code(),
+        error,
     }
 }
 

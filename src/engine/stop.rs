@@ -27,9 +27,12 @@ impl Engine {
         if !container.data().record.state.is_running() {
             return Err(Error::new(Kind::NotModified, ""));
         }
-        self.stop(&container, signal, timeout)?;
-        self.container_event(&container.record(), "stop", []);
-        Ok(())
+        // Whatever goes wrong from here on is 500 to dockerd, a bad signal too.
+        self.stop(&container, signal, timeout).map_err(|error| {
+            error
+                .during(format!("cannot stop container: {name}"))
+                .hidden()
+        })
     }
 
     /// Stops a container if it runs, then starts it.
@@ -41,14 +44,24 @@ impl Engine {
     ) -> Result<()> {
         let container = self.containers.find(name)?;
         let _operation = container.operate();
-        if container.data().record.state.is_running() {
-            self.stop(&container, signal, timeout)?;
-        }
-        self.start_locked(&container)?;
+        let running = container.data().record.state.is_running();
+        let stopped = if running {
+            self.stop(&container, signal, timeout)
+        } else {
+            Ok(())
+        };
+        stopped
+            .and_then(|()| self.start_locked(&container))
+            .map_err(|error| {
+                error
+                    .during(format!("Cannot restart container {name}"))
+                    .hidden()
+            })?;
         self.container_event(&container.record(), "restart", []);
         Ok(())
     }
 
+    /// Blocks until the container has ended, and tells of it.
     fn stop(
         &self,
         container: &Arc<Container>,
@@ -70,10 +83,11 @@ impl Engine {
         };
         self.signal(container, signal)?;
         let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
-        if container.wait_until(patience, |data| !data.record.state.is_running()) {
-            return Ok(());
+        if !container.wait_until(patience, |data| !data.record.state.is_running()) {
+            self.kill_and_wait(container)?;
         }
-        self.kill_and_wait(container)
+        self.container_event(&container.record(), "stop", []);
+        Ok(())
     }
 
     /// Sends SIGKILL and blocks until the container has ended.
@@ -84,15 +98,17 @@ impl Engine {
         }
         Err(Error::new(
             Kind::System,
-            format!(
-                "tried to kill container, but did not receive an exit event: {}",
-                container.id
-            ),
+            "tried to kill container, but did not receive an exit event",
         ))
     }
 
-    /// Sends a signal to a running container's first process.
+    /// Sends a signal to a running container's first process; after SIGKILL its end is waited for.
     pub fn container_kill(&self, name: &str, signal: &str) -> Result<()> {
+        self.kill(name, signal)
+            .map_err(|error| error.during(format!("cannot kill container: {name}")))
+    }
+
+    fn kill(&self, name: &str, signal: &str) -> Result<()> {
         let signal = if signal.is_empty() {
             Signal::KILL
         } else {
@@ -102,35 +118,29 @@ impl Engine {
         {
             let mut data = container.data();
             if !data.record.state.is_running() {
-                return Err(Error::conflict(format!(
-                    "cannot kill container: {name}: container {} is not running",
-                    container.id
-                )));
+                return Err(Error::not_running(container.id.as_str()));
             }
             data.stopped_by_user |= signal == Signal::KILL || signal == Signal::TERM;
         }
-        self.signal(&container, signal)?;
-        if signal == Signal::KILL
-            && !container.wait_until(Some(KILL_PATIENCE), |data| !data.record.state.is_running())
-        {
-            return Err(Error::new(
-                Kind::System,
-                format!(
-                    "tried to kill container, but did not receive an exit event: {}",
-                    container.id
-                ),
-            ));
+        if signal == Signal::KILL {
+            self.kill_and_wait(&container)
+        } else {
+            self.signal(&container, signal)
+        }
+    }
+
+    /// Sends a signal and tells of it, before it can have an effect: "kill" comes before "die". A
+    /// container that ends at this moment has no one to signal, which is no error.
+    fn signal(&self, container: &Container, signal: Signal) -> Result<()> {
+        let record = container.record();
+        if !record.state.is_running() {
+            return Ok(());
         }
         self.container_event(
-            &container.record(),
+            &record,
             "kill",
             [("signal".to_owned(), signal.number().to_string())],
         );
-        Ok(())
-    }
-
-    /// A container that ends at this moment has no one to signal, which is no error.
-    fn signal(&self, container: &Container, signal: Signal) -> Result<()> {
         match self.shims.kill(&container.id, signal.number()) {
             Ok(()) => Ok(()),
             Err(_) if !container.data().record.state.is_running() => Ok(()),
@@ -146,19 +156,19 @@ impl Engine {
         waiter: Waiter,
     ) -> Result<()> {
         let container = self.containers.find(name)?;
-        let code = {
+        let ended = {
             let mut data = container.data();
             if condition == WaitCondition::NotRunning
                 && !data.record.state.is_running()
                 && !data.starting
             {
-                data.record.state.exit_code()
+                super::start::ended(&data.record.state)
             } else {
                 data.waiters.push((condition, waiter));
                 return Ok(());
             }
         };
-        waiter(Ok(code));
+        waiter(ended);
         Ok(())
     }
 
@@ -185,20 +195,27 @@ impl Engine {
 
     /// Gives a container another name.
     pub fn container_rename(&self, name: &str, new: &str) -> Result<()> {
-        let container = self.containers.find(name)?;
-        let _operation = container.operate();
-        if new.is_empty() {
+        let (name, new) = (name.trim(), new.trim());
+        let bare = |name: &str| name.strip_prefix('/').unwrap_or(name).to_owned();
+        if bare(name).is_empty() || bare(new).is_empty() {
             return Err(Error::invalid("Neither old nor new names may be empty"));
         }
-        let new = new.strip_prefix('/').unwrap_or(new);
-        crate::types::name::container(new).map_err(Error::invalid)?;
+        let container = self.containers.find(name)?;
+        let _operation = container.operate();
         let old = container.data().record.name.clone();
-        if old == new {
+        if old == bare(new) {
             return Err(Error::invalid(
                 "Renaming a container with the same name as its current name",
             ));
         }
-        self.containers.reserve(new, &container.id)?;
+        let allocating = |error: Error| error.during("Error when allocating new name");
+        // dockerd has put the slash before the name by now, and shows it.
+        let slashed = format!("/{}", bare(new));
+        let new = crate::types::name::container(&slashed)
+            .map_err(|error| allocating(Error::invalid(error)))?;
+        self.containers
+            .reserve(new, &container.id)
+            .map_err(allocating)?;
         let record = {
             let mut data = container.data();
             new.clone_into(&mut data.record.name);
@@ -220,6 +237,5 @@ impl Engine {
 }
 
 fn parse_signal(text: &str) -> Result<Signal> {
-    text.parse::<Signal>()
-        .map_err(|_| Error::invalid(format!("Invalid signal: {text}")))
+    text.parse::<Signal>().map_err(Error::invalid)
 }

@@ -12,10 +12,16 @@ use crate::volume::{Volume, VolumeError};
 impl Engine {
     /// Makes a volume; one that is there already is no error.
     pub fn volume_create(&self, options: CreateRequest) -> Result<ApiVolume> {
+        let (volume, _) = self.make_volume(options)?;
+        Ok(self.shape(&volume))
+    }
+
+    /// The volume that is asked for, and whether it was made just now.
+    pub(super) fn make_volume(&self, options: CreateRequest) -> Result<(Volume, bool)> {
         if !matches!(options.driver.as_str(), "" | "local") {
             return Err(Error::not_found(format!(
-                "error looking up volume plugin {0}: plugin \"{0}\" not found",
-                options.driver
+                "create {0}: error looking up volume plugin {1}: plugin \"{1}\" not found",
+                options.name, options.driver
             )));
         }
         let anonymous = options.name.is_empty();
@@ -46,7 +52,7 @@ impl Engine {
                 [("driver".to_owned(), "local".to_owned())],
             );
         }
-        Ok(self.shape(&volume))
+        Ok((volume, new))
     }
 
     /// One volume.
@@ -140,6 +146,7 @@ impl Engine {
                 removed.push(volume.name);
             }
         }
+        self.prune_event("volume", reclaimed);
         Ok(PruneResponse {
             volumes_deleted: Some(removed),
             space_reclaimed: reclaimed,

@@ -97,7 +97,9 @@ impl Store {
                 names.retain(|known| !same(known));
             }
             self.untag(&mut index, &id, &gone, &mut removed)?;
-            if !names.is_empty() {
+            // A container may run on what has no name any more: the name is gone all the same, and
+            // that is no conflict to be told of.
+            if !names.is_empty() || users.iter().any(|user| user.running) {
                 return Ok(removed);
             }
         }

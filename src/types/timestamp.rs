@@ -19,6 +19,9 @@ const SECOND: i128 = 1_000_000_000;
 const FIRST: i128 = -62_135_596_800 * SECOND;
 const LAST: i128 = 253_402_300_800 * SECOND - 1;
 
+/// Digits behind the point that dockerd bears.
+const MOST_DIGITS: usize = 20;
+
 /// A moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(i128);
@@ -27,6 +30,14 @@ pub struct Timestamp(i128);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to parse value as time or duration: {0:?}")]
 pub struct TimestampError(String);
+
+/// A string that is no number of seconds. The wording is Docker's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid timestamp {text:?}: {why}")]
+pub struct UnixError {
+    text: String,
+    why: String,
+}
 
 impl Timestamp {
     /// Go's zero time: the moment of what never happened.
@@ -80,7 +91,39 @@ impl Timestamp {
         OffsetDateTime::from_unix_timestamp_nanos(self.0).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
-    /// Parses what `since`, `until` and the `until` filter accept: seconds since the epoch with or
+    /// Parses `SECONDS[.FRACTION]`, all that the API's own `since` and `until` accept: the client
+    /// has made that of whatever its user wrote.
+    pub fn parse_unix(text: &str) -> Result<Self, UnixError> {
+        let invalid = |why: String| UnixError {
+            text: text.to_owned(),
+            why,
+        };
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let seconds: i64 = whole.parse().map_err(|error: std::num::ParseIntError| {
+            use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+            let why = match error.kind() {
+                PosOverflow | NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            invalid(format!("invalid seconds {whole:?}: {why}"))
+        })?;
+        if fraction.len() > MOST_DIGITS {
+            return Err(invalid(format!(
+                "invalid nanoseconds: length {} exceeds maximum {MOST_DIGITS}",
+                fraction.len()
+            )));
+        }
+        if let Some((at, c)) = fraction.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
+            return Err(invalid(format!(
+                "invalid nanoseconds: invalid character '{c}' at position {at}"
+            )));
+        }
+        Ok(Self::from_nanos(
+            i128::from(seconds) * SECOND + nanoseconds(fraction),
+        ))
+    }
+
+    /// Parses what the `until` filter of a prune accepts: seconds since the epoch with or
     /// without a fraction, a Go duration (that long before `now`), RFC 3339, or its beginning
     /// (`2006-01-02`, `2006-01-02T15:04`), in UTC where no zone is given.
     pub fn parse(text: &str, now: Self) -> Result<Self, TimestampError> {
@@ -106,14 +149,17 @@ fn unix(text: &str) -> Option<Timestamp> {
         return None;
     }
     let seconds = i128::from(whole.parse::<i64>().ok()?);
-    let mut nanos = fraction
-        .as_bytes()
-        .iter()
-        .take(9)
-        .fold(0, |sum, digit| sum * 10 + i128::from(digit - b'0'));
-    nanos *= 10_i128.pow(9 - fraction.len().min(9) as u32);
     let sign = if whole.starts_with('-') { -1 } else { 1 };
-    Some(Timestamp::from_nanos(seconds * SECOND + sign * nanos))
+    Some(Timestamp::from_nanos(
+        seconds * SECOND + sign * nanoseconds(fraction),
+    ))
+}
+
+/// The digits behind the point of a number of seconds, as nanoseconds.
+fn nanoseconds(fraction: &str) -> i128 {
+    let digits = fraction.bytes().take(9);
+    let read = digits.fold(0, |sum, digit| sum * 10 + i128::from(digit - b'0'));
+    read * 10_i128.pow(9 - fraction.len().min(9) as u32)
 }
 
 /// RFC 3339, or a beginning of it.
@@ -218,6 +264,33 @@ super::serde_as_string!(Timestamp);
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn seconds_alone_and_their_errors() {
+        let parsed = |text| Timestamp::parse_unix(text).map(Timestamp::nanos);
+        assert_eq!(parsed("5"), Ok(5 * SECOND));
+        assert_eq!(parsed("5.25"), Ok(5 * SECOND + SECOND / 4));
+        assert_eq!(parsed("5."), Ok(5 * SECOND));
+        for (text, why) in [
+            ("", "invalid seconds \"\": invalid syntax"),
+            ("1h", "invalid seconds \"1h\": invalid syntax"),
+            (
+                "99999999999999999999",
+                "invalid seconds \"99999999999999999999\": value out of range",
+            ),
+            (
+                "1.-5",
+                "invalid nanoseconds: invalid character '-' at position 0",
+            ),
+            (
+                "1.000000000000000000000",
+                "invalid nanoseconds: length 21 exceeds maximum 20",
+            ),
+        ] {
+            let error = parsed(text).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid timestamp {text:?}: {why}"));
+        }
+    }
 
     #[test]
     fn prints_as_go() {

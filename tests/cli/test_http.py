@@ -130,15 +130,11 @@ class Errors(Case):
         self.equal(self.daemon.http("POST", f"/v1.44/containers/{name}/stop")[0], 304, "stop of a stopped container")
 
     def test_not_found(self):
-        for method, path in (("GET", "json"), ("POST", "start"), ("POST", "kill"), ("GET", "logs?stdout=1"), ("DELETE", "")):
+        for method, path, before in (("GET", "json", ""), ("POST", "start", ""), ("POST", "kill", "cannot kill container: nosuch: "),
+                                     ("GET", "logs?stdout=1", ""), ("DELETE", "", "")):
             with self.subTest(path):
                 status, _, body = self.daemon.http(method, f"/v1.44/containers/nosuch/{path}".rstrip("/"))
-                self.equal((status, body), (404, {"message": "No such container: nosuch"}), method + " " + path)
-
-    def test_logs_need_a_stream(self):
-        name = self.run_detached()
-        status, _, body = self.daemon.http("GET", f"/v1.44/containers/{name}/logs")
-        self.equal((status, body["message"]), (400, "Bad parameters: you must choose at least one stream"), "logs with no stream")
+                self.equal((status, body), (404, {"message": before + "No such container: nosuch"}), method + " " + path)
 
     def test_bad_filters(self):
         self.equal(self.daemon.http("GET", "/v1.44/containers/json?filters=%7B")[0], 400, "status")
@@ -225,6 +221,28 @@ class Hijack(Case):
         connection.sendall(b"typed\n")
         connection.shutdown(socket.SHUT_WR)
         self.equal(self.joined(self.frames(connection), 1), b"typed\nend\n", "output after the client's half-close")
+
+    def test_end_of_input_ends_an_attach(self):
+        """Unless input is for the first client only (StdinOnce): the container, and its output, go on alone."""
+        identity = self.create(Cmd=["sh", "-c", "cat; echo end; sleep 1000"], OpenStdin=True)
+        self.daemon.http("POST", f"/v1.44/containers/{identity}/start")
+        connection, _ = self.hijack(f"/v1.44/containers/{identity}/attach?stream=1&stdin=1&stdout=1")
+        connection.sendall(b"typed\n")
+        self.equal(connection.recv(100), b"\x01\0\0\0\0\0\0\x06typed\n", "echo")
+        connection.shutdown(socket.SHUT_WR)
+        self.equal(connection.recv(100), b"", "after the client's half-close")
+        self.equal(self.daemon.inspect(identity)["State"]["Running"], True, "running")
+
+    def test_frames_are_for_the_start_to_say(self):
+        name = self.run_detached()
+        _, _, body = self.daemon.http("POST", f"/v1.44/containers/{name}/exec",
+                                      {"Cmd": ["sh", "-c", "echo out; echo err >&2"], "AttachStdout": True, "AttachStderr": True})
+        connection, head = self.hijack(f"/v1.44/exec/{body['Id']}/start", b'{"Tty":true}')
+        self.equal("vnd.docker.raw-stream" in head, True, "a raw stream")
+        data = b""
+        while block := connection.recv(4096):
+            data += block
+        self.equal(data, b"out\n", "output")
 
     def test_early_bytes(self):
         identity = self.create(Cmd=["cat"], OpenStdin=True, StdinOnce=True, AttachStdin=True)

@@ -439,7 +439,7 @@ class Namespaces(Case):
         name = self.name()
         self.docker("create", "--name", name, "busybox")
         self.docker("run", "--rm", "--network", "container:" + name, "busybox", "true", code=125,
-                    err=re.compile("is not running"))
+                    err=re.compile(r"cannot join network namespace of a non running container: container \S+ is created"))
 
 
 @once

@@ -344,7 +344,12 @@ impl Shape for system::Info {
 impl Shape for system::DiskUsage {
     fn adapt(&self, version: ApiVersion, answer: &mut Map<String, Value>) {
         if let Some(images) = &self.images {
-            answer.insert("Images".to_owned(), images.to_json(version));
+            // Their users are counted here in every version.
+            let mut list = images.to_json(version);
+            for (shown, image) in list.as_array_mut().into_iter().flatten().zip(images) {
+                shown["Containers"] = image.containers.into();
+            }
+            answer.insert("Images".to_owned(), list);
         }
         if let Some(containers) = &self.containers {
             answer.insert("Containers".to_owned(), containers.to_json(version));

@@ -13,7 +13,7 @@ use crate::container::protocol::Stream;
 use crate::daemon::answer::{self, Answer, Failure, Feed};
 use crate::daemon::hijack;
 use crate::engine::attach::AttachOptions;
-use crate::engine::containers::WaitCondition;
+use crate::engine::containers::{Ended, WaitCondition};
 use crate::engine::list::ListOptions;
 use crate::types::timestamp::Timestamp;
 
@@ -103,9 +103,15 @@ pub async fn start(state: State, request: Request) -> Result<Answer, Failure> {
              removed in v1.24",
         ));
     }
+    if request.query.text("checkpoint").is_some() {
+        return Err(Failure::bad_request(
+            "checkpoint is only supported in experimental mode",
+        ));
+    }
+    let custom = request.query.text("checkpoint-dir").is_some();
     state.gate.settle().await;
     let name = request.name;
-    quick(&state, move |engine| engine.container_start(&name)).await?;
+    quick(&state, move |engine| engine.container_start(&name, custom)).await?;
     Ok(answer::no_content())
 }
 
@@ -128,7 +134,9 @@ pub async fn stop(state: State, request: Request) -> Result<Answer, Failure> {
 
 /// `POST /containers/{name}/restart`.
 pub async fn restart(state: State, request: Request) -> Result<Answer, Failure> {
-    let (signal, timeout) = stop_options(&request)?;
+    // dockerd forgets here whose mistake it is.
+    let (signal, timeout) =
+        stop_options(&request).map_err(|failure| Failure::internal(failure.message))?;
     let name = request.name;
     slow(&state, move |engine| {
         engine.container_restart(&name, signal.as_deref(), timeout)
@@ -188,18 +196,12 @@ pub async fn wait(state: State, request: Request) -> Result<Answer, Failure> {
         _ => WaitCondition::NotRunning,
     };
     let (feed, stream) = answer::stream(1);
-    let waiter = Box::new(move |ended: crate::engine::Result<i32>| {
-        let response = match ended {
-            Ok(code) => WaitResponse {
-                status_code: code.into(),
-                error: None,
-            },
-            Err(error) => WaitResponse {
-                status_code: -1,
-                error: Some(WaitExitError {
-                    message: error.message,
-                }),
-            },
+    let waiter = Box::new(move |ended: Ended| {
+        let response = WaitResponse {
+            status_code: ended.code.into(),
+            error: (!ended.error.is_empty()).then_some(WaitExitError {
+                message: ended.error,
+            }),
         };
         if let Ok(line) = answer::line(&response) {
             // There is room for it; where the client has left there is nobody to tell.
@@ -251,15 +253,19 @@ pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
 /// `GET /containers/{name}/logs`.
 pub async fn logs(state: State, request: Request) -> Result<Answer, Failure> {
     let query = &request.query;
-    let now = Timestamp::now();
     let wanted = Query {
         stdout: query.flag("stdout"),
         stderr: query.flag("stderr"),
         // `all`, nothing and what is no number mean all, as in Docker.
         tail: query.get("tail").and_then(|tail| tail.parse().ok()),
-        since: time(&request, "since", now)?,
-        until: time(&request, "until", now)?,
+        since: time(&request, "since")?,
+        until: time(&request, "until")?,
     };
+    if !wanted.stdout && !wanted.stderr {
+        return Err(Failure::bad_request(
+            "must specify at least one of 'stdout' or 'stderr'",
+        ));
+    }
     let follow = query.flag("follow");
     let (timestamps, details) = (query.flag("timestamps"), query.flag("details"));
     let name = request.name.clone();
@@ -344,11 +350,11 @@ impl Shown {
 }
 
 /// A point in time among the parameters; 0 is none, as old clients send it.
-fn time(request: &Request, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+fn time(request: &Request, name: &str) -> Result<Option<Timestamp>, Failure> {
     let Some(text) = request.query.text(name).filter(|text| *text != "0") else {
         return Ok(None);
     };
-    Timestamp::parse(text, now)
+    Timestamp::parse_unix(text)
         .map(Some)
-        .map_err(|error| Failure::bad_request(error.to_string()))
+        .map_err(|error| Failure::bad_request(format!("invalid value for {name:?}: {error}")))
 }

@@ -36,7 +36,7 @@ pub async fn start(state: State, mut request: Request) -> Result<Answer, Failure
     }
     let pass = state.gate.pass().await;
     let engine = Arc::clone(&state.engine);
-    let multiplexed = !ticket.terminal();
+    let multiplexed = !ticket.is_raw();
     Ok(hijack::answer(
         &request,
         multiplexed,

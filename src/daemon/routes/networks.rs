@@ -3,7 +3,6 @@
 use hyper::StatusCode;
 
 use super::{Request, State, filters, quick, shaped};
-use crate::api::network::NetworkPruneResponse;
 use crate::daemon::answer::{Answer, Failure};
 
 /// `GET /networks`.
@@ -33,8 +32,9 @@ pub async fn remove(state: State, request: Request) -> Result<Answer, Failure> {
     ))
 }
 
-/// `POST /networks/prune`: there are none that could be, as `docker system prune` is to be told.
-pub async fn prune(_: State, request: Request) -> Result<Answer, Failure> {
-    filters(&request)?;
-    Ok(shaped(&request, &NetworkPruneResponse::default()))
+/// `POST /networks/prune`.
+pub async fn prune(state: State, request: Request) -> Result<Answer, Failure> {
+    let filters = filters(&request)?;
+    let report = quick(&state, move |engine| engine.network_prune(&filters)).await?;
+    Ok(shaped(&request, &report))
 }

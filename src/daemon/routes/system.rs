@@ -65,42 +65,28 @@ pub async fn disk_usage(state: State, request: Request) -> Result<Answer, Failur
     if let Some(kind) = kinds.iter().find(|kind| !known.contains(&kind.as_str())) {
         return Err(Failure::bad_request(format!("unknown object type: {kind}")));
     }
-    // A client that says whether it wants the lists knows where they are since 1.52.
-    let verbose = match request.query.text("verbose").filter(|_| request.since(52)) {
-        None => None,
-        Some("1" | "t" | "T" | "TRUE" | "true" | "True") => Some(true),
-        Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Some(false),
-        Some(other) => {
-            let message = format!("invalid value for verbose: {other}");
-            return Err(Failure::bad_request(message));
-        }
-    };
+    // A client that asks for the lists knows where they are since 1.52.
+    let verbose = request.since(52) && request.query.flag("verbose");
     let mut usage = slow(&state, |engine| engine.disk_usage()).await?;
     let wanted = |kind: &str| kinds.iter().any(|wanted| wanted == kind);
     select(&mut usage, wanted, verbose);
     Ok(shaped(&request, &usage))
 }
 
-/// Leaves out what was not asked for. With `verbose` given, lists are beside their totals only,
-/// and not even there when it is false.
-fn select(usage: &mut DiskUsage, wanted: impl Fn(&str) -> bool, verbose: Option<bool>) {
+/// Leaves out what was not asked for. With `verbose`, lists are beside their totals only.
+fn select(usage: &mut DiskUsage, wanted: impl Fn(&str) -> bool, verbose: bool) {
     fn one<T>(
         list: &mut Option<Vec<T>>,
         totals: &mut Option<Usage<T>>,
         wanted: bool,
-        verbose: Option<bool>,
+        verbose: bool,
     ) {
         if !wanted {
             (*list, *totals) = (None, None);
             return;
         }
-        if verbose.is_some() {
+        if verbose {
             *list = None;
-        }
-        if verbose != Some(true)
-            && let Some(totals) = totals
-        {
-            totals.items = Vec::new();
         }
     }
     let DiskUsage {
@@ -114,7 +100,7 @@ fn select(usage: &mut DiskUsage, wanted: impl Fn(&str) -> bool, verbose: Option<
         volume_usage,
         build_cache_usage,
     } = usage;
-    if verbose.is_some() || !wanted("image") {
+    if verbose || !wanted("image") {
         *layers_size = 0;
     }
     one(images, image_usage, wanted("image"), verbose);
@@ -131,8 +117,8 @@ fn select(usage: &mut DiskUsage, wanted: impl Fn(&str) -> bool, verbose: Option<
 /// `GET /events`: the kept ones since `since`, then those to come until `until`.
 pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
     let now = Timestamp::now();
-    let since = time(&request, "since", now)?;
-    let until = time(&request, "until", now)?;
+    let since = time(&request, "since")?;
+    let until = time(&request, "until")?;
     let text = |name| request.query.get(name).unwrap_or("");
     if let (Some(since), Some(until)) = (since, until)
         && until < since
@@ -161,7 +147,7 @@ pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
     let version = request.version;
     quick(&state, move |engine| {
         let sink = Arc::clone(&feed);
-        let subscribed = engine.events_subscribe(
+        engine.events_subscribe(
             since,
             until,
             filters,
@@ -181,7 +167,7 @@ pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
         if !live {
             feed.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
-        subscribed
+        Ok(())
     })
     .await?;
     Ok(answer::streamed(format.content_type(), stream))
@@ -190,34 +176,42 @@ pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
 /// How a stream of JSON values is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
-    /// A line each, called JSON as ever.
+    /// A line each, called JSON as before 1.52.
     Json,
-    /// A line each, by its own name.
+    /// A line each, called JSON lines.
     Lines,
+    /// The same by its other name.
+    Newlines,
     /// RFC 7464: each after a record separator.
     Sequence,
 }
 
 impl Format {
-    /// The one that the client prefers by naming it; JSON unless it names another.
+    /// The first that the client names; otherwise what its version of the API has.
     fn of(request: &Request) -> Format {
         let accepted = request.headers.get_all(ACCEPT).iter();
         for text in accepted.filter_map(|value| value.to_str().ok()) {
             for kind in text.split(',') {
                 match kind.split(';').next().unwrap_or("").trim() {
-                    "application/x-ndjson" | "application/jsonl" => return Format::Lines,
+                    "application/jsonl" => return Format::Lines,
+                    "application/x-ndjson" => return Format::Newlines,
                     "application/json-seq" => return Format::Sequence,
                     _ => {}
                 }
             }
         }
-        Format::Json
+        if request.since(52) {
+            Format::Lines
+        } else {
+            Format::Json
+        }
     }
 
     fn content_type(self) -> &'static str {
         match self {
             Format::Json => "application/json",
-            Format::Lines => "application/x-ndjson",
+            Format::Lines => "application/jsonl",
+            Format::Newlines => "application/x-ndjson",
             Format::Sequence => "application/json-seq",
         }
     }
@@ -231,13 +225,11 @@ impl Format {
 }
 
 /// A point in time among the parameters.
-fn time(request: &Request, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
-    let Some(text) = request.query.text(name) else {
-        return Ok(None);
-    };
-    Timestamp::parse(text, now)
-        .map(Some)
-        .map_err(|error| Failure::bad_request(error.to_string()))
+fn time(request: &Request, name: &str) -> Result<Option<Timestamp>, Failure> {
+    let text = request.query.text(name);
+    text.map(Timestamp::parse_unix)
+        .transpose()
+        .map_err(|error| Failure::bad_request(format!("invalid value for '{name}': {error}")))
 }
 
 #[cfg(test)]
@@ -263,21 +255,20 @@ mod tests {
     #[test]
     fn disk_usage_holds_what_was_asked_for() {
         let mut old = usage();
-        select(&mut old, |kind| kind == "image", None);
+        select(&mut old, |kind| kind == "image", false);
         assert_eq!((old.layers_size, old.images.is_some()), (5, true));
         assert_eq!((old.containers, old.container_usage), (None, None));
 
-        let mut terse = usage();
-        select(&mut terse, |_| true, Some(false));
-        assert_eq!((terse.layers_size, terse.images), (0, None));
+        let mut both = usage();
+        select(&mut both, |_| true, false);
+        assert_eq!((both.layers_size, both.images.is_some()), (5, true));
         assert!(
-            terse
-                .image_usage
-                .is_some_and(|totals| totals.items.is_empty())
+            both.image_usage
+                .is_some_and(|totals| totals.items.len() == 1)
         );
 
         let mut verbose = usage();
-        select(&mut verbose, |_| true, Some(true));
+        select(&mut verbose, |_| true, true);
         assert_eq!(verbose.images, None);
         assert!(
             verbose

@@ -9,7 +9,9 @@ use crate::daemon::answer::{self, Answer, Failure};
 
 /// `GET /volumes`.
 pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
-    let filters = filters(&request)?;
+    let filters = filters(&request).map_err(|failure| {
+        Failure::bad_request(format!("error reading volume filters: {}", failure.message))
+    })?;
     let found = quick(&state, move |engine| engine.volume_list(&filters)).await?;
     Ok(shaped(&request, &found))
 }

@@ -78,6 +78,12 @@ fn names_images_and_shared_layers() {
         error.ends_with("(cannot be forced) - image is being used by running container c0ffee")
     );
 
+    // By its last name, with force: the name goes, what runs keeps the image.
+    let removed = store.remove("two:1", true, &user(true)).unwrap();
+    assert_eq!((removed.len(), untagged(&removed)), (1, vec!["two:1"]));
+    let name = crate::types::reference::Reference::parse("two:1").unwrap();
+    store.tag(&by_id, &name).unwrap();
+
     let removed = store.remove("two:1", false, &nobody).unwrap();
     let chain = chain_ids(&image.layers)[1];
     let name = "two:1".to_owned();
