@@ -19,8 +19,13 @@ pub enum MountError {
     #[error("invalid volume specification: '{0}'")]
     Specification(String),
     /// `-v` could not be parsed, with a reason.
-    #[error("invalid volume specification: '{0}': {1}")]
-    Because(String, String),
+    #[error("invalid volume specification: '{specification}': {config}")]
+    Because {
+        /// As it was written.
+        specification: String,
+        /// What is wrong with what it means.
+        config: Box<MountError>,
+    },
     /// The third part of `-v`.
     #[error("invalid mode: {0}")]
     Mode(String),
@@ -35,9 +40,9 @@ pub enum MountError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A type that Linux engines do not have.
-    #[error("mount type unknown: \"{0}\"")]
-    UnknownType(String),
+    /// Part of the API, not of this version.
+    #[error("this version of moss does not support {0}")]
+    NotImplemented(&'static str),
 }
 
 /// Everything that is to be mounted, with empty `source` for volumes; a volume without `name` is
@@ -105,32 +110,25 @@ fn parse_bind(specification: &str) -> Result<MountPoint, MountError> {
     let bad = || MountError::Specification(specification.to_owned());
     let (source, destination, mode) = match parts.as_slice() {
         [destination] => (None, *destination, ""),
-        [source, destination] if is_mode(destination) && !destination.starts_with('/') => {
-            // moby reads `DESTINATION:MODE` as `SOURCE:DESTINATION` and then fails.
-            let _ = source;
-            return Err(MountError::Because(
-                specification.to_owned(),
-                format!("invalid mount path: '{destination}' mount path must be absolute"),
-            ));
-        }
+        // A mode needs a source. Nothing is a mode, too.
+        [_, destination] if is_mode(destination) => return Err(bad()),
         [source, destination] => (Some(*source), *destination, ""),
         [source, destination, mode] => (Some(*source), *destination, *mode),
         _ => return Err(bad()),
     };
-    if destination.is_empty() || source == Some("") {
+    if parts.first().is_none_or(|first| first.is_empty()) {
         return Err(bad());
     }
-    let because = |reason: String| MountError::Because(specification.to_owned(), reason);
-    if !destination.starts_with('/') {
-        return Err(because(format!(
-            "invalid mount path: '{destination}' mount path must be absolute"
-        )));
-    }
-    let destination = clean(destination);
-    if destination == "/" {
-        return Err(because("destination can't be '/'".to_owned()));
-    }
     let options = parse_mode(mode)?;
+    let kind = if source.is_some_and(|path| path.starts_with('/')) {
+        "bind"
+    } else {
+        "volume"
+    };
+    let destination = target(kind, destination).map_err(|config| MountError::Because {
+        specification: specification.to_owned(),
+        config: Box::new(config),
+    })?;
     let mut point = volume(None, destination, mode.to_owned(), !options.readonly);
     point.propagation = options.propagation;
     match source {
@@ -146,7 +144,37 @@ fn parse_bind(specification: &str) -> Result<MountPoint, MountError> {
             point.populate = !options.nocopy;
         }
     }
+    default_mode(&mut point);
     Ok(point)
+}
+
+/// dockerd relabels volumes, for those who have SELinux, and shows it.
+fn default_mode(point: &mut MountPoint) {
+    if point.kind == MountKind::Volume && point.mode.is_empty() {
+        "z".clone_into(&mut point.mode);
+    }
+}
+
+/// Where a mount of this type goes: an absolute path other than the root.
+fn target(kind: &str, target: &str) -> Result<String, MountError> {
+    let bad = |reason: String| MountError::Config {
+        kind: kind.to_owned(),
+        reason,
+    };
+    if target.is_empty() {
+        return Err(bad("field Target must not be empty".to_owned()));
+    }
+    if !target.starts_with('/') {
+        return Err(bad(format!(
+            "invalid mount path: '{target}' mount path must be absolute"
+        )));
+    }
+    match clean(target).as_str() {
+        "/" => Err(bad(
+            "invalid specification: destination can't be '/'".to_owned()
+        )),
+        path => Ok(path.to_owned()),
+    }
 }
 
 #[derive(Default)]
@@ -157,7 +185,7 @@ struct BindMode {
 }
 
 fn is_mode(text: &str) -> bool {
-    !text.is_empty() && parse_mode(text).is_ok()
+    parse_mode(text).is_ok()
 }
 
 fn parse_mode(mode: &str) -> Result<BindMode, MountError> {
@@ -171,9 +199,7 @@ fn parse_mode(mode: &str) -> Result<BindMode, MountError> {
             }
             "z" | "Z" => label += 1,
             "nocopy" if !parsed.nocopy => parsed.nocopy = true,
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave"
-                if parsed.propagation.is_empty() =>
-            {
+            _ if PROPAGATION.contains(&option) && parsed.propagation.is_empty() => {
                 option.clone_into(&mut parsed.propagation);
             }
             // Consistency is for Docker Desktop's virtual machine; accepted, without effect.
@@ -187,30 +213,34 @@ fn parse_mode(mode: &str) -> Result<BindMode, MountError> {
     Ok(parsed)
 }
 
-/// One entry of `HostConfig.Mounts`.
-fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
+/// One entry of `HostConfig.Mounts`. Whether a bind's source exists is for the caller to see.
+pub fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
     let bad = |reason: &str| MountError::Config {
         kind: mount.kind.clone(),
         reason: reason.to_owned(),
     };
-    if mount.target.is_empty() {
-        return Err(bad("field Target must not be empty"));
+    for (given, of, field) in [
+        (mount.bind_options.is_some(), "bind", "BindOptions"),
+        (mount.volume_options.is_some(), "volume", "VolumeOptions"),
+        (mount.image_options.is_some(), "image", "ImageOptions"),
+        (mount.tmpfs_options.is_some(), "tmpfs", "TmpfsOptions"),
+    ] {
+        if given && mount.kind != of {
+            return Err(bad(&format!("field {field} must not be specified")));
+        }
     }
-    if !mount.target.starts_with('/') {
-        return Err(bad(&format!(
-            "invalid mount path: '{}' mount path must be absolute",
-            mount.target
-        )));
-    }
-    let destination = clean(&mount.target);
-    if destination == "/" {
-        return Err(bad("invalid specification: destination can't be '/'"));
-    }
+    let destination = target(&mount.kind, &mount.target)?;
     let mut point = volume(None, destination, String::new(), !mount.read_only);
     match mount.kind.as_str() {
         "bind" => {
             if mount.source.is_empty() {
                 return Err(bad("field Source must not be empty"));
+            }
+            let propagation = mount.bind_options.as_ref().map(|o| o.propagation.as_str());
+            if let Some(mode) = propagation.filter(|mode| !mode.is_empty())
+                && !PROPAGATION.contains(&mode)
+            {
+                return Err(bad(&format!("invalid propagation mode: {mode}")));
             }
             if !mount.source.starts_with('/') {
                 return Err(bad(&format!(
@@ -236,7 +266,17 @@ fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
             }
             if let Some(options) = &mount.volume_options {
                 point.populate = !options.no_copy;
+                if !options.subpath.is_empty() {
+                    return Err(match mount.source.as_str() {
+                        "" => bad("must not set Subpath when using anonymous volumes"),
+                        _ if !is_local(&options.subpath) => {
+                            bad("subpath must be a relative path within the volume")
+                        }
+                        _ => MountError::NotImplemented("directories of volumes as mounts"),
+                    });
+                }
             }
+            default_mode(&mut point);
         }
         "tmpfs" => {
             if !mount.source.is_empty() {
@@ -245,9 +285,30 @@ fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
             point.kind = MountKind::Tmpfs;
             point.populate = false;
         }
-        other => return Err(MountError::UnknownType(other.to_owned())),
+        "image" => return Err(MountError::NotImplemented("images as mounts")),
+        _ => return Err(bad("mount type unknown")),
     }
     Ok(point)
+}
+
+const PROPAGATION: [&str; 6] = [
+    "private", "rprivate", "shared", "rshared", "slave", "rslave",
+];
+
+/// `filepath.IsLocal` of Go: relative, and never above where it begins.
+fn is_local(path: &str) -> bool {
+    let mut depth = 0_i32;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    !path.is_empty() && !path.starts_with('/')
 }
 
 /// `path.Clean` of Go, for absolute paths: no empty, `.` or `..` parts, no slash at the end.
@@ -295,19 +356,74 @@ mod tests {
         for (specification, message) in [
             ("a:b:c:d", "invalid volume specification: 'a:b:c:d'"),
             ("", "invalid volume specification: ''"),
+            ("/a:", "invalid volume specification: '/a:'"),
+            ("/a:ro", "invalid volume specification: '/a:ro'"),
             (
                 "/a:/",
-                "invalid volume specification: '/a:/': destination can't be '/'",
+                "invalid volume specification: '/a:/': invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
             ),
             (
-                "/a:b",
-                "invalid volume specification: '/a:b': invalid mount path: 'b' mount path must be absolute",
+                "a:b",
+                "invalid volume specification: 'a:b': invalid mount config for type \"volume\": invalid mount path: 'b' mount path must be absolute",
             ),
             ("/a:/b:foo", "invalid mode: foo"),
             ("/a:/b:ro,rw", "invalid mode: ro,rw"),
         ] {
             assert_eq!(bind(specification).unwrap_err().to_string(), message);
         }
+    }
+
+    #[test]
+    fn bad_mounts_are_refused_in_dockers_words() {
+        for (json, message) in [
+            (
+                r#"{"Type":"nosuch","Target":"/a"}"#,
+                "invalid mount config for type \"nosuch\": mount type unknown",
+            ),
+            (
+                r#"{"Type":"bind","Source":"/a"}"#,
+                "invalid mount config for type \"bind\": field Target must not be empty",
+            ),
+            (
+                r#"{"Type":"bind","Source":"/a","Target":"/b","BindOptions":{"Propagation":"x"}}"#,
+                "invalid mount config for type \"bind\": invalid propagation mode: x",
+            ),
+            (
+                r#"{"Type":"bind","Source":"a","Target":"/b"}"#,
+                "invalid mount config for type \"bind\": invalid mount path: 'a' mount path must be absolute",
+            ),
+            (
+                r#"{"Type":"tmpfs","Source":"a","Target":"/b"}"#,
+                "invalid mount config for type \"tmpfs\": field Source must not be specified",
+            ),
+            (
+                r#"{"Type":"volume","Target":"/b","VolumeOptions":{"Subpath":"x"}}"#,
+                "invalid mount config for type \"volume\": must not set Subpath when using anonymous volumes",
+            ),
+            (
+                r#"{"Type":"volume","Source":"v","Target":"/b","VolumeOptions":{"Subpath":"../x"}}"#,
+                "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+            ),
+            (
+                r#"{"Type":"volume","Target":"/b","ImageOptions":{}}"#,
+                "invalid mount config for type \"volume\": field ImageOptions must not be specified",
+            ),
+        ] {
+            let mount: Mount = serde_json::from_str(json).unwrap();
+            assert_eq!(from_mount(&mount).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn volumes_have_dockers_mode() {
+        assert_eq!(bind("v:/a").unwrap().mode, "z");
+        assert_eq!(bind("v:/a:ro").unwrap().mode, "ro");
+        assert_eq!(bind("/v:/a").unwrap().mode, "");
+        let config: ContainerConfig = serde_json::from_str(r#"{"Volumes":{"/a":{}}}"#).unwrap();
+        assert_eq!(
+            resolve(&config, &HostConfig::default()).unwrap()[0].mode,
+            ""
+        );
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! afterwards takes back what was made, in reverse order. The directory appears under its final
 //! name only with its record in it.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 
@@ -13,14 +12,15 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::api::container::{
     ContainerConfig, CreateRequest, CreateResponse, HostConfig, NetworkingConfig,
 };
-use crate::container::mounts;
+use crate::api::volume::CreateRequest as VolumeRequest;
+use crate::container::mounts::{self, MountError};
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::container::spec;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Paths};
 use crate::engine::error::{Error, Kind, Result};
 use crate::image::Image;
-use crate::types::id::{ContainerId, random_hex};
+use crate::types::id::ContainerId;
 use crate::types::name;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
@@ -41,19 +41,27 @@ impl Engine {
             mut host_config,
             networking_config,
         } = request;
+        // The client's mistakes come before the image: a client that is told that there is no image
+        // pulls it.
+        self.validate(&config, &host_config)?;
+        check_long_mounts(&host_config)?;
+        spec::normalise_ports(&mut config, &mut host_config);
+        if !config.working_dir.is_empty() {
+            config.working_dir = mounts::clean(&config.working_dir);
+        }
         let image_name = config.image.clone();
         if image_name.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
         let image = self.find_image(&image_name)?;
         check_platform(platform, &image, &image_name)?;
+        let mut warnings = warnings_of(platform, &image, &host_config);
         let defaults: ContainerConfig = serde_json::to_value(&image.config.config)
             .and_then(serde_json::from_value)
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
-        fill_defaults(&mut host_config);
-        // Before the host name is filled in: only one that was asked for can conflict.
-        self.validate(&config, &host_config)?;
+        self.name_by_id(&mut host_config);
+        fill_defaults(&mut config, &mut host_config);
         let id = ContainerId::random();
         let joined = match host_config.network_mode.strip_prefix("container:") {
             // One that is not there is found out at the start, as in Docker.
@@ -82,10 +90,13 @@ impl Engine {
             networking_config,
         );
         match made {
-            Ok(warnings) => Ok(CreateResponse {
-                id: id.as_str().to_owned(),
-                warnings,
-            }),
+            Ok(more) => {
+                warnings.extend(more);
+                Ok(CreateResponse {
+                    id: id.as_str().to_owned(),
+                    warnings,
+                })
+            }
             Err(error) => {
                 self.containers.release(&name);
                 Err(error)
@@ -107,19 +118,8 @@ impl Engine {
         host_config: HostConfig,
         networking: NetworkingConfig,
     ) -> Result<Vec<String>> {
-        let mut mounts = mounts::resolve(&config, &host_config)
-            .map_err(|error| Error::invalid(error.to_string()))?;
-        for point in &mounts {
-            if point.kind == MountKind::Bind
-                && !point.create_source
-                && std::fs::metadata(&point.source).is_err()
-            {
-                return Err(Error::invalid(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    point.source.display()
-                )));
-            }
-        }
+        let mut mounts =
+            mounts::resolve(&config, &host_config).map_err(|error| mount_error(&error))?;
         self.mounts_of_others(&host_config, &mut mounts)?;
         let mut record = Record {
             id: *id,
@@ -189,8 +189,8 @@ impl Engine {
 
     fn reserve_name(&self, wanted: Option<&str>, id: &ContainerId) -> Result<String> {
         if let Some(wanted) = wanted.filter(|name| !name.is_empty()) {
-            let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
-            name::container(wanted).map_err(|error| Error::invalid(error.to_string()))?;
+            let wanted =
+                name::container(wanted).map_err(|error| Error::invalid(error.to_string()))?;
             self.containers.reserve(wanted, id)?;
             return Ok(wanted.to_owned());
         }
@@ -204,6 +204,22 @@ impl Engine {
         Ok(id.short().to_owned())
     }
 
+    /// Names the containers whose namespaces are joined by their ids, which renaming does not
+    /// change. One that is not there is found out at the start.
+    fn name_by_id(&self, host: &mut HostConfig) {
+        for mode in [
+            &mut host.network_mode,
+            &mut host.pid_mode,
+            &mut host.ipc_mode,
+        ] {
+            if let Some(name) = mode.strip_prefix("container:")
+                && let Ok(other) = self.containers.find(name)
+            {
+                *mode = format!("container:{}", other.id);
+            }
+        }
+    }
+
     /// `--volumes-from`: the mounts of other containers, unless something is there already.
     fn mounts_of_others(&self, host: &HostConfig, mounts: &mut Vec<MountPoint>) -> Result<()> {
         for source in host.volumes_from.iter().flatten() {
@@ -211,7 +227,11 @@ impl Engine {
             if !matches!(mode, "ro" | "rw" | "z" | "Z") {
                 return Err(Error::invalid(format!("invalid mode: {mode}")));
             }
-            for mut point in self.containers.find(name)?.record().mounts {
+            let other = self
+                .containers
+                .find(name)
+                .map_err(|error| Error::invalid(error.message))?;
+            for mut point in other.record().mounts {
                 // A bare image volume gives way to another container's.
                 mounts.retain(|own| {
                     !(own.anonymous && own.name.is_none() && own.destination == point.destination)
@@ -253,26 +273,12 @@ impl Engine {
             if point.kind != MountKind::Volume || !point.source.as_os_str().is_empty() {
                 continue;
             }
-            let anonymous = point.name.is_none();
-            let name = point.name.get_or_insert_with(random_hex).clone();
-            let empty = BTreeMap::new();
-            let labels = if anonymous {
-                BTreeMap::from([("com.docker.volume.anonymous".to_owned(), String::new())])
-            } else {
-                BTreeMap::new()
-            };
-            let (volume, new) = self
-                .volumes
-                .ensure(&name, &labels, &empty, anonymous)
-                .map_err(|error| Error::invalid(error.to_string()))?;
+            let asked = volume_of(&record.host_config, point);
+            let (volume, new) = self.make_volume(asked)?;
+            let name = volume.name.clone();
+            point.name = Some(name.clone());
             if new {
                 made.push(name.clone());
-                self.events.emit(
-                    "volume",
-                    "create",
-                    &name,
-                    [("driver".to_owned(), "local".to_owned())],
-                );
             }
             point.source = self.volumes.data_path(&name);
             if point.populate && volume.fresh {
@@ -310,8 +316,101 @@ impl Engine {
     }
 }
 
+/// What is asked of the volume at this place: `--mount` can say more than a name.
+fn volume_of(host: &HostConfig, point: &MountPoint) -> VolumeRequest {
+    let mut asked = VolumeRequest {
+        name: point.name.clone().unwrap_or_default(),
+        ..VolumeRequest::default()
+    };
+    let long =
+        host.mounts.iter().flatten().find(|mount| {
+            mount.kind == "volume" && mounts::clean(&mount.target) == point.destination
+        });
+    match long {
+        None => asked.driver.clone_from(&host.volume_driver),
+        Some(mount) => {
+            let options = mount.volume_options.clone().unwrap_or_default();
+            asked.labels = options.labels;
+            let driver = options.driver_config.unwrap_or_default();
+            asked.driver = driver.name;
+            asked.driver_opts = driver.options;
+        }
+    }
+    asked
+}
+
+/// Refuses mounts of the long form that make no sense, or whose source is missing.
+fn check_long_mounts(host: &HostConfig) -> Result<()> {
+    for mount in host.mounts.iter().flatten() {
+        let point = mounts::from_mount(mount).map_err(|error| mount_error(&error))?;
+        if point.kind == MountKind::Bind
+            && !point.create_source
+            && std::fs::metadata(&point.source).is_err()
+        {
+            return Err(Error::invalid(format!(
+                "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                mount.source
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// dockerd forgets whose mistake it is where `-v` means something that cannot be.
+fn mount_error(error: &MountError) -> Error {
+    let kind = match error {
+        MountError::Because { .. } => Kind::System,
+        MountError::NotImplemented(_) => Kind::NotImplemented,
+        _ => Kind::InvalidParameter,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// What is odd about a request, in Docker's words.
+fn warnings_of(platform: Option<&str>, image: &Image, host: &HostConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let published = host.port_bindings.as_ref();
+    if host.network_mode == "host" && published.is_some_and(|map| !map.is_empty()) {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
+    let (have, here) = (
+        Platform::new(&image.os, &image.architecture, &image.variant),
+        Platform::host(),
+    );
+    if platform.is_none_or(str::is_empty) && !here.runs(&have) {
+        warnings.push(format!(
+            "The requested image's platform ({have}) does not match the detected host platform \
+             ({here}) and no specific platform was requested"
+        ));
+    }
+    warnings
+}
+
 /// What Docker fills in and `inspect` then shows.
-fn fill_defaults(host: &mut HostConfig) {
+fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig) {
+    config.volumes.get_or_insert_default();
+    host.port_bindings.get_or_insert_default();
+    host.log_config.config.get_or_insert_default();
+    host.links = None;
+    // Neither is to be had in a cgroup of version 2; -1 is how clients leave the one unsaid.
+    host.memory_swappiness = None;
+    host.oom_kill_disable = None;
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
+    if !host.privileged {
+        let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+        host.masked_paths
+            .get_or_insert_with(|| list(&spec::MASKED_PATHS));
+        host.readonly_paths
+            .get_or_insert_with(|| list(&spec::READONLY_PATHS));
+    }
+    let labelled = |option: &String| option.split('=').next() == Some("label");
+    let shares_the_hosts = host.privileged || host.ipc_mode == "host" || host.pid_mode == "host";
+    if shares_the_hosts && !host.security_opt.iter().flatten().any(labelled) {
+        let options = host.security_opt.get_or_insert_default();
+        options.push("label=disable".to_owned());
+    }
     if matches!(host.network_mode.as_str(), "" | "default") {
         "bridge".clone_into(&mut host.network_mode);
     }

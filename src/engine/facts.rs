@@ -86,6 +86,8 @@ impl Facts {
                     .max()
                     .unwrap_or(0),
                 has_mqueue: std::path::Path::new("/dev/mqueue").is_dir(),
+                cpus: std::thread::available_parallelism()
+                    .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
             },
             devices: super::plan::host_devices(),
             engine_id: String::new(),

@@ -26,6 +26,8 @@
 mod merge;
 mod modes;
 mod mounts;
+mod ports;
+mod resources;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use crate::userns::{caps, seccomp};
 
 pub use merge::{environment, hostname, merge};
 pub use modes::{Mode, NetworkMode};
+pub use ports::normalise as normalise_ports;
 pub use security::SecurityOptions;
 pub use validate::validate;
 
@@ -148,6 +151,8 @@ pub struct HostFacts {
     pub last_gid: u32,
     /// /dev/mqueue is mounted on the host.
     pub has_mqueue: bool,
+    /// How many processors it has.
+    pub cpus: u32,
 }
 
 /// A configuration that makes no container, in Docker's words.

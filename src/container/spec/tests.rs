@@ -12,6 +12,7 @@ const FACTS: HostFacts = HostFacts {
     kernel: KernelVersion(6, 18),
     last_gid: 65535,
     has_mqueue: true,
+    cpus: 2,
 };
 const OTHER: ProcessIdentity = ProcessIdentity {
     pid: 77,
@@ -528,7 +529,7 @@ fn refusals_are_in_dockers_words() {
         (
             json!({}),
             json!({"NetworkMode": "container:"}),
-            "invalid container format container:<name|id>",
+            "invalid network mode: invalid container format container:<name|id>",
         ),
         (
             json!({"Hostname": "a"}),
@@ -553,7 +554,62 @@ fn refusals_are_in_dockers_words() {
         (
             json!({}),
             json!({"NetworkMode": "host", "Links": ["a:b"]}),
-            "conflicting options: host type network can't be used with links. This would result in undefined behavior",
+            "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+        ),
+        (
+            json!({"ExposedPorts": {"x/tcp": {}}}),
+            json!({}),
+            "invalid JSON: invalid port 'x': invalid syntax",
+        ),
+        (
+            json!({}),
+            json!({"PortBindings": {"65536": null}}),
+            "invalid JSON: invalid port '65536': value out of range",
+        ),
+        (
+            json!({}),
+            json!({"PortBindings": {"0/tcp": null}}),
+            "invalid port specification: \"0/tcp\"",
+        ),
+        (
+            json!({}),
+            json!({"PortBindings": {"80": [{"HostPort": "9-8"}]}}),
+            "invalid port specification: \"9-8\"",
+        ),
+        (
+            json!({}),
+            json!({"Runtime": "nosuch"}),
+            "unknown or invalid runtime name: nosuch",
+        ),
+        (
+            json!({}),
+            json!({"Tmpfs": {"a": ""}}),
+            "invalid mount path: 'a' mount path must be absolute",
+        ),
+        (
+            json!({}),
+            json!({"Tmpfs": {"/a/..": ""}}),
+            "invalid specification: destination can't be '/'",
+        ),
+        (
+            json!({}),
+            json!({"LogConfig": {"Type": "nosuch"}}),
+            "logger: no log driver named 'nosuch' is registered",
+        ),
+        (
+            json!({}),
+            json!({"LogConfig": {"Type": "json-file", "Config": {"nosuch": "1"}}}),
+            "unknown log opt 'nosuch' for json-file log driver",
+        ),
+        (
+            json!({}),
+            json!({"IOMaximumIOps": 1}),
+            "invalid option: QoS maximum IOPs configuration is not supported on linux",
+        ),
+        (
+            json!({}),
+            json!({"CpuRealtimePeriod": 1}),
+            "kernel does not support CPU real-time scheduler",
         ),
         (
             json!({}),
@@ -582,6 +638,16 @@ fn refusals_are_in_dockers_words() {
         ),
         (
             json!({}),
+            json!({"ExtraHosts": ["a=1.2.3.4"]}),
+            "bad format for add-host: \"a=1.2.3.4\"",
+        ),
+        (
+            json!({}),
+            json!({"ExtraHosts": ["a:[::1]"]}),
+            "invalid IP address in add-host: \"[::1]\"",
+        ),
+        (
+            json!({}),
             json!({"ShmSize": -1}),
             "SHM size can not be less than 0",
         ),
@@ -603,7 +669,7 @@ fn refusals_are_in_dockers_words() {
         (
             json!({}),
             json!({"Isolation": "hyperv"}),
-            "invalid isolation 'hyperv' on linux",
+            "invalid isolation (hyperv): linux only supports 'default'",
         ),
     ] {
         let config: ContainerConfig = serde_json::from_value(configuration).unwrap();
@@ -612,7 +678,7 @@ fn refusals_are_in_dockers_words() {
         assert!(!error.is_runtime());
     }
     let accepted = json!({
-        "ExtraHosts": ["a:host-gateway", "b=::1", "c:[::1]"], "SecurityOpt": ["no-new-privileges=false"],
+        "ExtraHosts": ["a:host-gateway", "b:::1"], "SecurityOpt": ["no-new-privileges=false"],
         "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": -1}],
         "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
     });

@@ -1,16 +1,21 @@
 //! What can be refused when a container is made, without a look at the host or other containers.
 //!
-//! The checks, in moby's order: `verifyContainerSettings`, `validateHostConfig`,
-//! `runconfig/hostconfig_unix.go`. Volumes and binds are judged where they are resolved.
+//! The checks, in moby's order: `runconfig/hostconfig_unix.go`, `verifyContainerSettings`,
+//! `validateHostConfig`, `verifyPlatformContainerSettings`, `mergeAndVerifyLogConfig`. What the
+//! client sent is judged, before the image's configuration is under it. Volumes and binds are judged
+//! where they are resolved.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::modes::{Mode, NetworkMode};
-use super::{Error, HostFacts, SecurityOptions, rlimit};
-use crate::api::container::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy};
+use super::{Error, HostFacts, SecurityOptions, ports, resources, rlimit};
+use crate::api::container::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy};
 use crate::types::signal::Signal;
 use crate::userns::caps;
+
+/// Names by which clients ask for the one runtime that there is.
+const RUNTIMES: [&str; 4] = ["", "moss", "runc", "io.containerd.runc.v2"];
 
 /// Shortest time between health checks and the like, in nanoseconds.
 const SHORTEST: i64 = 1_000_000;
@@ -21,7 +26,9 @@ pub fn validate(
     host: &HostConfig,
     facts: HostFacts,
 ) -> Result<(), Error> {
+    ports::check_names(config, host)?;
     conflicts(config, host)?;
+    foreign(host)?;
     configuration(config)?;
     host_configuration(host, facts)
 }
@@ -33,11 +40,11 @@ fn invalid<T>(text: impl Into<String>) -> Result<T, Error> {
 /// Options that contradict each other.
 fn conflicts(config: &ContainerConfig, host: &HostConfig) -> Result<(), Error> {
     let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let undefined = "network can't be used with links. This would result in undefined behavior";
+    let undefined = "can't be used with links. This would result in undefined behavior";
     let network = NetworkMode::parse(&host.network_mode);
     if let NetworkMode::Container(name) = network {
         if name.is_empty() {
-            return invalid("invalid container format container:<name|id>");
+            return invalid("invalid network mode: invalid container format container:<name|id>");
         }
         let published = host.publish_all_ports
             || host
@@ -50,6 +57,11 @@ fn conflicts(config: &ContainerConfig, host: &HostConfig) -> Result<(), Error> {
             .is_some_and(|map| !map.is_empty());
         for (conflict, text) in [
             (!config.hostname.is_empty(), "hostname and the network mode"),
+            (
+                some(&host.links),
+                "container type network can't be used with links. This would result in undefined \
+                 behavior",
+            ),
             (some(&host.dns), "dns and the network mode"),
             (
                 some(&host.extra_hosts),
@@ -65,15 +77,40 @@ fn conflicts(config: &ContainerConfig, host: &HostConfig) -> Result<(), Error> {
                 return invalid(format!("conflicting options: {text}"));
             }
         }
-        if some(&host.links) {
-            return invalid(format!("conflicting options: container type {undefined}"));
-        }
     }
     if host.uts_mode == "host" && !config.hostname.is_empty() {
         return invalid("conflicting options: hostname and the UTS mode");
     }
     if network == NetworkMode::Host && some(&host.links) {
-        return invalid(format!("conflicting options: host type {undefined}"));
+        return invalid(format!(
+            "conflicting options: host type networking {undefined}"
+        ));
+    }
+    Ok(())
+}
+
+/// What only other systems have.
+fn foreign(host: &HostConfig) -> Result<(), Error> {
+    let quality = |what| {
+        invalid(format!(
+            "invalid option: QoS maximum {what} configuration is not supported on linux"
+        ))
+    };
+    if !matches!(host.isolation.to_lowercase().as_str(), "" | "default") {
+        return invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        ));
+    }
+    if host.io_maximum_bandwidth != 0 {
+        return quality("bandwidth");
+    }
+    if host.io_maximum_iops != 0 {
+        return quality("IOPs");
+    }
+    // The kernel has none in a cgroup of version 2.
+    if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
+        return invalid("kernel does not support CPU real-time scheduler");
     }
     Ok(())
 }
@@ -122,6 +159,7 @@ fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> 
     for entry in host.extra_hosts.iter().flatten() {
         extra_host(entry)?;
     }
+    ports::check_bindings(host)?;
     restart_policy(&host.restart_policy)?;
     caps::tweak(
         host.cap_add.as_deref().unwrap_or_default(),
@@ -129,9 +167,6 @@ fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> 
         false,
         facts.last_cap,
     )?;
-    if !matches!(host.isolation.to_lowercase().as_str(), "" | "default") {
-        return invalid(format!("invalid isolation '{}' on linux", host.isolation));
-    }
     if host
         .annotations
         .iter()
@@ -142,20 +177,28 @@ fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> 
             "invalid Annotations: the empty string is not permitted as an annotation key",
         );
     }
+    resources::check(host, facts.cpus)?;
+    Mode::ipc(&host.ipc_mode)?;
+    Mode::pid(&host.pid_mode)?;
     if host.shm_size < 0 {
         return invalid("SHM size can not be less than 0");
     }
+    Mode::uts(&host.uts_mode)?;
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         return invalid(format!(
             "Invalid value {}, range for oom score adj is [-1000, 1000]",
             host.oom_score_adj
         ));
     }
-    Mode::ipc(&host.ipc_mode)?;
-    Mode::pid(&host.pid_mode)?;
-    Mode::uts(&host.uts_mode)?;
     Mode::user(&host.userns_mode)?;
+    if !RUNTIMES.contains(&host.runtime.as_str()) {
+        return invalid(format!("unknown or invalid runtime name: {}", host.runtime));
+    }
+    for destination in host.tmpfs.iter().flat_map(|map| map.keys()) {
+        tmpfs_destination(destination)?;
+    }
     Mode::cgroup(&host.cgroupns_mode)?;
+    log_driver(&host.log_config)?;
     SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
     for limit in host.ulimits.iter().flatten() {
         rlimit(limit)?;
@@ -163,20 +206,74 @@ fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> 
     Ok(())
 }
 
-/// `name:address` or `name=address`.
+fn tmpfs_destination(destination: &str) -> Result<(), Error> {
+    let clean = crate::container::mounts::clean(destination);
+    if clean == "/" && destination.starts_with('/') {
+        return invalid("invalid specification: destination can't be '/'");
+    }
+    if !destination.starts_with('/') {
+        return invalid(format!(
+            "invalid mount path: '{destination}' mount path must be absolute"
+        ));
+    }
+    Ok(())
+}
+
+/// Where output may go, and how. `local` is kept as json-file is: only its files look otherwise.
+fn log_driver(log: &LogConfig) -> Result<(), Error> {
+    const GENERAL: [&str; 2] = ["mode", "max-buffer-size"];
+    let known: &[&str] = match log.kind.as_str() {
+        "none" => return Ok(()),
+        "" | "json-file" => &[
+            "max-file",
+            "max-size",
+            "compress",
+            "labels",
+            "labels-regex",
+            "env",
+            "env-regex",
+            "tag",
+        ],
+        "local" => &["max-file", "max-size", "compress"],
+        other => {
+            return invalid(format!(
+                "logger: no log driver named '{other}' is registered"
+            ));
+        }
+    };
+    let options = log.config.iter().flatten();
+    for (name, value) in options.clone().filter(|(name, _)| *name == "mode") {
+        if !matches!(value.as_str(), "" | "blocking" | "non-blocking") {
+            return invalid(format!("logger: logging {name} not supported: {value}"));
+        }
+    }
+    match options
+        .map(|(name, _)| name.as_str())
+        .find(|name| !known.contains(name) && !GENERAL.contains(name))
+    {
+        Some(name) => {
+            let driver = if log.kind == "local" {
+                "local"
+            } else {
+                "json-file"
+            };
+            invalid(format!("unknown log opt '{name}' for {driver} log driver"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// `name:address`; clients have made that of whatever their users wrote.
 fn extra_host(entry: &str) -> Result<(), Error> {
     let bad = || invalid(format!("bad format for add-host: {entry:?}"));
-    let Some((name, address)) = entry.split_once([':', '=']) else {
+    let Some((name, address)) = entry.split_once(':') else {
         return bad();
     };
     if name.is_empty() {
         return bad();
     }
-    let bare = address
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(address);
-    if bare != "host-gateway" && bare.parse::<IpAddr>().is_err() {
+    let bare = address.trim();
+    if address != "host-gateway" && bare.parse::<IpAddr>().is_err() {
         return invalid(format!("invalid IP address in add-host: {address:?}"));
     }
     Ok(())
