@@ -39,6 +39,7 @@ pub struct Parsed {
 
 /// What a person can ask for.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// Create and run a new container from an image
     Run(Box<Run>),
@@ -758,19 +759,34 @@ pub fn command() -> Command {
 /// # Errors
 /// Help and version, where they are asked for; docker's words for what makes no sense.
 pub fn parse(words: &[String]) -> Result<Parsed, Refusal> {
-    let command = command();
-    let mut bent = with_truth_values(command.clone());
-    let matches = match bent.try_get_matches_from_mut(words) {
-        Ok(matches) => matches,
-        Err(error) => return Err(refuse(&command, words, &error)),
-    };
-    match CommandLine::from_arg_matches(&matches) {
+    let mut bent = with_truth_values(only_named(command(), words));
+    let line = bent
+        .try_get_matches_from_mut(words)
+        .and_then(|matches| CommandLine::from_arg_matches(&matches));
+    match line {
         Ok(line) => Ok(Parsed {
             host: line.host,
             verb: ungroup(line.verb),
         }),
-        Err(error) => Err(refuse(&command, words, &error)),
+        Err(error) => Err(refuse(&command(), words, &error)),
     }
+}
+
+/// `command` with the flags of the verbs that `words` may name, and no others: to define those of
+/// every verb takes longer than to ask the daemon something.
+fn only_named(command: Command, words: &[String]) -> Command {
+    let mut command = command.mut_subcommands(|verb| {
+        let named = |word: &String| {
+            verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word)
+        };
+        if words.iter().any(named) {
+            verb
+        } else {
+            verb.defer(|verb| verb)
+        }
+    });
+    command.build();
+    command
 }
 
 /// The verbs of the groups that are verbs of their own too.
@@ -926,8 +942,10 @@ fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
             _ => arg,
         }
     };
-    let mut command = laid_out(command.clone(), &tidy);
+    let mut command = command.clone();
+    // First, since a verb has no flags before.
     command.build();
+    let mut command = laid_out(command, &tidy);
     let mut path = vec![command.get_name().to_owned()];
     for word in words.iter().skip(1) {
         if let Some(inner) = command.find_subcommand(word) {

@@ -43,8 +43,7 @@ impl Engine {
             (None, None)
         };
         let lower: Vec<String> = self
-            .images
-            .layer_paths_of(&record.layers)
+            .layers(&record)
             .iter()
             .map(|path| path.display().to_string())
             .collect();

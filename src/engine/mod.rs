@@ -52,13 +52,16 @@ use crate::engine::facts::Facts;
 use crate::engine::plan::FilterCache;
 use crate::engine::remove::Janitor;
 use crate::image;
-use crate::overlay::Driver;
+use crate::overlay::{self, Driver};
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::Keeper;
 use crate::volume;
 
 pub use error::{Error, Kind, Result};
+
+/// In the data root: the layer beneath every container's image.
+const INIT_LAYER: &str = "init-layer";
 
 /// Where the engine keeps things, and what it was told.
 #[derive(Debug, Clone)]
@@ -141,6 +144,7 @@ impl Engine {
                 &error,
             )
         };
+        overlay::init_layer::make(&settings.data_root.join(INIT_LAYER)).map_err(opening)?;
         let volumes = volume::Store::open(&settings.data_root).map_err(opening)?;
         let janitor = Janitor::start(&settings.data_root.join("trash")).map_err(opening)?;
         // The shims' events find the engine by a reference that is set once it exists: before that
@@ -183,6 +187,13 @@ impl Engine {
             );
         }
         Ok(engine)
+    }
+
+    /// The layers of a container's root filesystem, topmost first.
+    fn layers(&self, record: &Record) -> Vec<PathBuf> {
+        let mut layers = self.images.layer_paths_of(&record.layers);
+        layers.push(self.settings.data_root.join(INIT_LAYER));
+        layers
     }
 
     /// Where a container's shim has its socket.

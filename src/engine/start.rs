@@ -215,7 +215,7 @@ impl Engine {
             id: record.id,
             rootfs: Rootfs {
                 driver: record.driver,
-                lower: self.images.layer_paths_of(&record.layers),
+                lower: self.layers(record),
                 upper: paths.upper(),
                 work: paths.work(),
                 volatile: record.host_config.auto_remove,

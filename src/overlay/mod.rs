@@ -9,6 +9,7 @@
 //! Callers are in the keeper's user and mount namespaces. [`mount`] may fork (on old kernels, see
 //! [`native`]) and so is for the single-threaded shim; [`probe`] never forks.
 
+pub mod init_layer;
 mod native;
 
 use std::fmt;

@@ -20,6 +20,7 @@ pub mod rlimit;
 pub mod sealed;
 pub mod seccomp;
 pub mod signal;
+pub mod text;
 pub mod tree;
 pub mod tun;
 pub mod usage;

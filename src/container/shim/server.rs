@@ -23,7 +23,7 @@ use crate::container::packet::Packet;
 use crate::container::protocol::{
     Attach, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
 };
-use crate::sys::{heap, signal};
+use crate::sys::{heap, signal, text};
 use crate::types::timestamp::Timestamp;
 use crate::userns::plan::{Namespace, Process, ProcessIdentity};
 
@@ -168,6 +168,7 @@ impl<S: Starter> Shim<S> {
             task.streams.relax();
         }
         heap::trim();
+        text::forget();
     }
 
     fn handle(&mut self, token: Token, flags: EventFlags) {
