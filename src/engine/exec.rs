@@ -3,23 +3,33 @@
 //! A session is made, then started once, and known until the container ends or an hour after its
 //! own end, whichever is first to be swept. The shim owns the process; what is here is what `inspect` shows.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::api::exec::{ExecConfig, ExecInspect, ExecStart, ProcessConfig};
 use crate::container::protocol::Attach;
+use crate::container::record::Record;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Data, Exec};
 use crate::engine::error::{Error, Kind, Result};
+use crate::sys::resolve;
 use crate::types::base64;
 use crate::types::id::random_hex;
+use crate::userns::users;
 
 /// How long `inspect` waits for a start under way: its client, told of a failure, asks at once.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ended sessions kept for `inspect`; the oldest go first.
 const KEPT_SESSIONS: usize = 1000;
+
+/// Bytes of a container's passwd or group that are looked at.
+const USER_FILE_LIMIT: u64 = 4 << 20;
 
 /// An exec session that may be started.
 pub struct ExecTicket {
@@ -62,6 +72,32 @@ fn action(what: &str, config: &ExecConfig) -> String {
     format!("{what}: {program} {}", arguments.join(" "))
 }
 
+/// Refuses a user that the container's files do not have. They may have changed by the start, which
+/// looks again: this is for an answer in time. Where there is nothing to look at, nothing is said.
+fn check_user(pid: i32, user: &str, record: &Record) -> Result<()> {
+    let root = rustix::fs::open(
+        format!("/proc/{pid}/root"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let Ok(root) = root else { return Ok(()) };
+    let read = |path: &str| {
+        // What is in the container is not trusted to be a file, nor a small one.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(resolve::open(root.as_fd(), path, flags).ok()?);
+        let mut text = Vec::new();
+        let regular = file.metadata().is_ok_and(|data| data.is_file());
+        let limited = &mut file.take(USER_FILE_LIMIT);
+        (regular && limited.read_to_end(&mut text).is_ok())
+            .then(|| String::from_utf8_lossy(&text).into_owned())
+    };
+    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+    let more = record.host_config.group_add.clone().unwrap_or_default();
+    users::resolve(user, &more, passwd.as_deref(), group.as_deref())
+        .map(drop)
+        .map_err(Error::invalid)
+}
+
 impl Engine {
     /// Makes a session in a running container.
     pub fn exec_create(&self, name: &str, config: ExecConfig) -> Result<String> {
@@ -70,8 +106,11 @@ impl Engine {
         }
         let container = self.containers.find(name)?;
         let record = container.record();
-        if !record.state.is_running() {
+        let Some(started) = record.state.started() else {
             return Err(Error::not_running(container.id.as_str()));
+        };
+        if !config.user.is_empty() {
+            check_user(started.pid, &config.user, &record)?;
         }
         // Not called the client's mistake by dockerd.
         crate::types::detach_keys::parse(&config.detach_keys).map_err(|_| {

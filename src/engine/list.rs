@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::api::container::{Summary, SummaryHostConfig, SummaryNetworkSettings};
+use crate::api::container::{HealthSummary, Summary, SummaryHostConfig, SummaryNetworkSettings};
 use crate::api::filters::Filters;
 use crate::container::record::{Record, State};
 use crate::engine::Engine;
@@ -149,6 +149,10 @@ impl Engine {
                 .iter()
                 .map(super::inspect::mount_point)
                 .collect(),
+            health: Some(HealthSummary {
+                status: "none".to_owned(),
+                failing_streak: 0,
+            }),
             ..Summary::default()
         }
     }

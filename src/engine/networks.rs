@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::filters::Filters;
-use crate::api::network::{EndpointSettings, Network, NetworkPruneResponse};
+use crate::api::network::{EndpointSettings, Ipam, Network, NetworkPruneResponse};
 use crate::container::record::Record;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Result};
@@ -40,7 +40,10 @@ impl Engine {
             .find(|(name, _)| {
                 *name == wanted || (!wanted.is_empty() && network_id(name).starts_with(wanted))
             })
-            .map(|(name, driver)| self.network(name, driver))
+            .map(|(name, driver)| Network {
+                containers: Some(BTreeMap::new()),
+                ..self.network(name, driver)
+            })
             .ok_or_else(|| Error::not_found(format!("network {wanted} not found")))
     }
 
@@ -61,6 +64,10 @@ impl Engine {
             scope: "local".to_owned(),
             driver: driver.to_owned(),
             enable_ipv4: true,
+            ipam: Ipam {
+                driver: "default".to_owned(),
+                ..Ipam::default()
+            },
             ..Network::default()
         }
     }

@@ -104,6 +104,8 @@ class Wording(Case):
             ("nosuch", {}, 400, "No exec command specified"),
             ("nosuch", {"Cmd": ["true"]}, 404, "No such container: nosuch"),
             (name, {"Cmd": ["true"], "DetachKeys": "foo"}, 500, "Invalid escape keys (foo) provided"),
+            (name, {"Cmd": ["true"], "User": "nosuch"}, 400, "unable to find user nosuch: no matching entries in passwd file"),
+            (name, {"Cmd": ["true"], "User": "0:nosuch"}, 400, "unable to find group nosuch: no matching entries in group file"),
         ):
             self.said("POST", f"/containers/{container}/exec", status, text, body)
         self.said("GET", "/exec/nosuch/json", 404, "No such exec instance: nosuch")
@@ -271,6 +273,17 @@ class Plain(Case):
                                   ({"publish": ["80"]}, False)):
             with self.subTest(filters):
                 self.equal("/" + name in ids(filters, "&all=1"), expected, "listed")
+
+    def test_health_in_lists(self):
+        name = self.run_detached()
+        for version, expected in (("1.55", {"Status": "none", "FailingStreak": 0}), ("1.51", None)):
+            got = self.get("/containers/json?filters=" + urllib.parse.quote(json.dumps({"name": [name]})), version)
+            self.equal(got[0].get("Health"), expected, "Health in " + version)
+
+    def test_network(self):
+        got = self.get("/networks/host")
+        self.equal((got["Containers"], got["IPAM"]), ({}, {"Driver": "default", "Options": None, "Config": None}), "host")
+        self.equal(["Containers" in network for network in self.get("/networks")], [False] * 3, "list of 1.55")
 
     def test_nothing_pruned_is_null(self):
         label = urllib.parse.quote('{"label":["no=such"]}')
