@@ -9,6 +9,9 @@
 //! start is. The exit is reported before the shim lets go of the root filesystem, since unmounting
 //! an overlay syncs the filesystem beneath it.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::container::client::Launched;
@@ -20,7 +23,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
-use crate::userns::stage::Origin;
+use crate::userns::stage::{Origin, errno_text};
 
 impl Engine {
     /// Starts a container. 304 when it runs already. `checkpoint_dir` says that a directory for
@@ -164,24 +167,15 @@ impl Engine {
             .iter()
             .filter(|point| point.kind == MountKind::Bind)
         {
-            if let Err(error) = std::fs::symlink_metadata(&point.source)
+            if point.create_source {
+                make_source(&point.source)?;
+            } else if let Err(error) = std::fs::symlink_metadata(&point.source)
                 && error.kind() == std::io::ErrorKind::NotFound
             {
-                if !point.create_source {
-                    return Err(Error::invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                        point.source.display()
-                    )));
-                }
-                std::fs::create_dir_all(&point.source).map_err(|error| {
-                    Error::io(
-                        format!(
-                            "error while creating mount source path '{}'",
-                            point.source.display()
-                        ),
-                        &error,
-                    )
-                })?;
+                return Err(Error::invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    point.source.display()
+                )));
             }
         }
         self.write_files(record, &container.directory)?;
@@ -351,6 +345,31 @@ impl Engine {
             self.discard(container, true);
         }
     }
+}
+
+/// Makes what is missing of a bind's source, as directories. That something on the way is a file
+/// shows when it is mounted.
+fn make_source(source: &Path) -> Result<()> {
+    let missing = |path: &&Path| !path.try_exists().unwrap_or(false);
+    let missing: Vec<&Path> = source.ancestors().take_while(missing).collect();
+    for path in missing.into_iter().rev() {
+        match std::fs::DirBuilder::new().mode(0o755).create(path) {
+            Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(()),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(Error::new(
+                    Kind::System,
+                    format!(
+                        "error while creating mount source path '{}': mkdir {}: {}",
+                        source.display(),
+                        path.display(),
+                        errno_text(&error)
+                    ),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What a wait is answered with: an error beside the exit code where something went wrong.

@@ -1,6 +1,7 @@
 """What the API says when it refuses: status and text, as dockerd 29.6 has them."""
 
 import json
+import os
 import re
 import time
 import urllib.parse
@@ -164,6 +165,13 @@ class Wording(Case):
             with self.subTest(flags):
                 self.said("POST", f"/containers/{self.create(*flags)}/start", status, text)
 
+    def test_bind_source(self):
+        self.said("POST", f"/containers/{self.create('-v', '/proc/no/such:/a')}/start", 500,
+                  "error while creating mount source path '/proc/no/such': mkdir /proc/no: no such file or directory")
+        path = self.daemon.top + "/made/" + self.name()
+        self.daemon.docker("start", self.create("-v", path + ":/a"))
+        self.equal(os.path.isdir(path), True, "a directory made")
+
     def test_filters(self):
         self.table([
             ("GET", '/containers/json?filters={"nosuch":["x"]}', 400, "invalid filter 'nosuch'"),
@@ -183,6 +191,7 @@ class Wording(Case):
     def test_images(self):
         self.table([
             ("GET", "/images/nosuch/json", 404, "No such image: nosuch:latest"),
+            ("GET", "/images/json?identity=1", 400, "conflicting options: identity requires manifests=1"),
             ("POST", "/images/nosuch/tag?repo=x", 404, "No such image: nosuch:latest"),
             ("POST", "/images/busybox/tag?repo=UPPER", 400, "invalid reference format: repository name (library/UPPER) must be lowercase"),
             ("POST", "/images/busybox/tag?repo=sha256&tag=x", 400, "refusing to create an ambiguous tag using digest algorithm as name"),

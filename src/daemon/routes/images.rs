@@ -23,6 +23,11 @@ pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
     {
         filters.add("reference", pattern);
     }
+    if request.since(54) && request.query.flag("identity") && !request.query.flag("manifests") {
+        return Err(Failure::bad_request(
+            "conflicting options: identity requires manifests=1",
+        ));
+    }
     let options = ImageListOptions {
         filters,
         shared_size: request.since(42) && request.query.flag("shared-size"),

@@ -170,7 +170,7 @@ fn exit_code(message: &str) -> i32 {
 }
 
 /// An errno's text as Go has it: strerror(3) without the capital letter.
-fn errno_text(error: &io::Error) -> String {
+pub fn errno_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = match error.raw_os_error() {
         Some(code) => text
