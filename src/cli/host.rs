@@ -70,6 +70,10 @@ pub fn stop(place: &Place, stop: &args::SystemStop) -> Result<()> {
         let start = Start::new(&paths.exec_root, Some(&paths.data_root))?;
         if let Some(keeper) = Keeper::connect(&start)? {
             let process = keeper.process();
+            // An exit is told of before its shim has let go of the root filesystem.
+            patiently("shims of containers are", || {
+                Ok(keeper.status()?.shims.is_empty())
+            })?;
             keeper.stop(false)?;
             drop(keeper);
             ended(&process).context("the keeper does not leave")?;
@@ -121,10 +125,15 @@ fn stop_daemon(paths: &Paths) -> Result<()> {
 
 /// Waits for a process's end.
 fn ended(process: impl AsFd) -> Result<()> {
+    patiently("it is", || Ok(!pidfd::is_alive(&process)?))
+}
+
+/// Waits until `gone` says so.
+fn patiently(what: &str, gone: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LEAVING;
-    while pidfd::is_alive(&process)? {
+    while !gone()? {
         if Instant::now() > deadline {
-            bail!("it is still there after {} s", LEAVING.as_secs());
+            bail!("{what} still there after {} s", LEAVING.as_secs());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
