@@ -91,8 +91,9 @@ pub fn run(client: &Client, run: &args::Run) -> Result<()> {
         tty: config.tty,
         keys,
         detach_keys: &run.detach_keys,
-        // A terminal sends its signals as bytes.
-        proxy: run.sig_proxy && !config.tty,
+        // With a terminal too, as docker run does and attach does not: keys come as bytes there, but
+        // a signal may come from elsewhere.
+        proxy: run.sig_proxy,
         size: request.host_config.console_size,
     };
     let condition = if request.host_config.auto_remove {

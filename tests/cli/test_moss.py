@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 import unittest
@@ -43,6 +44,14 @@ class Verbs(Case):
         terminal.send("stty size; exit 3\n")
         terminal.expect("30 100")
         self.equal(terminal.wait(), 3, "exit code")
+
+    def test_signals_pass_a_terminal(self):
+        terminal = harness.Terminal([harness.BIN, "run", "--rm", "-it", "busybox", "sh", "-c",
+                                     "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"], self.daemon.env)
+        self.addCleanup(terminal.close)
+        terminal.expect("ready")
+        os.kill(terminal.pid, signal.SIGTERM)
+        self.equal(terminal.wait(), 7, "exit code of moss run after SIGTERM")
 
     def test_exit_codes(self):
         self.moss("run", "--rm", "busybox", "nosuch", code=127, err=re.compile("executable file not found"))
