@@ -11,6 +11,7 @@
 //! | L0 | [`types`] | ids, digests, references, signals, times: parsed once, pure, no I/O |
 //! | L1 | [`api`] | the Docker Engine API's wire types, filters, error bodies, stream frames |
 //! | L1 | [`userns`] | id maps, the keeper, host probes; from a plan to a confined process |
+//! | L1 | [`dockerfile`] | the language of Dockerfiles: lines, instructions, words |
 //! | L1 | [`overlay`] | a root filesystem from layers |
 //! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
 //! | L2 | [`volume`] | named volumes, filling them from an image |
@@ -27,6 +28,7 @@ pub mod api;
 pub mod cli;
 pub mod container;
 pub mod daemon;
+pub mod dockerfile;
 pub mod engine;
 pub mod image;
 pub mod overlay;

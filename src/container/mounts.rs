@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::api::container::{ContainerConfig, HostConfig, Mount};
 use crate::container::record::{MountKind, MountPoint};
+use crate::types::path::clean;
 
 /// A mount that makes no sense, in Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -309,21 +310,6 @@ fn is_local(path: &str) -> bool {
         }
     }
     !path.is_empty() && !path.starts_with('/')
-}
-
-/// `path.Clean` of Go, for absolute paths: no empty, `.` or `..` parts, no slash at the end.
-pub fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::image::Image;
 use crate::types::id::ContainerId;
 use crate::types::name;
+use crate::types::path;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
 
@@ -47,7 +48,7 @@ impl Engine {
         check_long_mounts(&host_config)?;
         spec::normalise_ports(&mut config, &mut host_config);
         if !config.working_dir.is_empty() {
-            config.working_dir = mounts::clean(&config.working_dir);
+            config.working_dir = path::clean(&config.working_dir);
         }
         let image_name = config.image.clone();
         if image_name.is_empty() {
@@ -324,7 +325,7 @@ fn volume_of(host: &HostConfig, point: &MountPoint) -> VolumeRequest {
     };
     let long =
         host.mounts.iter().flatten().find(|mount| {
-            mount.kind == "volume" && mounts::clean(&mount.target) == point.destination
+            mount.kind == "volume" && path::clean(&mount.target) == point.destination
         });
     match long {
         None => asked.driver.clone_from(&host.volume_driver),

@@ -20,7 +20,7 @@ const BUILT_IN: &str = "built into moss";
 /// What `docker import` says beside the tar.
 #[derive(Debug, Clone, Default)]
 pub struct Import {
-    /// What containers start with (`--change`, already applied).
+    /// What containers start with (`--change`, see [`Config::change`]).
     pub config: Config,
     /// The comment (`--message`; Docker's default is "Imported from -").
     pub message: String,

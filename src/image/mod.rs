@@ -26,6 +26,7 @@
 pub mod hello;
 
 mod attributes;
+mod changes;
 mod commit;
 mod config;
 mod create;

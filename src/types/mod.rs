@@ -11,6 +11,7 @@ pub mod digest;
 pub mod duration;
 pub mod id;
 pub mod name;
+pub mod path;
 pub mod platform;
 pub mod port;
 pub mod reference;

@@ -180,8 +180,12 @@ class Import(Case):
         with archive.tarfile.open(need_image("busybox.tar")) as tar:
             manifest = json.load(tar.extractfile("manifest.json"))
             layer = tar.extractfile(manifest[0]["Layers"][0]).read()
-        self.docker("import", "-m", "a message", "-", "imported:1", stdin=layer, out=re.compile("^sha256:[0-9a-f]{64}$", re.M))
-        self.docker("run", "--rm", "imported:1", "echo", "imported", out="imported")
+        self.docker("import", "-c", "CMD [\"echo\", \"imported\"]", "-c", "ENV a=b\nLABEL c=$a", "-m", "a message", "-", "imported:1",
+                    stdin=layer, out=re.compile("^sha256:[0-9a-f]{64}$", re.M))
+        self.docker("run", "--rm", "imported:1", out="imported")
+        self.docker("run", "--rm", "imported:1", "sh", "-c", "echo $a", out="b")
+        self.equal(self.docker("image", "inspect", "--format", "{{.Config.Labels.c}}", "imported:1").out.strip(), "b", "label")
+        self.docker("import", "-c", "RUN true", "-", "imported:2", stdin=layer, code=1, err=re.compile("RUN is not a valid change command"))
         self.equal(self.docker("history", "--format", "{{.Comment}}", "imported:1").out.strip(), "a message", "comment")
         self.docker("rmi", "imported:1")
 

@@ -207,7 +207,7 @@ fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> 
 }
 
 fn tmpfs_destination(destination: &str) -> Result<(), Error> {
-    let clean = crate::container::mounts::clean(destination);
+    let clean = crate::types::path::clean(destination);
     if clean == "/" && destination.starts_with('/') {
         return invalid("invalid specification: destination can't be '/'");
     }

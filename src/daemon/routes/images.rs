@@ -9,7 +9,7 @@ use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
 use crate::engine::images::ImageListOptions;
-use crate::image::Import;
+use crate::image::{Config, Import};
 use crate::types::platform::PlatformError;
 use crate::types::reference::{Reference, ReferenceError};
 
@@ -147,9 +147,6 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
     if source != "-" {
         return Err(absent::failure("importing from a URL"));
     }
-    if query.text("changes").is_some() {
-        return Err(absent::failure("changes at an import"));
-    }
     let name = match query.text("repo") {
         None => None,
         Some(repository) => Some(
@@ -164,14 +161,17 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
                 .map_err(|error: PlatformError| Failure::bad_request(error.to_string()))?,
         ),
     };
+    let config = Config::default()
+        .change(&query.all("changes"))
+        .map_err(|error| Failure::bad_request(error.to_string()))?;
     let import = Import {
+        config,
         message: query
             .text("message")
             .unwrap_or("Imported from -")
             .to_owned(),
         platform,
         name,
-        ..Import::default()
     };
     let mut archive = request.reader();
     let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
