@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use moss::cli;
 use moss::container;
 use moss::daemon;
+use moss::engine::config::Options;
 use moss::overlay;
 use moss::userns::{keeper, probe};
 
@@ -45,11 +46,11 @@ fn try_root_filesystem(directory: &Path) -> (Option<&'static str>, String) {
 fn serve(flags: &cli::args::Daemon) -> anyhow::Result<()> {
     let sockets = flags.socket.iter().map(|path| format!("unix://{path}"));
     let path = |text: &Option<String>| text.as_ref().map(PathBuf::from);
-    let options = daemon::Options {
+    let options = Options {
         hosts: flags.host.iter().cloned().chain(sockets).collect(),
-        data_root: path(&flags.data_root),
-        exec_root: path(&flags.exec_root),
-        config_file: path(&flags.config_file),
+        data_root: path(&flags.roots.data_root),
+        exec_root: path(&flags.roots.exec_root),
+        config_file: path(&flags.roots.config_file),
         validate: flags.validate,
         debug: flags.debug,
         storage_driver: flags.storage_driver.clone(),

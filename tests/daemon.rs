@@ -57,6 +57,13 @@ impl Place {
         command
     }
 
+    /// Runs a verb.
+    fn verb(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moss"));
+        self.set(command.args(words));
+        command.output().expect("it runs")
+    }
+
     /// Runs a daemon that is to end by itself.
     fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("it runs")
@@ -237,6 +244,45 @@ fn one_daemon_serves_a_data_root_and_leaves_nothing() {
     waiting.read_to_end(&mut rest).expect("it ends");
     assert!(!rest.ends_with(b"0\r\n\r\n"));
     assert!(!socket.exists());
+}
+
+#[test]
+fn verbs_look_where_the_configuration_says() {
+    let place = Place::new();
+    let (data, file) = (place.path("other"), place.path("config/moss/daemon.json"));
+    let roots = serde_json::json!({"data-root": data, "exec-root": place.path("run/other")});
+    std::fs::write(&file, roots.to_string()).expect("a file");
+    let Some(mut daemon) = place.start(&[]) else {
+        return;
+    };
+    let told = place.verb(&["system", "check"]);
+    assert_eq!(told.stdout, b"nothing was leaked\n");
+    let half = data.join("containers/half");
+    std::fs::create_dir(&half).expect("a directory");
+    let told = place.verb(&["system", "check"]);
+    let expected = format!(
+        "object     {}: a container without a record\n",
+        half.display()
+    );
+    assert_eq!(String::from_utf8_lossy(&told.stdout), expected);
+    // Without -H the engine is found by its data root.
+    assert!(place.verb(&["ps"]).status.success());
+    let stopped = place.verb(&["system", "stop", "--containers"]);
+    assert!(stopped.status.success(), "{stopped:?}");
+    let ended = daemon.0.try_wait().expect("a child");
+    assert!(ended.is_some_and(|status| status.success()));
+    // A file that is named.
+    let named = place.path("named.json");
+    std::fs::rename(&file, &named).expect("a file");
+    let told = place.verb(&["system", "check"]);
+    assert_eq!(told.stdout, b"nothing was leaked\n");
+    let named = named.to_str().expect("text");
+    let told = place.verb(&["system", "check", "--config-file", named]);
+    assert_eq!(String::from_utf8_lossy(&told.stdout), expected);
+    let message = errors(&place.verb(&["doctor", "--config-file", "/nonexistent/x"]));
+    let expected = "unable to configure the Docker daemon with file /nonexistent/x: open \
+                    /nonexistent/x: no such file or directory";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]

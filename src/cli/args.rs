@@ -109,7 +109,7 @@ pub enum Verb {
     /// Run the daemon
     Daemon(Daemon),
     /// Say what this host allows, and what to do about the rest
-    Doctor,
+    Doctor(Roots),
 }
 
 /// `moss run`
@@ -645,7 +645,7 @@ pub enum NetworkGroup {
 #[derive(Debug, Subcommand)]
 pub enum SystemGroup {
     /// List what was leaked: mounts, processes, namespaces, directories, half-made objects
-    Check,
+    Check(Roots),
     /// Show disk usage
     Df(Df),
     /// Get real time events from the engine
@@ -670,6 +670,38 @@ pub struct SystemStop {
     /// Stop every container too, and the processes that hold their namespaces
     #[arg(long)]
     pub containers: bool,
+    /// Where the engine is.
+    #[command(flatten)]
+    pub roots: Roots,
+}
+
+/// Where an engine keeps things: as its daemon was told, by these flags or by daemon.json.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Roots {
+    /// Root directory of persistent state
+    #[arg(long, value_name = "string")]
+    pub data_root: Option<String>,
+    /// Root directory for execution state files
+    #[arg(long, value_name = "string")]
+    pub exec_root: Option<String>,
+    /// Daemon configuration file
+    #[arg(long, value_name = "string")]
+    pub config_file: Option<String>,
+}
+
+impl Roots {
+    /// The same for another command line of moss.
+    pub fn words(&self) -> Vec<String> {
+        let flags = [
+            ("--data-root", &self.data_root),
+            ("--exec-root", &self.exec_root),
+            ("--config-file", &self.config_file),
+        ];
+        let given = flags
+            .iter()
+            .filter_map(|(flag, value)| Some([flag.to_string(), (*value).clone()?]));
+        given.flatten().collect()
+    }
 }
 
 /// `moss daemon`
@@ -681,15 +713,9 @@ pub struct Daemon {
     /// Path of the socket to listen on, short for -H unix://PATH
     #[arg(long, value_name = "string")]
     pub socket: Vec<String>,
-    /// Root directory of persistent state
-    #[arg(long, value_name = "string")]
-    pub data_root: Option<String>,
-    /// Root directory for execution state files
-    #[arg(long, value_name = "string")]
-    pub exec_root: Option<String>,
-    /// Daemon configuration file
-    #[arg(long, value_name = "string")]
-    pub config_file: Option<String>,
+    /// Where it keeps things.
+    #[command(flatten)]
+    pub roots: Roots,
     /// Validate daemon configuration and exit
     #[arg(long)]
     pub validate: bool,

@@ -26,10 +26,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::args;
 use super::error::Refused;
 use super::http::{Body, BodyReader, Connection, Head, Hijacked, Target};
 use crate::api::error::ErrorBody;
 use crate::api::version::ApiVersion;
+use crate::engine::config::{self, Config, Options};
 use crate::sys::lock;
 use crate::sys::paths::{self, Paths};
 
@@ -65,6 +67,22 @@ impl Place {
     }
 }
 
+/// Where the engine with these flags keeps things: daemon.json has a say too.
+pub fn paths(roots: &args::Roots) -> Result<Paths> {
+    let user = Paths::of_user().context("cannot find this user's directories")?;
+    let path = |text: &Option<String>| text.as_ref().map(PathBuf::from);
+    let options = Options {
+        data_root: path(&roots.data_root),
+        exec_root: path(&roots.exec_root),
+        config_file: path(&roots.config_file),
+        ..Options::default()
+    };
+    let config = Config::read(&options, &config::file(&user))?;
+    config
+        .paths(&user)
+        .context("cannot find the working directory")
+}
+
 /// The socket of this user's living engine, if there is one.
 pub fn living(paths: &Paths) -> Result<Option<PathBuf>> {
     let mut candidates = Vec::new();
@@ -88,7 +106,7 @@ pub fn living(paths: &Paths) -> Result<Option<PathBuf>> {
 }
 
 /// Starts a daemon and waits until it serves; its socket.
-fn start(paths: &Paths) -> Result<PathBuf> {
+fn start(paths: &Paths, roots: &args::Roots) -> Result<PathBuf> {
     paths::private_dir(&paths.exec_root).context("cannot use the runtime directory")?;
     let turn = paths.exec_root.join("start.lock");
     let turn = File::options()
@@ -130,6 +148,7 @@ fn start(paths: &Paths) -> Result<PathBuf> {
         .arg0("moss")
         .args(["daemon", "--on-demand", "--ready-fd"])
         .arg(told.as_raw_fd().to_string())
+        .args(roots.words())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -189,27 +208,41 @@ pub struct Client {
 impl Client {
     /// Finds the engine, or starts it.
     pub fn find(place: &Place) -> Result<Client> {
-        let (socket, connection) = match place {
-            Place::Named(socket) => (socket.clone(), None),
+        match place {
+            Place::Named(socket) => Ok(Client::on(socket.clone(), None)),
             Place::Own => {
-                let paths = Paths::of_user().context("cannot find this user's directories")?;
-                // The usual case costs one connection, which is kept.
-                let named = lock::holder(&paths.data_root).and_then(|holder| holder.socket);
-                let usual = named.unwrap_or_else(|| paths.socket.clone());
-                match Connection::open(&usual) {
-                    Ok(connection) => (usual, Some(connection)),
-                    Err(_) => match living(&paths)? {
-                        Some(socket) => (socket, None),
-                        None => (start(&paths)?, None),
-                    },
-                }
+                let roots = args::Roots::default();
+                let error = match paths(&roots) {
+                    Ok(paths) => return Client::own(&paths, &roots),
+                    Err(error) => error,
+                };
+                // A daemon that was started before the file was spoilt still serves.
+                let living = Paths::of_user().ok().and_then(|user| living(&user).ok()?);
+                living.map(|socket| Client::on(socket, None)).ok_or(error)
             }
-        };
-        Ok(Client {
+        }
+    }
+
+    /// Finds the engine that keeps things there, or starts it.
+    pub fn own(paths: &Paths, roots: &args::Roots) -> Result<Client> {
+        // The usual case costs one connection, which is kept.
+        let named = lock::holder(&paths.data_root).and_then(|holder| holder.socket);
+        let usual = named.unwrap_or_else(|| paths.socket.clone());
+        Ok(match Connection::open(&usual) {
+            Ok(connection) => Client::on(usual, Some(connection)),
+            Err(_) => match living(paths)? {
+                Some(socket) => Client::on(socket, None),
+                None => Client::on(start(paths, roots)?, None),
+            },
+        })
+    }
+
+    fn on(socket: PathBuf, connection: Option<Connection>) -> Client {
+        Client {
             socket,
             idle: RefCell::new(connection),
             warned: Cell::new(false),
-        })
+        }
     }
 
     /// Its socket.

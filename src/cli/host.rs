@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use super::args;
-use super::engine::{Client, Place};
+use super::engine::{Client, Place, paths};
 use super::error::Exit;
 use super::http::{Body, Target};
 use super::output::line;
@@ -23,8 +23,8 @@ use crate::userns::probe::{self, Places};
 const LEAVING: Duration = Duration::from_secs(30);
 
 /// `moss doctor`: the probes of the host, with no daemon.
-pub fn doctor() -> Result<()> {
-    let paths = Paths::of_user().context("cannot find this user's directories")?;
+pub fn doctor(roots: &args::Roots) -> Result<()> {
+    let paths = paths(roots)?;
     let findings = probe::run(&Places {
         data_root: paths.data_root,
         exec_root: paths.exec_root,
@@ -43,8 +43,8 @@ pub fn doctor() -> Result<()> {
 }
 
 /// `moss system check`: what was left behind; works with no daemon.
-pub fn check() -> Result<()> {
-    let paths = Paths::of_user().context("cannot find this user's directories")?;
+pub fn check(roots: &args::Roots) -> Result<()> {
+    let paths = paths(roots)?;
     let found = leaks::find(&paths.data_root, &paths.exec_root);
     for leak in &found {
         line(&leak.to_string())?;
@@ -61,9 +61,9 @@ pub fn stop(place: &Place, stop: &args::SystemStop) -> Result<()> {
     if *place != Place::Own {
         bail!("only this user's own engine can be stopped: -H and MOSS_HOST name another");
     }
-    let paths = Paths::of_user().context("cannot find this user's directories")?;
+    let paths = paths(&stop.roots)?;
     if stop.containers {
-        stop_containers(&paths)?;
+        stop_containers(&paths, &stop.roots)?;
     }
     stop_daemon(&paths)?;
     if stop.containers {
@@ -83,12 +83,12 @@ pub fn stop(place: &Place, stop: &args::SystemStop) -> Result<()> {
 }
 
 /// Stops what runs. Where no daemon lives one is started for it: containers may well run.
-fn stop_containers(paths: &Paths) -> Result<()> {
+fn stop_containers(paths: &Paths, roots: &args::Roots) -> Result<()> {
     let keeper = Keeper::connect(&Start::new(&paths.exec_root, Some(&paths.data_root))?)?;
     if keeper.is_none() && super::engine::living(paths)?.is_none() {
         return Ok(());
     }
-    let client = Client::find(&Place::Own)?;
+    let client = Client::own(paths, roots)?;
     let running: Vec<Summary> = client.get(&Target::new("/containers/json", &[]))?;
     // At once: each may take its time to stop.
     let mut waiting = Vec::new();

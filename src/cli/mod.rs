@@ -75,10 +75,10 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
     let variable = std::env::var("MOSS_HOST").ok();
     let place = Place::choose(parsed.host.as_deref(), variable.as_deref())?;
     match &parsed.verb {
-        Verb::Doctor => return host::doctor(),
+        Verb::Doctor(roots) => return host::doctor(roots),
         Verb::Daemon(daemon) => return serve(daemon),
         Verb::Version(version) => return system::version(&place, version),
-        Verb::System(SystemGroup::Check) => return host::check(),
+        Verb::System(SystemGroup::Check(roots)) => return host::check(roots),
         Verb::System(SystemGroup::Stop(stop)) => return host::stop(&place, stop),
         _ => {}
     }
@@ -114,7 +114,7 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
         Verb::Container(ContainerGroup::Prune(verb)) => containers::prune(&find()?, &verb),
         Verb::Image(ImageGroup::Prune(verb)) => images::prune(&find()?, &verb),
         Verb::System(SystemGroup::Df(verb)) => system::disk_usage(&find()?, &verb),
-        Verb::Doctor
+        Verb::Doctor(_)
         | Verb::Daemon(_)
         | Verb::Version(_)
         | Verb::Container(_)

@@ -35,6 +35,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::engine::config::{self, Config, ConfigError, Options};
 use crate::engine::facts::Facts;
 use crate::engine::{self, Engine, Settings};
 use crate::overlay::{self, Driver};
@@ -46,7 +47,6 @@ use crate::sys::pidfd;
 use crate::userns::idmap::{IdMap, Origin};
 use crate::userns::keeper::{Keeper, KeeperError, Start};
 
-use super::config::{Config, ConfigError, Options};
 use super::listen::{self, Host, ListenError, Socket};
 use super::notify::{self, Notify};
 use super::routes;
@@ -163,10 +163,8 @@ struct Places {
 
 impl Places {
     fn of(config: &Config, options: &Options, user: &Paths) -> Result<Places, DaemonError> {
-        let full = |path: Option<&PathBuf>, default: &Path| {
-            absolute(path.map_or(default, PathBuf::as_path))
-                .map_err(failed("find the working directory"))
-        };
+        let directory = || failed("find the working directory");
+        let roots = config.paths(user).map_err(directory())?;
         let mut hosts = Vec::new();
         for text in &config.hosts {
             let host = Host::parse(text, &user.socket)?;
@@ -178,10 +176,11 @@ impl Places {
             hosts.push(Host::Unix(user.socket.clone()));
         }
         Ok(Places {
-            data_root: full(config.data_root.as_ref(), &user.data_root)?,
-            exec_root: full(config.exec_root.as_ref(), &user.exec_root)?,
+            data_root: roots.data_root,
+            exec_root: roots.exec_root,
             hosts,
-            config_file: full(options.config_file.as_ref(), &default_file(user))?,
+            config_file: absolute(options.config_file.as_ref().unwrap_or(&config::file(user)))
+                .map_err(directory())?,
             driver: match &config.storage_driver {
                 Some(name) => Some(name.parse()?),
                 None => None,
@@ -190,13 +189,9 @@ impl Places {
     }
 }
 
-fn default_file(user: &Paths) -> PathBuf {
-    user.config.join("daemon.json")
-}
-
 fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), DaemonError> {
     let user = Paths::of_user().map_err(failed("find this user's directories"))?;
-    let config = Config::read(options, &default_file(&user))?;
+    let config = Config::read(options, &config::file(&user))?;
     let places = Places::of(&config, options, &user)?;
     if options.validate {
         eprintln!("configuration OK");

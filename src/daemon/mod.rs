@@ -10,11 +10,10 @@
 //! | [`server`] | accepts connections, runs HTTP/1.1 on them, gives hijacked ones away |
 //! | [`dispatch`] | from a request to an endpoint and back; what all answers have in common |
 //! | [`router`], [`version`], [`query`], [`request`], [`answer`] | the parts of that, pure where they can be |
-//! | [`config`], [`listen`], [`notify`] | what it was told, the sockets it makes or is given, telling that it serves |
+//! | [`listen`], [`notify`] | the sockets it makes or is given, telling that it serves |
 //! | [`hijack`], [`peer`] | connections that leave HTTP; noticing that a client has left |
 
 pub mod answer;
-pub mod config;
 pub mod dispatch;
 pub mod hijack;
 pub mod lifecycle;
@@ -28,5 +27,4 @@ pub mod routes;
 pub mod server;
 pub mod version;
 
-pub use config::Options;
 pub use lifecycle::{DaemonError, run};

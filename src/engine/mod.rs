@@ -21,6 +21,7 @@
 //! Which state may be changed by whom is told in [`containers`].
 
 pub mod attach;
+pub mod config;
 pub mod containers;
 mod create;
 pub mod error;

@@ -6,12 +6,15 @@
 //! or in the file, not by both. A missing file is no error unless it was asked for by name.
 //!
 //! Reading is pure but for the file itself; [`Config::read`] is also what SIGHUP and `--validate` do.
+//! Verbs read it too, for [`Config::paths`]: they must look where the daemon keeps things.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use serde_json::{Map, Value};
+
+use crate::sys::paths::Paths;
 
 /// What was typed: flags of `moss daemon`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -195,6 +198,22 @@ impl Config {
         Config::join(options, &text).map_err(refused)
     }
 
+    /// Where a daemon with this configuration keeps things; what it does not say is as `user` has it.
+    ///
+    /// # Errors
+    /// Where a relative path is named and there is no working directory.
+    pub fn paths(&self, user: &Paths) -> io::Result<Paths> {
+        let full = |named: &Option<PathBuf>, default: &PathBuf| {
+            absolute(named.as_ref().unwrap_or(default))
+        };
+        Ok(Paths {
+            data_root: full(&self.data_root, &user.data_root)?,
+            exec_root: full(&self.exec_root, &user.exec_root)?,
+            socket: user.socket.clone(),
+            config: user.config.clone(),
+        })
+    }
+
     /// Joins the flags and the file's text; what is wrong as a sentence.
     fn join(options: &Options, text: &[u8]) -> Result<Config, String> {
         let file: Map<String, Value> = if text.trim_ascii().is_empty() {
@@ -256,6 +275,11 @@ impl Config {
             .extend(idle.map(|name| format!("the directive {name:?} has no effect in moss")));
         Ok(config)
     }
+}
+
+/// The file that is read where none is named.
+pub fn file(user: &Paths) -> PathBuf {
+    user.config.join("daemon.json")
 }
 
 /// `key=value`, as dockerd asks of labels.
@@ -397,6 +421,25 @@ mod tests {
         assert_eq!(refused(r#"{"labels": ["x"]}"#), "bad attribute format: x");
         refused("[]");
         refused("{");
+    }
+
+    #[test]
+    fn roots_are_where_the_configuration_says() {
+        let user = Paths {
+            exec_root: "/run/moss".into(),
+            data_root: "/data/moss".into(),
+            socket: "/run/moss.sock".into(),
+            config: "/etc/moss".into(),
+        };
+        let options = Options {
+            exec_root: Some("/flag".into()),
+            ..Options::default()
+        };
+        let config = join(&options, r#"{"data-root": "/file"}"#).unwrap();
+        let paths = config.paths(&user).unwrap();
+        assert_eq!(paths.data_root, Path::new("/file"));
+        assert_eq!(paths.exec_root, Path::new("/flag"));
+        assert_eq!(Config::default().paths(&user).unwrap(), user);
     }
 
     #[test]
