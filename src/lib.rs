@@ -13,6 +13,7 @@
 //! | L1 | [`userns`] | id maps, the keeper, host probes; from a plan to a confined process |
 //! | L1 | [`dockerfile`] | the language of Dockerfiles: lines, instructions, words |
 //! | L1 | [`overlay`] | a root filesystem from layers |
+//! | L1 | [`registry`] | the distribution protocol: proof, manifests, blobs, uploads |
 //! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
 //! | L2 | [`volume`] | named volumes, filling them from an image |
 //! | L2 | [`container`] | records, HostConfig → spec → plan, the shim and its protocol, logs |
@@ -32,6 +33,7 @@ pub mod dockerfile;
 pub mod engine;
 pub mod image;
 pub mod overlay;
+pub mod registry;
 pub mod sys;
 pub mod types;
 pub mod userns;

@@ -1,0 +1,332 @@
+//! A blob as a stream: what a pull spends its time on.
+//!
+//! Nothing is kept: bytes go from the socket's buffer to the reader. When a connection breaks or
+//! goes silent, another is opened for the rest (`Range`), after a pause that doubles; a server that
+//! ignores the range is read and thrown away up to where it matters. Attempts are counted anew
+//! after every [`PROGRESS`] bytes, so a long blob over a bad line arrives, and a server that sends
+//! one byte a connection is given up soon.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use ureq::BodyReader;
+use ureq::http::{Method, StatusCode};
+
+use super::answer::refused;
+use super::error::{Error, Failure};
+use super::http::{Request, jittered, of_io};
+use super::repository::{Inner, Place};
+use super::url::Url;
+use crate::types::digest::Digest;
+
+/// How often a broken connection is replaced; Docker's number of attempts.
+const ATTEMPTS: u32 = 5;
+/// First pause; doubled each time.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Bytes after which a line counts as good again.
+const PROGRESS: u64 = 1 << 20;
+
+/// The bytes of a blob. Its errors are this folder's: [`Error::from_io`] gets them back.
+pub struct Blob {
+    inner: Arc<Inner>,
+    digest: Digest,
+    size: Option<u64>,
+    offset: u64,
+    /// Which place it comes from.
+    place: usize,
+    body: Option<BodyReader<'static>>,
+    /// Where it comes from, for errors.
+    url: Option<Url>,
+    failures: u32,
+    failed_at: u64,
+}
+
+struct Opened {
+    body: BodyReader<'static>,
+    url: Url,
+    size: Option<u64>,
+}
+
+impl Blob {
+    pub(super) fn open(
+        inner: Arc<Inner>,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<Self, Error> {
+        let first = inner.first();
+        let mut blob = Self {
+            inner,
+            digest,
+            size,
+            offset: 0,
+            place: first,
+            body: None,
+            url: None,
+            failures: 0,
+            failed_at: 0,
+        };
+        blob.reopen_patiently()?;
+        Ok(blob)
+    }
+
+    /// The blob's length, where it is known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The blob's digest, which the bytes may yet belie.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Opens a connection for the rest, as often as is allowed.
+    fn reopen_patiently(&mut self) -> Result<(), Error> {
+        loop {
+            match self.reopen() {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() => self.pause(error)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), Error> {
+        let (digest, offset, expected) = (self.digest, self.offset, self.size);
+        let inner = Arc::clone(&self.inner);
+        let (place, opened) = inner.places_from(self.place, |place| {
+            request(&inner, place, digest, offset, expected)
+        })?;
+        self.place = place;
+        self.size = expected.or(opened.size);
+        self.body = Some(opened.body);
+        self.url = Some(opened.url);
+        Ok(())
+    }
+
+    /// Waits before another attempt, or gives up with what went wrong last.
+    fn pause(&mut self, error: Error) -> Result<(), Error> {
+        self.body = None;
+        if self.offset >= self.failed_at + PROGRESS {
+            self.failures = 0;
+        }
+        self.failed_at = self.offset;
+        self.failures += 1;
+        if self.failures >= ATTEMPTS {
+            return Err(error);
+        }
+        tracing::debug!(
+            digest = %self.digest,
+            offset = self.offset,
+            error = error.chain(),
+            "download interrupted, retrying"
+        );
+        self.inner
+            .cancel
+            .sleep(jittered(PAUSE * 2u32.pow(self.failures - 1)))
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            self.inner.cancel.check()?;
+            if self.size.is_some_and(|size| self.offset == size) {
+                return self.ended();
+            }
+            let Some(body) = &mut self.body else {
+                self.reopen_patiently()?;
+                continue;
+            };
+            let source = match body.read(buffer) {
+                Ok(0) if self.size.is_none() => return Ok(0),
+                Ok(0) => Failure::Eof,
+                Ok(length) => {
+                    self.offset += length as u64;
+                    return match self.size {
+                        Some(size) if self.offset > size => Err(self.too_long(size)),
+                        _ => Ok(length),
+                    };
+                }
+                Err(error) => of_io(error),
+            };
+            if matches!(source, Failure::Cancelled) {
+                return Err(Error::Cancelled);
+            }
+            let url = self.url.as_ref().map(Url::to_string).unwrap_or_default();
+            self.pause(Error::Request {
+                method: "Get".into(),
+                url,
+                source,
+            })?;
+        }
+    }
+
+    /// At the end: the server may have more than it should, and the connection is to be used again.
+    fn ended(&mut self) -> Result<usize, Error> {
+        let Some(mut body) = self.body.take() else {
+            return Ok(0);
+        };
+        match body.read(&mut [0; 1]) {
+            Ok(more) if more > 0 => {
+                self.offset += 1;
+                Err(self.too_long(self.offset - 1))
+            }
+            // Everything is here, so it does not matter how the connection ended.
+            _ => Ok(0),
+        }
+    }
+
+    fn too_long(&self, expected: u64) -> Error {
+        Error::BlobSize {
+            digest: self.digest,
+            expected,
+            actual: self.offset,
+        }
+    }
+}
+
+impl Read for Blob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_some(buffer).map_err(io::Error::from)
+    }
+}
+
+fn request(
+    inner: &Inner,
+    place: &Place,
+    digest: Digest,
+    offset: u64,
+    expected: Option<u64>,
+) -> Result<Opened, Error> {
+    let url = place.url(&inner.path(&format!("blobs/{digest}")));
+    let response = place.send(None, || {
+        let mut request = Request::new(Method::GET, url.clone());
+        if offset > 0 {
+            request.headers.push(("range", format!("bytes={offset}-")));
+        }
+        request
+    })?;
+    let begins_at = match response.status {
+        StatusCode::PARTIAL_CONTENT => {
+            let begin = response.header("content-range").and_then(range_begin);
+            if begin != Some(offset) {
+                return Err(Error::Protocol {
+                    registry: response.url.authority.clone(),
+                    reason: format!("it sent another part of blob {digest} than was asked for"),
+                });
+            }
+            offset
+        }
+        StatusCode::OK => 0,
+        StatusCode::NOT_FOUND => return Err(Error::BlobUnknown),
+        _ => return Err(refused(response)),
+    };
+    let size = response.length().map(|length| length + begins_at);
+    if let (Some(expected), Some(actual)) = (expected, size)
+        && expected != actual
+    {
+        return Err(Error::BlobSize {
+            digest,
+            expected,
+            actual,
+        });
+    }
+    let (method, url) = (response.method.clone(), response.url.clone());
+    let mut body = response.into_reader();
+    if begins_at < offset {
+        let skipped = io::copy(&mut body.by_ref().take(offset), &mut io::sink());
+        let source = match skipped {
+            Ok(skipped) if skipped == offset => None,
+            Ok(_) => Some(Failure::Eof),
+            Err(error) => Some(of_io(error)),
+        };
+        if let Some(source) = source {
+            return Err(Error::Request {
+                method,
+                url: url.to_string(),
+                source,
+            });
+        }
+    }
+    Ok(Opened { body, url, size })
+}
+
+/// The first byte of `bytes 10-19/20`.
+fn range_begin(value: &str) -> Option<u64> {
+    let (begin, _) = value.trim().strip_prefix("bytes ")?.split_once('-')?;
+    begin.parse().ok()
+}
+
+/// A stream whose end is an error unless its bytes are those of a digest.
+pub struct Verified<R> {
+    reader: R,
+    expected: Digest,
+    hash: Option<Sha256>,
+    /// The bytes were others: said at every attempt to read on.
+    failed: bool,
+}
+
+impl<R: Read> Verified<R> {
+    /// Verifies `reader` as it is read.
+    pub fn new(reader: R, expected: Digest) -> Self {
+        Self {
+            reader,
+            expected,
+            hash: Some(Sha256::new()),
+            failed: false,
+        }
+    }
+
+    /// What was read from.
+    pub fn into_inner(self) -> R {
+        self.reader
+    }
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        if length > 0 {
+            if let Some(hash) = &mut self.hash {
+                hash.update(&buffer[..length]);
+            }
+            return Ok(length);
+        }
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        if let Some(hash) = self.hash.take() {
+            self.failed = Digest::from_bytes(hash.finalize().into()) != self.expected;
+        }
+        if self.failed {
+            return Err(Error::BlobDigest(self.expected).into());
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verifies_at_the_end() {
+        let mut out = Vec::new();
+        let good = Verified::new(&b"abc"[..], Digest::of(b"abc")).read_to_end(&mut out);
+        assert!(good.is_ok_and(|length| length == 3));
+        let error = Verified::new(&b"abd"[..], Digest::of(b"abc"))
+            .read_to_end(&mut out)
+            .map_err(Error::from_io);
+        assert!(matches!(error, Err(Ok(Error::BlobDigest(_)))));
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range_begin("bytes 10-19/20"), Some(10));
+        assert_eq!(range_begin("bytes */20"), None);
+        assert_eq!(range_begin("10-19/20"), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! A handle that ends a transfer from another thread.
+//!
+//! Whoever waits for the network waits in slices and asks the handle between them, so that a pull
+//! whose client is gone ends within [`SLICE`] and not with the next time-out: in a connect, in the
+//! middle of a body, in a lookup of a name, or in the pause before another attempt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+
+/// Longest time between two looks at the handle.
+pub(super) const SLICE: Duration = Duration::from_millis(200);
+
+/// Ends the transfers that were given a clone of it; it cannot be taken back.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// A handle that nobody has used yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the transfers.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether the transfers are to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Fails once the transfers are to end.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.is_cancelled() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits, unless the transfers are to end.
+    pub(super) fn sleep(&self, duration: Duration) -> Result<(), Error> {
+        let end = Instant::now() + duration;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(SLICE));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleeper_wakes() {
+        let cancel = Cancel::new();
+        assert!(cancel.sleep(Duration::from_millis(1)).is_ok());
+        let other = cancel.clone();
+        let begun = Instant::now();
+        std::thread::spawn(move || other.cancel());
+        assert!(cancel.sleep(Duration::from_secs(60)).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}

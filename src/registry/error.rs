@@ -1,0 +1,632 @@
+//! What can go wrong with a registry, in the words that Docker's clients know.
+//!
+//! Three layers, as in Docker: a [`Failure`] is below HTTP (names, sockets, TLS) and worded as Go's
+//! standard library words it; a [`Refusal`] is what a registry answers, `code: message`; an
+//! [`Error`] is what was being done. [`Error::chain`] joins an error with its causes, which is what
+//! a client is shown: `Get "https://r.example/v2/": dial tcp 192.0.2.1:443: connect: connection
+//! refused`.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+
+use crate::types::digest::Digest;
+use crate::types::reference::ReferenceError;
+
+/// Anything that this folder answers instead of what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The [`Cancel`](super::Cancel) was used.
+    #[error("context canceled")]
+    Cancelled,
+    /// A request got no answer.
+    #[error("{method} {url:?}")]
+    Request {
+        /// `Get`, `Head`: as Go writes them.
+        method: String,
+        /// Where to.
+        url: String,
+        /// What happened.
+        #[source]
+        source: Failure,
+    },
+    /// A request was not sent, because the proof that it needs was not to be had.
+    #[error("{method} {url:?}")]
+    Proof {
+        /// `Get`, `Head`.
+        method: String,
+        /// Where to.
+        url: String,
+        /// Why not.
+        #[source]
+        source: Box<Self>,
+    },
+    /// The registry said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no such tag or digest.
+    #[error("manifest for {reference} not found")]
+    ManifestUnknown {
+        /// What was asked for.
+        reference: String,
+        /// The registry's words.
+        #[source]
+        source: Refusal,
+    },
+    /// A pull is not allowed, or there is nothing to pull: registries do not tell which.
+    #[error(
+        "pull access denied for {name}, repository does not exist or may require 'docker login'"
+    )]
+    PullDenied {
+        /// The repository.
+        name: String,
+        /// The registry's words.
+        #[source]
+        source: Refusal,
+    },
+    /// There is no such repository.
+    #[error("repository {name} not found")]
+    NameUnknown {
+        /// The repository.
+        name: String,
+        /// The registry's words.
+        #[source]
+        source: Refusal,
+    },
+    /// A blob that a manifest names is not there.
+    #[error("unknown blob")]
+    BlobUnknown,
+    /// A status that the protocol has no place for.
+    #[error("received unexpected HTTP status: {0}")]
+    Status(String),
+    /// An error whose body is not what it claims to be.
+    #[error("error parsing HTTP {status} response body: {reason}: {body:?}")]
+    Unparsable {
+        /// The status.
+        status: u16,
+        /// What is wrong with the body.
+        reason: String,
+        /// Its beginning.
+        body: String,
+    },
+    /// An answer lacks what the protocol demands, or has too much of it.
+    #[error("invalid answer from registry {registry}: {reason}")]
+    Protocol {
+        /// The registry's host.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The registry asks for Basic credentials and there are none.
+    #[error("no basic auth credentials")]
+    NoCredentials,
+    /// The token server answered without a token.
+    #[error("authorization server did not include a token in the response")]
+    NoToken,
+    /// The challenge or the token server's answer makes no sense.
+    #[error("{0}")]
+    Token(String),
+    /// `POST /auth` was answered with an odd status.
+    #[error("login attempt to {url} failed with status: {status}")]
+    Login {
+        /// Where to.
+        url: String,
+        /// The status and its name.
+        status: String,
+    },
+    /// No entry of an index is for the platform.
+    #[error("no matching manifest for {0} in the manifest list entries")]
+    NoMatch(String),
+    /// Schema 1, which Docker removed.
+    #[error(
+        "Docker Image Format v1 and Docker Image manifest version 2, schema 1 support has been \
+         removed. Suggest the author of {0} to upgrade the image to the OCI Format or Docker Image \
+         manifest v2, schema 2. More information at https://docs.docker.com/go/deprecated-image-specs/"
+    )]
+    Schema1(String),
+    /// The manifest of something that is no image, by its config.
+    #[error("Encountered remote {media_type:?}({class}) when fetching")]
+    Class {
+        /// The config's media type.
+        media_type: String,
+        /// `plugin` or `unknown`.
+        class: &'static str,
+    },
+    /// A config or layer of a kind that cannot be unpacked.
+    #[error("unsupported media type {0}")]
+    MediaType(String),
+    /// Docker's answer to its own model format.
+    #[error(
+        "AI models are not yet supported by the Engine, please use \"docker model pull/run\" instead"
+    )]
+    AiModel,
+    /// A manifest of no known format.
+    #[error("unsupported manifest format")]
+    ManifestFormat,
+    /// A manifest that cannot be read.
+    #[error("invalid manifest {digest}: {reason}")]
+    Manifest {
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A manifest is longer than anybody's.
+    #[error("manifest is larger than {limit} bytes")]
+    ManifestTooLarge {
+        /// The bound.
+        limit: u64,
+    },
+    /// Indexes within indexes.
+    #[error("manifest list is nested deeper than {limit} levels")]
+    Nested {
+        /// The bound.
+        limit: usize,
+    },
+    /// A manifest is not what its digest says.
+    #[error("manifest verification failed for digest {0}")]
+    ManifestDigest(Digest),
+    /// A blob is not what its digest says.
+    #[error("filesystem layer verification failed for digest {0}")]
+    BlobDigest(Digest),
+    /// A blob is not as long as it should be.
+    #[error("blob {digest} has {actual} bytes, expected {expected}")]
+    BlobSize {
+        /// The blob.
+        digest: Digest,
+        /// What was promised.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+    /// The source of an upload failed.
+    #[error("cannot read what is to be pushed")]
+    Source(#[source] io::Error),
+    /// A name outside the grammar.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// `scratch` and the like.
+    #[error("'{0}' is a reserved name")]
+    Reserved(String),
+    /// The configuration or a parameter is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// Certificates of a registry cannot be read.
+    #[error("cannot read {path}")]
+    Certificates {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A search was answered with something else.
+    #[error("{0}")]
+    Search(String),
+    /// A credential helper failed.
+    #[error("error getting credentials - err: {reason}, out: `{output}`")]
+    Helper {
+        /// What became of the program.
+        reason: String,
+        /// What it printed.
+        output: String,
+    },
+}
+
+/// What kind of answer an [`Error`] is, for whoever turns it into a status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// There is no such image or repository, or nobody may know.
+    NotFound,
+    /// Credentials are missing or wrong.
+    Unauthorized,
+    /// Not allowed.
+    Forbidden,
+    /// The request, the configuration, or what was asked for is nothing that can be served.
+    Invalid,
+    /// Too many requests.
+    TooManyRequests,
+    /// The registry, or something on the way, cannot be reached.
+    Unreachable,
+    /// The client went away.
+    Cancelled,
+    /// Anything else: Docker answers 500.
+    System,
+}
+
+impl Error {
+    /// The kind.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Request { source, .. } => match source {
+                Failure::Cancelled => ErrorKind::Cancelled,
+                _ => ErrorKind::Unreachable,
+            },
+            Self::ManifestUnknown { .. } | Self::PullDenied { .. } | Self::NameUnknown { .. } => {
+                ErrorKind::NotFound
+            }
+            Self::Refused(refusal) => match refusal.code() {
+                "UNAUTHORIZED" => ErrorKind::Unauthorized,
+                "DENIED" => ErrorKind::Forbidden,
+                "MANIFEST_UNKNOWN" | "NAME_UNKNOWN" => ErrorKind::NotFound,
+                "TOOMANYREQUESTS" => ErrorKind::TooManyRequests,
+                _ => ErrorKind::System,
+            },
+            Self::Proof { source, .. } => source.kind(),
+            Self::NoCredentials => ErrorKind::Unauthorized,
+            Self::Reserved(_) => ErrorKind::Forbidden,
+            Self::Schema1(_)
+            | Self::Class { .. }
+            | Self::MediaType(_)
+            | Self::AiModel
+            | Self::ManifestFormat
+            | Self::Reference(_)
+            | Self::Invalid(_) => ErrorKind::Invalid,
+            _ => ErrorKind::System,
+        }
+    }
+
+    /// The sentence and its causes, joined as Docker's messages are.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(inner) = cause {
+            text.push_str(": ");
+            text.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        text
+    }
+
+    /// The same, as what kept a request from being sent.
+    pub(super) fn in_request(self, method: &str, url: &str) -> Self {
+        match self {
+            Self::Cancelled => self,
+            other => Self::Proof {
+                method: method.to_owned(),
+                url: url.to_owned(),
+                source: Box::new(other),
+            },
+        }
+    }
+
+    /// Whether another attempt may end otherwise: the network failed, or the registry is busy.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Request { source, .. } => source.is_transient(),
+            Self::Proof { source, .. } => source.is_transient(),
+            Self::Status(status) => status.starts_with('5'),
+            Self::Refused(refusal) => refusal.code() == "UNAVAILABLE",
+            _ => false,
+        }
+    }
+
+    /// The error within what a reader of this folder failed with.
+    pub fn from_io(error: io::Error) -> Result<Self, io::Error> {
+        error.downcast::<Self>()
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::other(error)
+    }
+}
+
+/// Why there was no answer, worded as Go words it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The [`Cancel`](super::Cancel) was used.
+    #[error("context canceled")]
+    Cancelled,
+    /// The name is unknown.
+    #[error("dial tcp: lookup {host}: {reason}")]
+    Lookup {
+        /// The name.
+        host: String,
+        /// `no such host`.
+        reason: String,
+    },
+    /// No connection.
+    #[error("dial tcp {address}: connect: {reason}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// `connection refused`.
+        reason: String,
+    },
+    /// No answer to the attempt to connect.
+    #[error("dial tcp {0}: i/o timeout")]
+    ConnectTimeout(String),
+    /// No answer to the attempt to connect, or to TLS's greeting, in the time that there is.
+    #[error("net/http: TLS handshake timeout")]
+    HandshakeTimeout,
+    /// The registry speaks HTTP where HTTPS was tried.
+    #[error("http: server gave HTTP response to HTTPS client")]
+    HttpForHttps,
+    /// The registry's certificate is refused.
+    #[error("tls: failed to verify certificate: x509: {0}")]
+    Certificate(String),
+    /// TLS failed otherwise.
+    #[error("remote error: tls: {0}")]
+    Tls(String),
+    /// The connection ended before the answer did.
+    #[error("EOF")]
+    Eof,
+    /// The connection broke.
+    #[error("read tcp: {0}")]
+    Broken(String),
+    /// No answer in time.
+    #[error("net/http: request canceled (Client.Timeout exceeded while awaiting headers)")]
+    Timeout,
+    /// Nothing came for a long time in the middle of an answer.
+    #[error(
+        "net/http: request canceled (Client.Timeout or context cancellation while reading body)"
+    )]
+    Stalled,
+    /// The answer is no HTTP.
+    #[error("net/http: HTTP/1.x transport connection broken: {0}")]
+    Malformed(String),
+    /// Redirected too often.
+    #[error("stopped after {0} redirects")]
+    Redirects(usize),
+    /// Redirected to where nobody may go.
+    #[error("invalid redirect to {0:?}")]
+    Redirect(String),
+    /// The proxy refused.
+    #[error("proxyconnect tcp: {0}")]
+    Proxy(String),
+}
+
+impl Failure {
+    fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout(_)
+                | Self::HandshakeTimeout
+                | Self::Eof
+                | Self::Broken(_)
+                | Self::Timeout
+                | Self::Stalled
+                | Self::Connect { .. }
+        )
+    }
+}
+
+/// A system call's error without Rust's number, in lower case, as Go words it.
+pub(super) fn words(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(
+        || error.to_string(),
+        |code| nix::errno::Errno::from_raw(code).desc().to_lowercase(),
+    )
+}
+
+/// What a registry answers to what it does not do: codes and messages.
+///
+/// A message that is missing, or that says no more than the code does, is left out where the answer
+/// also has no detail, as in Docker's client: `denied: requested access to the resource is denied`
+/// comes from a detail or from another message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refusal {
+    errors: Vec<(String, Option<String>)>,
+}
+
+impl std::error::Error for Refusal {}
+
+/// Codes with the messages that say no more than they do.
+const CODES: &[(&str, &str)] = &[
+    ("UNKNOWN", "unknown error"),
+    ("UNSUPPORTED", "The operation is unsupported."),
+    ("UNAUTHORIZED", "authentication required"),
+    ("DENIED", "requested access to the resource is denied"),
+    ("UNAVAILABLE", "service unavailable"),
+    ("TOOMANYREQUESTS", "too many requests"),
+    (
+        "DIGEST_INVALID",
+        "provided digest did not match uploaded content",
+    ),
+    (
+        "SIZE_INVALID",
+        "provided length did not match content length",
+    ),
+    ("NAME_INVALID", "invalid repository name"),
+    ("TAG_INVALID", "manifest tag did not match URI"),
+    ("NAME_UNKNOWN", "repository name not known to registry"),
+    ("MANIFEST_UNKNOWN", "manifest unknown"),
+    ("MANIFEST_INVALID", "manifest invalid"),
+    (
+        "MANIFEST_UNVERIFIED",
+        "manifest failed signature verification",
+    ),
+    ("MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"),
+    ("BLOB_UNKNOWN", "blob unknown to registry"),
+    ("BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry"),
+    ("BLOB_UPLOAD_INVALID", "blob upload invalid"),
+    (
+        "PAGINATION_NUMBER_INVALID",
+        "invalid number of results requested",
+    ),
+];
+
+/// Longest message that is passed on, in bytes: what a person can read, not what a registry can send.
+const MESSAGE_MAX: usize = 4096;
+
+impl Refusal {
+    /// One error, whose message may add nothing.
+    pub(super) fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            errors: vec![(known(code).0.to_owned(), Some(clipped(message.into())))],
+        }
+    }
+
+    /// One error in its own words.
+    pub(super) fn of_code(code: &str) -> Self {
+        let (code, message) = known(code);
+        Self::new(code, message)
+    }
+
+    /// The errors of a JSON body; none of them if there are none.
+    pub(super) fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(serde::Deserialize)]
+        struct Body {
+            #[serde(default)]
+            errors: Option<Vec<One>>,
+        }
+        #[derive(serde::Deserialize)]
+        struct One {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: String,
+            #[serde(default)]
+            detail: Option<serde_json::Value>,
+        }
+        let body: Body = serde_json::from_slice(body)?;
+        let errors = body.errors.unwrap_or_default();
+        Ok(Self {
+            errors: errors
+                .into_iter()
+                .map(|one| {
+                    let (code, default) = known(&one.code);
+                    let plain =
+                        one.detail.is_none() && (one.message.is_empty() || one.message == default);
+                    (code.to_owned(), (!plain).then(|| clipped(one.message)))
+                })
+                .collect(),
+        })
+    }
+
+    /// Both, these first.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.errors.extend(other.errors);
+        self
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// The first error's code: `MANIFEST_UNKNOWN`; `UNKNOWN` for what Docker does not know.
+    pub fn code(&self) -> &str {
+        self.errors.first().map_or("UNKNOWN", |(code, _)| code)
+    }
+
+    /// Only the first error, as Docker reports a pull; nothing if it is a bare code, which Docker
+    /// takes for something else.
+    pub(super) fn first_with_message(&self) -> Option<Self> {
+        let first = self.errors.first()?;
+        first.1.as_ref()?;
+        Some(Self {
+            errors: vec![first.clone()],
+        })
+    }
+}
+
+fn known(code: &str) -> (&'static str, &'static str) {
+    CODES
+        .iter()
+        .find(|(name, _)| *name == code)
+        .copied()
+        .unwrap_or(CODES[0])
+}
+
+fn clipped(mut message: String) -> String {
+    if message.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX)
+            .rev()
+            .find(|&at| message.is_char_boundary(at))
+            .unwrap_or_default();
+        message.truncate(end);
+    }
+    message
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let one = |f: &mut fmt::Formatter<'_>, (code, message): &(String, Option<String>)| {
+            f.write_str(&code.to_lowercase().replace('_', " "))?;
+            match message {
+                Some(message) => write!(f, ": {message}"),
+                None => Ok(()),
+            }
+        };
+        match &self.errors[..] {
+            [] => f.write_str("unknown"),
+            [single] => one(f, single),
+            several => {
+                f.write_str("errors:\n")?;
+                for error in several {
+                    one(f, error)?;
+                    f.write_str("\n")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_dockers() {
+        let text = |body: &str| {
+            Refusal::from_json(body.as_bytes())
+                .map(|r| r.to_string())
+                .ok()
+        };
+        assert_eq!(
+            text(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"x"}}]}"#).as_deref(),
+            Some("manifest unknown: manifest unknown")
+        );
+        assert_eq!(
+            text(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)
+                .as_deref(),
+            Some("manifest unknown")
+        );
+        assert_eq!(
+            text(r#"{"errors":[{"code":"ODD","message":"strange"}]}"#).as_deref(),
+            Some("unknown: strange")
+        );
+        assert_eq!(
+            text(r#"{"errors":[{"code":"DENIED","message":"a"},{"code":"UNAUTHORIZED"}]}"#)
+                .as_deref(),
+            Some("errors:\ndenied: a\nunauthorized\n")
+        );
+        assert_eq!(text("<html>"), None);
+        assert!(Refusal::from_json(b"{}").is_ok_and(|refusal| refusal.is_empty()));
+    }
+
+    #[test]
+    fn chains() {
+        let error = Error::ManifestUnknown {
+            reference: "busybox:nope".into(),
+            source: Refusal::of_code("MANIFEST_UNKNOWN"),
+        };
+        assert_eq!(
+            error.chain(),
+            "manifest for busybox:nope not found: manifest unknown: manifest unknown"
+        );
+        let error = Error::Request {
+            method: "Get".into(),
+            url: "https://localhost:1/v2/".into(),
+            source: Failure::Connect {
+                address: "127.0.0.1:1".into(),
+                reason: words(&io::Error::from_raw_os_error(111)),
+            },
+        };
+        assert_eq!(
+            error.chain(),
+            "Get \"https://localhost:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused"
+        );
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+    }
+
+    #[test]
+    fn long_messages_are_clipped() {
+        let refusal = Refusal::new("DENIED", "é".repeat(MESSAGE_MAX));
+        assert!(refusal.to_string().len() <= MESSAGE_MAX + 16);
+    }
+}

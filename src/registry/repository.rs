@@ -1,0 +1,524 @@
+//! One repository of one registry: tags, manifests and blobs.
+//!
+//! A [`Repository`] is shared by the threads of a pull or push. It knows the places where the
+//! registry may be (mirrors, HTTPS, HTTP) and tries them in order, as Docker does: what fails at a
+//! mirror is tried at the next place, what fails below HTTP too, but plain HTTP never once HTTPS
+//! has answered. The place that answered last is asked first from then on.
+//!
+//! ```text
+//!   untried ──GET /v2/──▶ answered (challenges known) ──▶ requests, each with its proof
+//!      │ no answer                                          │ 401: proof renewed, once
+//!      └──▶ next place                                      └─▶ refused: an error in Docker's words
+//! ```
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ureq::http::{Method, StatusCode};
+
+use super::answer::refused;
+use super::auth::Authorizer;
+use super::blob::Blob;
+use super::cancel::Cancel;
+use super::config::Endpoint;
+use super::error::Error;
+use super::http::{Http, Payload, Request, Response, SHORT, go_name};
+use super::manifest::{MANIFEST_MAX, RawManifest, accepted};
+use super::url::{Scheme, Url};
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+
+/// Longest answer to a request for tags, in bytes, and most of them.
+const TAGS_MAX: u64 = 8 << 20;
+const TAG_PAGES: usize = 1000;
+
+/// What a [`Repository`] is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading: mirrors are asked first.
+    Pull,
+    /// Writing, and reading what is there already.
+    Push,
+}
+
+impl Access {
+    pub(super) fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push,pull",
+        }
+    }
+}
+
+/// What a tag means at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Its media type, as the registry says.
+    pub media_type: String,
+    /// Its length, where the registry says.
+    pub size: Option<u64>,
+}
+
+/// A repository. Cheap to clone; every clone is the same one.
+#[derive(Clone)]
+pub struct Repository {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) reference: Reference,
+    pub(super) access: Access,
+    pub(super) places: Vec<Place>,
+    /// The place that answered last.
+    current: AtomicUsize,
+    pub(super) cancel: Cancel,
+}
+
+/// One place where a registry may be.
+pub(super) struct Place {
+    pub(super) endpoint: Endpoint,
+    pub(super) http: Http,
+    pub(super) auth: Authorizer,
+    /// Whether it has answered.
+    pub(super) answered: Mutex<bool>,
+}
+
+impl Place {
+    /// Finds out what the registry asks for, once.
+    fn prepare(&self) -> Result<(), Error> {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*answered {
+            ping(&self.http, &self.endpoint.url, &self.auth)?;
+            *answered = true;
+        }
+        Ok(())
+    }
+
+    fn has_answered(&self) -> bool {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A URL below `/v2/`.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let base = &self.endpoint.url;
+        base.at(format!("{}v2/{path}", base.target))
+    }
+
+    /// Sends a request with the proof that it needs; once more if the proof was refused.
+    pub(super) fn send<'a>(
+        &self,
+        from: Option<&str>,
+        make: impl Fn() -> Request<'a>,
+    ) -> Result<Response, Error> {
+        let mut renewed = false;
+        loop {
+            let mut request = make();
+            let proof = self.proof(from, &request)?;
+            request.authorization.clone_from(&proof);
+            let response = self.http.send(request)?;
+            let own = response.url.same_origin(&self.endpoint.url);
+            if !renewed && own && self.auth.learn(&response, proof.as_deref()) {
+                renewed = true;
+                continue;
+            }
+            return Ok(response);
+        }
+    }
+
+    fn proof(&self, from: Option<&str>, request: &Request<'_>) -> Result<Option<String>, Error> {
+        if !request.url.same_origin(&self.endpoint.url) {
+            return Ok(None);
+        }
+        self.auth
+            .header(&self.http, &self.endpoint.url, from)
+            .map_err(|error| error.in_request(&go_name(&request.method), &request.url.to_string()))
+    }
+
+    /// Sends a request whose payload is gone afterwards. `url` may be elsewhere: then without proof.
+    pub(super) fn send_once(&self, mut request: Request<'_>) -> Result<Response, Error> {
+        request.authorization = self.proof(None, &request)?;
+        let proof = request.authorization.clone();
+        let response = self.http.send(request)?;
+        if response.url.same_origin(&self.endpoint.url) {
+            self.auth.learn(&response, proof.as_deref());
+        }
+        Ok(response)
+    }
+}
+
+/// Docker's first request: any answer means that there is a registry.
+pub(super) fn ping(http: &Http, root: &Url, auth: &Authorizer) -> Result<(), Error> {
+    let mut request = Request::new(Method::GET, root.at(format!("{}v2/", root.target)));
+    request.wait = SHORT;
+    let response = http.send(request)?;
+    if response.url.same_origin(root) {
+        auth.learn(&response, None);
+    }
+    Ok(())
+}
+
+impl Inner {
+    pub(super) fn new(
+        reference: Reference,
+        access: Access,
+        places: Vec<Place>,
+        cancel: Cancel,
+    ) -> Self {
+        Self {
+            reference,
+            access,
+            places,
+            current: AtomicUsize::new(0),
+            cancel,
+        }
+    }
+
+    /// The place to begin at.
+    pub(super) fn first(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn path(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.reference.path())
+    }
+
+    /// Does something at the places in order, from `first` on, until one succeeds; tells which.
+    pub(super) fn places_from<T>(
+        &self,
+        first: usize,
+        act: impl Fn(&Place) -> Result<T, Error>,
+    ) -> Result<(usize, T), Error> {
+        let mut last = None;
+        let mut secure = false;
+        for (index, place) in self.places.iter().enumerate().skip(first) {
+            if secure && place.endpoint.url.scheme == Scheme::Http && !place.endpoint.mirror {
+                continue;
+            }
+            match place.prepare().and_then(|()| act(place)) {
+                Ok(value) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok((index, value));
+                }
+                Err(error) if falls_back(&error, place.endpoint.mirror) => {
+                    if !place.endpoint.mirror && place.endpoint.url.scheme == Scheme::Https {
+                        secure |= place.has_answered();
+                    }
+                    tracing::info!(
+                        url = %place.endpoint.url,
+                        error = error.chain(),
+                        "attempting next endpoint"
+                    );
+                    last = Some(error);
+                }
+                Err(error) => return Err(self.translated(error)),
+            }
+        }
+        Err(self.translated(last.unwrap_or(Error::Cancelled)))
+    }
+
+    pub(super) fn at_places<T>(
+        &self,
+        act: impl Fn(&Place) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.places_from(self.first(), act).map(|(_, value)| value)
+    }
+
+    /// A refusal of a pull in the words that Docker adds.
+    fn translated(&self, error: Error) -> Error {
+        let Error::Refused(refusal) = error else {
+            return error;
+        };
+        if self.access == Access::Push {
+            return refusal.into();
+        }
+        let Some(source) = refusal.first_with_message() else {
+            return refusal.into();
+        };
+        match source.code() {
+            "DENIED" => Error::PullDenied {
+                name: self.reference.familiar_name(),
+                source,
+            },
+            "MANIFEST_UNKNOWN" => Error::ManifestUnknown {
+                reference: self.reference.familiar(),
+                source,
+            },
+            "NAME_UNKNOWN" => Error::NameUnknown {
+                name: self.reference.familiar_name(),
+                source,
+            },
+            _ => source.into(),
+        }
+    }
+}
+
+/// Whether what failed at one place may succeed at the next.
+fn falls_back(error: &Error, mirror: bool) -> bool {
+    match error {
+        Error::Cancelled | Error::Source(_) => false,
+        Error::Refused(_) => mirror,
+        _ => true,
+    }
+}
+
+impl Repository {
+    /// The name that the repository was opened with.
+    pub fn reference(&self) -> &Reference {
+        &self.inner.reference
+    }
+
+    /// Finds the digest that a tag means, without fetching the manifest where that can be avoided.
+    pub fn resolve(&self, tag: &str) -> Result<Resolved, Error> {
+        self.inner.at_places(|place| {
+            let url = place.url(&self.inner.path(&format!("manifests/{tag}")));
+            let response = place.send(None, || manifest_request(Method::HEAD, url.clone()))?;
+            if response.status.is_success()
+                && let Some(digest) = content_digest(&response)
+            {
+                return Ok(Resolved {
+                    digest,
+                    media_type: media_type(&response),
+                    size: response.length(),
+                });
+            }
+            // A registry without HEAD or digests; or an error, which has no body in a HEAD.
+            let raw = self.fetch(place, tag, None)?;
+            Ok(Resolved {
+                digest: raw.digest,
+                media_type: raw.media_type,
+                size: Some(raw.bytes.len() as u64),
+            })
+        })
+    }
+
+    /// Fetches the manifest or index of a tag.
+    pub fn manifest_by_tag(&self, tag: &str) -> Result<RawManifest, Error> {
+        self.inner.at_places(|place| self.fetch(place, tag, None))
+    }
+
+    /// Fetches the manifest or index of a digest.
+    pub fn manifest_by_digest(&self, digest: Digest) -> Result<RawManifest, Error> {
+        let name = digest.to_string();
+        self.inner
+            .at_places(|place| self.fetch(place, &name, Some(digest)))
+    }
+
+    fn fetch(
+        &self,
+        place: &Place,
+        name: &str,
+        expected: Option<Digest>,
+    ) -> Result<RawManifest, Error> {
+        let url = place.url(&self.inner.path(&format!("manifests/{name}")));
+        let response = place.send(None, || manifest_request(Method::GET, url.clone()))?;
+        if !response.status.is_success() {
+            return Err(refused(response));
+        }
+        let too_large = Error::ManifestTooLarge {
+            limit: MANIFEST_MAX,
+        };
+        if response
+            .length()
+            .is_some_and(|length| length > MANIFEST_MAX)
+        {
+            return Err(too_large);
+        }
+        let promised = expected.or_else(|| content_digest(&response));
+        let media_type = media_type(&response);
+        let (bytes, whole) = response.read(MANIFEST_MAX)?;
+        if !whole {
+            return Err(too_large);
+        }
+        let digest = Digest::of(&bytes);
+        if let Some(promised) = promised
+            && promised != digest
+        {
+            return Err(Error::ManifestDigest(promised));
+        }
+        Ok(RawManifest {
+            bytes,
+            digest,
+            media_type,
+        })
+    }
+
+    /// Opens a blob. `size` is what its descriptor says; a blob of another length is refused.
+    ///
+    /// The stream goes on by itself after a broken connection. Its digest is the reader's business:
+    /// see [`Verified`](super::Verified).
+    pub fn blob(&self, digest: Digest, size: Option<u64>) -> Result<Blob, Error> {
+        Blob::open(Arc::clone(&self.inner), digest, size)
+    }
+
+    /// Reads a small blob, a config, whole; it is verified.
+    pub fn small_blob(&self, digest: Digest, limit: u64) -> Result<Vec<u8>, Error> {
+        use std::io::Read as _;
+
+        let mut bytes = Vec::new();
+        self.blob(digest, None)?
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Error::from_io(error).unwrap_or_else(Error::Source))?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::BlobSize {
+                digest,
+                expected: limit,
+                actual: bytes.len() as u64,
+            });
+        }
+        if Digest::of(&bytes) == digest {
+            Ok(bytes)
+        } else {
+            Err(Error::BlobDigest(digest))
+        }
+    }
+
+    /// The length of a blob, if the repository has it.
+    pub fn blob_size(&self, digest: Digest) -> Result<Option<u64>, Error> {
+        self.inner.at_places(|place| {
+            let url = place.url(&self.inner.path(&format!("blobs/{digest}")));
+            let response = place.send(None, || Request::new(Method::HEAD, url.clone()))?;
+            match response.status {
+                StatusCode::NOT_FOUND => Ok(None),
+                status if status.is_success() => Ok(Some(response.length().unwrap_or_default())),
+                _ => Err(refused(response)),
+            }
+        })
+    }
+
+    /// Whether the repository has a manifest.
+    pub fn has_manifest(&self, digest: Digest) -> Result<bool, Error> {
+        self.inner.at_places(|place| {
+            let url = place.url(&self.inner.path(&format!("manifests/{digest}")));
+            let response = place.send(None, || manifest_request(Method::HEAD, url.clone()))?;
+            match response.status {
+                StatusCode::NOT_FOUND => Ok(false),
+                status if status.is_success() => Ok(true),
+                _ => Err(refused(response)),
+            }
+        })
+    }
+
+    /// Stores a manifest under a tag, or under its digest if there is none.
+    pub fn put_manifest(
+        &self,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes);
+        let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
+        self.inner.at_places(|place| {
+            let url = place.url(&self.inner.path(&format!("manifests/{name}")));
+            let response = place.send(None, || {
+                let mut request = Request::new(Method::PUT, url.clone());
+                request
+                    .headers
+                    .push(("content-type", media_type.to_owned()));
+                request.payload = Payload::Bytes(bytes);
+                request.wait = super::http::COMMIT;
+                request
+            })?;
+            if !response.status.is_success() {
+                return Err(refused(response));
+            }
+            match content_digest(&response) {
+                Some(stored) if stored != digest => Err(Error::ManifestDigest(digest)),
+                _ => Ok(digest),
+            }
+        })
+    }
+
+    /// All tags.
+    pub fn tags(&self) -> Result<Vec<String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            tags: Option<Vec<String>>,
+        }
+
+        self.inner.at_places(|place| {
+            let mut url = place.url(&self.inner.path("tags/list"));
+            let mut tags = Vec::new();
+            for _ in 0..TAG_PAGES {
+                let response = place.send(None, || Request::new(Method::GET, url.clone()))?;
+                if !response.status.is_success() {
+                    return Err(refused(response));
+                }
+                let protocol = |reason: String| Error::Protocol {
+                    registry: place.endpoint.url.authority.clone(),
+                    reason,
+                };
+                let next = response
+                    .header("link")
+                    .and_then(next_link)
+                    .map(|link| {
+                        url.join(link)
+                            .filter(|next| next.same_origin(&place.endpoint.url))
+                            .ok_or_else(|| protocol("the next page of tags is elsewhere".into()))
+                    })
+                    .transpose()?;
+                let (body, whole) = response.read(TAGS_MAX)?;
+                if !whole {
+                    return Err(protocol("the list of tags is too long".into()));
+                }
+                let page: Page = serde_json::from_slice(&body)
+                    .map_err(|error| protocol(format!("the list of tags: {error}")))?;
+                tags.extend(page.tags.unwrap_or_default());
+                match next {
+                    Some(next) => url = next,
+                    None => return Ok(tags),
+                }
+            }
+            Ok(tags)
+        })
+    }
+}
+
+fn manifest_request<'a>(method: Method, url: Url) -> Request<'a> {
+    let mut request = Request::new(method, url);
+    request.headers.push(("accept", accepted()));
+    request
+}
+
+pub(super) fn content_digest(response: &Response) -> Option<Digest> {
+    response.header("docker-content-digest")?.parse().ok()
+}
+
+fn media_type(response: &Response) -> String {
+    let value = response.header("content-type").unwrap_or_default();
+    value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// The target of `<…>; rel="next"`.
+fn next_link(value: &str) -> Option<&str> {
+    value.split(',').find_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let next = parameters
+            .split(';')
+            .any(|one| matches!(one.trim(), "rel=\"next\"" | "rel=next"));
+        next.then_some(target)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links() {
+        assert_eq!(
+            next_link("</v2/a/tags/list?last=x&n=2>; rel=\"next\""),
+            Some("/v2/a/tags/list?last=x&n=2")
+        );
+        assert_eq!(next_link("</x>; rel=\"prev\", </y>; rel=next"), Some("/y"));
+        assert_eq!(next_link("nonsense"), None);
+    }
+}

@@ -1,0 +1,334 @@
+//! Names, sockets and waiting: what the HTTP library stands on.
+//!
+//! The library's own connector blocks in the kernel until a time-out; this one waits in slices and
+//! asks the [`Cancel`] between them, bounds the silence in the middle of a body ([`IDLE`]) rather
+//! than its duration, and says what went wrong in Go's words, which clients match on. Sockets are
+//! non-blocking and `poll` is called only when nothing is there, so a busy transfer costs one
+//! system call a buffer. Names are looked up by the C library, on a thread that is left behind if
+//! it is not heard of in time: there is no way to interrupt it.
+//!
+//! A server that answers HTTPS with HTTP is told by its first bytes, before TLS sees them.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, time,
+};
+
+use super::cancel::{Cancel, SLICE};
+use super::error::{Failure, words};
+use super::net::Network;
+
+/// Longest time for one address to accept.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Longest time for a name to be looked up.
+const LOOKUP: Duration = Duration::from_secs(20);
+/// Longest silence in the middle of a body, or while the other side does not read.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Looks names up, for as long as nobody cancels.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) cancel: Cancel,
+    /// The only addresses that may be connected to; all if empty.
+    pub(super) only: Vec<Network>,
+}
+
+impl Lookup {
+    /// The addresses of a name.
+    fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let failed = |reason: &str| Failure::Lookup {
+            host: host.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let name = host.to_owned();
+        std::thread::Builder::new()
+            .name("lookup".into())
+            .spawn(move || {
+                // Nobody may be listening any more.
+                let _ = sender.send((name.as_str(), port).to_socket_addrs());
+            })
+            .map_err(|error| failed(&words(&error)))?;
+        let end = Instant::now() + LOOKUP;
+        loop {
+            match receiver.recv_timeout(SLICE) {
+                Ok(Ok(addresses)) => return Ok(addresses.collect()),
+                Ok(Err(_)) => return Err(failed("no such host")),
+                Err(_) if self.cancel.is_cancelled() => return Err(Failure::Cancelled),
+                Err(_) if Instant::now() >= end => return Err(failed("i/o timeout")),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(failed("no such host")),
+            }
+        }
+    }
+
+    /// The addresses of a name; none if there are none.
+    pub(super) fn of(&self, host: &str) -> Vec<IpAddr> {
+        self.addresses(host, 0)
+            .map(|found| found.iter().map(SocketAddr::ip).collect())
+            .unwrap_or_default()
+    }
+}
+
+impl Resolver for Lookup {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let default = if uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let mut found = self
+            .addresses(host, uri.port_u16().unwrap_or(default))
+            .map_err(failed)?;
+        if !self.only.is_empty() {
+            found.retain(|address| self.only.iter().any(|net| net.contains(address.ip())));
+        }
+        if found.is_empty() {
+            return Err(failed(Failure::Lookup {
+                host: host.to_owned(),
+                reason: "no such host".into(),
+            }));
+        }
+        let mut addresses = self.empty();
+        for address in found.into_iter().take(16) {
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+}
+
+/// Hands a failure through the HTTP library.
+fn failed(failure: Failure) -> ureq::Error {
+    ureq::Error::Other(Box::new(failure))
+}
+
+/// Opens sockets, for as long as nobody cancels.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    pub(super) cancel: Cancel,
+}
+
+impl<In: Transport> Connector<In> for Dialer {
+    type Out = Either<In, Wire>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        // A proxy's tunnel.
+        if let Some(transport) = chained {
+            return Ok(Some(Either::A(transport)));
+        }
+        let mut last = Failure::Eof;
+        for address in &*details.addrs {
+            match self.dial(*address) {
+                Ok(stream) => {
+                    return Ok(Some(Either::B(Wire {
+                        stream,
+                        buffers: LazyBuffers::new(
+                            details.config.input_buffer_size(),
+                            details.config.output_buffer_size(),
+                        ),
+                        cancel: self.cancel.clone(),
+                        greeting: details.needs_tls().then(Vec::new),
+                    })));
+                }
+                Err(Failure::Cancelled) => return Err(failed(Failure::Cancelled)),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(failed(last))
+    }
+}
+
+impl Dialer {
+    fn dial(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
+        let refused = |error: rustix::io::Errno| Failure::Connect {
+            address: address.to_string(),
+            reason: words(&error.into()),
+        };
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket: OwnedFd =
+            rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(refused)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INPROGRESS) => {
+                match wait(&socket, PollFlags::OUT, CONNECT, &self.cancel) {
+                    Ok(()) => {}
+                    Err(Waited::Cancelled) => return Err(Failure::Cancelled),
+                    Err(Waited::Timeout) => {
+                        return Err(Failure::ConnectTimeout(address.to_string()));
+                    }
+                    Err(Waited::Failed(error)) => return Err(refused(error)),
+                }
+                rustix::net::sockopt::socket_error(&socket)
+                    .and_then(|outcome| outcome)
+                    .map_err(refused)?;
+            }
+            Err(error) => return Err(refused(error)),
+        }
+        let stream = TcpStream::from(socket);
+        // Slower without, never wrong.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+enum Waited {
+    Cancelled,
+    Timeout,
+    Failed(rustix::io::Errno),
+}
+
+/// Waits until a socket is ready.
+fn wait(
+    socket: impl AsFd,
+    events: PollFlags,
+    most: Duration,
+    cancel: &Cancel,
+) -> Result<(), Waited> {
+    let end = Instant::now() + most;
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Waited::Cancelled);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Waited::Timeout);
+        }
+        let slice = Timespec::try_from(left.min(SLICE)).unwrap_or_default();
+        let mut polled = [PollFd::new(&socket, events)];
+        match rustix::event::poll(&mut polled, Some(&slice)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(Waited::Failed(error)),
+        }
+    }
+}
+
+/// A connection.
+pub(super) struct Wire {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+    cancel: Cancel,
+    /// The first bytes of a connection on which TLS is expected, until there are enough.
+    greeting: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("peer", &self.stream.peer_addr().ok())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    fn wait(&self, events: PollFlags, timeout: &NextTimeout) -> Result<(), ureq::Error> {
+        let most = match timeout.after {
+            time::Duration::Exact(limit) => limit,
+            time::Duration::NotHappening => IDLE,
+        };
+        wait(&self.stream, events, most, &self.cancel).map_err(|waited| match waited {
+            Waited::Cancelled => failed(Failure::Cancelled),
+            Waited::Failed(error) => ureq::Error::Io(error.into()),
+            Waited::Timeout if timeout.after.is_not_happening() => failed(Failure::Stalled),
+            Waited::Timeout => ureq::Error::Timeout(timeout.reason),
+        })
+    }
+
+    /// Looks at what came first: TLS would only say that it is no TLS.
+    fn is_plain_http(&mut self, length: usize) -> bool {
+        const HTTP: &[u8] = b"HTTP/";
+        let Some(greeting) = &mut self.greeting else {
+            return false;
+        };
+        let input = self.buffers.input();
+        let new = &input[input.len().saturating_sub(length)..];
+        greeting.extend(new.iter().take(HTTP.len() - greeting.len()));
+        let plain = greeting == HTTP;
+        if greeting.len() == HTTP.len() {
+            self.greeting = None;
+        }
+        plain
+    }
+}
+
+impl Transport for Wire {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let mut sent = 0;
+        while sent < amount {
+            if self.cancel.is_cancelled() {
+                return Err(failed(Failure::Cancelled));
+            }
+            match (&self.stream).write(&self.buffers.output()[sent..amount]) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(more) => sent += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::OUT, &timeout)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(failed(Failure::Cancelled));
+            }
+            let input = self.buffers.input_append_buf();
+            match (&self.stream).read(input) {
+                Ok(length) => {
+                    self.buffers.input_appended(length);
+                    if self.is_plain_http(length) {
+                        return Err(failed(Failure::HttpForHttps));
+                    }
+                    return Ok(length > 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::IN, &timeout)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        // Anything that comes unasked, an end above all, makes the connection useless.
+        self.stream
+            .peek(&mut [0])
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}

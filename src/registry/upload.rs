@@ -1,0 +1,337 @@
+//! Uploads of blobs: the other half of a push.
+//!
+//! ```text
+//!  POST uploads/ ─202─▶ Upload ──append (PATCH)──▶ … ──commit (PUT ?digest=)──▶ stored
+//!       │ ?mount=                 │ broken: status (GET) tells how far it came
+//!       └─201─▶ mounted           └ unknown by now: begun anew
+//! ```
+//!
+//! The registry names the next address in every answer (`Location`), which may be on another host;
+//! proof goes only to the registry itself. Nothing of a blob is kept: whoever pushes says how to
+//! read it from an offset on, so that an interrupted upload goes on from where the registry is.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::http::{Method, StatusCode};
+
+use super::answer::refused;
+use super::error::Error;
+use super::http::{COMMIT, Payload, Request, Response, jittered};
+use super::repository::{Inner, Place, Repository, content_digest};
+use super::url::Url;
+use crate::types::digest::Digest;
+use crate::types::reference::Reference;
+
+/// How often an interrupted upload is taken up again without progress.
+const ATTEMPTS: u32 = 5;
+/// First pause; doubled each time.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What became of the wish to take a blob over from another repository of the registry.
+pub enum Mount {
+    /// It is there now.
+    Mounted,
+    /// The registry would rather have the bytes.
+    Upload(Upload),
+}
+
+/// A blob that is being uploaded.
+pub struct Upload {
+    inner: Arc<Inner>,
+    place: usize,
+    location: Url,
+    offset: u64,
+}
+
+impl Repository {
+    /// Begins an upload.
+    pub fn upload(&self) -> Result<Upload, Error> {
+        match self.begin(None)? {
+            Mount::Upload(upload) => Ok(upload),
+            Mount::Mounted => Err(self.odd("it stored a blob that nobody sent")),
+        }
+    }
+
+    /// Takes a blob over from another repository of the same registry, if the registry lets us.
+    pub fn mount(&self, digest: Digest, from: &Reference) -> Result<Mount, Error> {
+        self.begin(Some((digest, from.path())))
+    }
+
+    /// Stores a blob whose bytes can be read from any offset on, resuming as often as is needed.
+    pub fn push_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        mut open: impl FnMut(u64) -> io::Result<Box<dyn Read>>,
+    ) -> Result<(), Error> {
+        let mut upload = self.upload()?;
+        let mut failures = 0;
+        loop {
+            let before = upload.offset;
+            let error = match upload.go_on(digest, size, &mut open) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if !error.is_transient() && !needs_another_look(&error) {
+                return Err(error);
+            }
+            self.inner.cancel.check()?;
+            // Where the registry is, if it still knows; else from the beginning.
+            if upload.status().is_err() {
+                self.inner.cancel.check()?;
+                upload = self.upload()?;
+            }
+            if upload.offset > before {
+                failures = 0;
+            }
+            failures += 1;
+            if failures >= ATTEMPTS {
+                return Err(error);
+            }
+            tracing::debug!(%digest, offset = upload.offset, error = error.chain(), "upload interrupted, retrying");
+            self.inner
+                .cancel
+                .sleep(jittered(PAUSE * 2u32.pow(failures - 1)))?;
+        }
+    }
+
+    fn begin(&self, mount: Option<(Digest, &str)>) -> Result<Mount, Error> {
+        let first = self.inner.first();
+        let (place, (response, url)) = self.inner.places_from(first, |place| {
+            let mut url = place.url(&self.inner.path("blobs/uploads/"));
+            if let Some((digest, from)) = mount {
+                // Docker's order, and its encoder's.
+                url = url
+                    .with_query("from", from)
+                    .with_query("mount", &digest.to_string());
+            }
+            let response = place.send(mount.map(|(_, from)| from), || {
+                let mut request = Request::new(Method::POST, url.clone());
+                request.payload = Payload::Bytes(&[]);
+                request
+            })?;
+            match response.status {
+                StatusCode::CREATED if mount.is_some() => Ok((response, url)),
+                StatusCode::ACCEPTED => Ok((response, url)),
+                _ => Err(refused(response)),
+            }
+        })?;
+        if response.status == StatusCode::CREATED {
+            return Ok(Mount::Mounted);
+        }
+        let mut upload = Upload {
+            inner: Arc::clone(&self.inner),
+            place,
+            location: url,
+            offset: 0,
+        };
+        if !upload.moves(&response) {
+            return Err(self.odd("it gave no address for an upload"));
+        }
+        Ok(Mount::Upload(upload))
+    }
+
+    fn odd(&self, reason: &str) -> Error {
+        Error::Protocol {
+            registry: self.reference().domain().to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// Refusals after which the upload's state is asked for: a proof that expired meanwhile, a range
+/// that is not where the registry is, an upload that it has forgotten.
+fn needs_another_look(error: &Error) -> bool {
+    let Error::Refused(refusal) = error else {
+        return false;
+    };
+    matches!(
+        refusal.code(),
+        "UNAUTHORIZED" | "BLOB_UPLOAD_UNKNOWN" | "BLOB_UPLOAD_INVALID" | "RANGE_INVALID"
+    )
+}
+
+impl Upload {
+    /// How many bytes the registry has.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn place(&self) -> &Place {
+        &self.inner.places[self.place]
+    }
+
+    /// Takes the next address from an answer; whether there was one.
+    fn moves(&mut self, response: &Response) -> bool {
+        let next = response
+            .header("location")
+            .and_then(|location| response.url.join(location));
+        let moved = next.is_some();
+        if let Some(next) = next {
+            self.location = next;
+        }
+        moved
+    }
+
+    /// Sends bytes after those that the registry has; `length` where it is known.
+    pub fn append(&mut self, reader: &mut dyn Read, length: Option<u64>) -> Result<(), Error> {
+        let mut counted = Counted { reader, count: 0 };
+        let mut request = Request::new(Method::PATCH, self.location.clone());
+        request
+            .headers
+            .push(("content-type", "application/octet-stream".into()));
+        if let Some(length) = length.filter(|length| *length > 0 && self.offset > 0) {
+            let end = self.offset + length - 1;
+            request
+                .headers
+                .push(("content-range", format!("{}-{end}", self.offset)));
+        }
+        request.payload = Payload::Stream {
+            reader: &mut counted,
+            length,
+        };
+        request.wait = COMMIT;
+        let response = self.inner.places[self.place].send_once(request)?;
+        if !response.status.is_success() {
+            return Err(refused(response));
+        }
+        self.moves(&response);
+        self.offset = match response.header("range").and_then(range_end) {
+            Some(end) => end,
+            None => self.offset + counted.count,
+        };
+        Ok(())
+    }
+
+    /// Asks the registry how far it is.
+    pub fn status(&mut self) -> Result<u64, Error> {
+        let response = self
+            .place()
+            .send(None, || Request::new(Method::GET, self.location.clone()))?;
+        if !response.status.is_success() {
+            return Err(refused(response));
+        }
+        self.moves(&response);
+        self.offset = response
+            .header("range")
+            .and_then(range_end)
+            .unwrap_or_default();
+        Ok(self.offset)
+    }
+
+    /// Finishes: the registry checks the digest and stores the blob.
+    pub fn commit(self, digest: Digest) -> Result<(), Error> {
+        self.put(digest, Payload::Bytes(&[]))
+    }
+
+    /// Sends a whole blob and finishes, in one request.
+    pub fn send_whole(self, digest: Digest, size: u64, reader: &mut dyn Read) -> Result<(), Error> {
+        self.put(
+            digest,
+            Payload::Stream {
+                reader,
+                length: Some(size),
+            },
+        )
+    }
+
+    fn put(&self, digest: Digest, payload: Payload<'_>) -> Result<(), Error> {
+        let url = self.location.with_query("digest", &digest.to_string());
+        let mut request = Request::new(Method::PUT, url);
+        request
+            .headers
+            .push(("content-type", "application/octet-stream".into()));
+        request.payload = payload;
+        request.wait = COMMIT;
+        let response = self.place().send_once(request)?;
+        if !response.status.is_success() {
+            return Err(refused(response));
+        }
+        match content_digest(&response) {
+            Some(stored) if stored != digest => Err(Error::BlobDigest(digest)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the upload up; the registry forgets it.
+    pub fn abandon(self) -> Result<(), Error> {
+        let response = self
+            .place()
+            .send(None, || Request::new(Method::DELETE, self.location.clone()))?;
+        if response.status.is_success() || response.status == StatusCode::NOT_FOUND {
+            Ok(())
+        } else {
+            Err(refused(response))
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        digest: Digest,
+        size: u64,
+        open: &mut impl FnMut(u64) -> io::Result<Box<dyn Read>>,
+    ) -> Result<(), Error> {
+        if self.offset > size {
+            return Err(Error::BlobSize {
+                digest,
+                expected: size,
+                actual: self.offset,
+            });
+        }
+        if self.offset < size {
+            let mut reader = open(self.offset).map_err(Error::Source)?;
+            self.append(&mut reader, Some(size - self.offset))?;
+            if self.offset != size {
+                return Err(Error::Status(format!(
+                    "500 upload at {} of {size} bytes",
+                    self.offset
+                )));
+            }
+        }
+        self.put(digest, Payload::Bytes(&[]))
+    }
+}
+
+struct Counted<'a> {
+    reader: &'a mut dyn Read,
+    count: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        self.count += length as u64;
+        Ok(length)
+    }
+}
+
+/// The number of bytes that `0-9` means. `0-0` is written for no bytes and for one: taken for none,
+/// and the one is sent again.
+fn range_end(value: &str) -> Option<u64> {
+    let value = value.trim();
+    let value = value.strip_prefix("bytes=").unwrap_or(value);
+    let (begin, end) = value.split_once('-')?;
+    let end: u64 = end.parse().ok()?;
+    match (begin, end) {
+        ("0", 0) => Some(0),
+        ("0", end) => end.checked_add(1),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range_end("0-0"), Some(0));
+        assert_eq!(range_end("0-9"), Some(10));
+        assert_eq!(range_end("bytes=0-9"), Some(10));
+        assert_eq!(range_end("5-9"), None);
+        assert_eq!(range_end(&format!("0-{}", u64::MAX)), None);
+        assert_eq!(range_end("x"), None);
+    }
+}
