@@ -259,6 +259,38 @@ fn one_daemon_serves_a_data_root_and_leaves_nothing() {
 }
 
 #[test]
+fn layers_without_an_image_are_removed_at_the_start() {
+    let place = Place::new();
+    let Some(daemon) = place.start(&[]) else {
+        return;
+    };
+    let mut tar = tar::Builder::new(File::create(place.path("x.tar")).expect("a file"));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    tar.append_data(&mut header, "file", std::io::empty())
+        .expect("a tar");
+    tar.finish().expect("a tar");
+    let count = |name: &str| {
+        let entries = std::fs::read_dir(place.path("data/moss").join(name));
+        entries.expect("a directory").count()
+    };
+    let before = (count("images"), count("layers"));
+    let archive = place.path("x.tar");
+    let made = place.verb(&["import", archive.to_str().expect("text"), "x"]);
+    let id = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(count("layers"), before.1 + 1);
+    // As if it had been killed after the layer and before the image.
+    daemon.end(Signal::SIGKILL);
+    let hex = id.strip_prefix("sha256:").expect("an id");
+    let record = place.path("data/moss/images").join(format!("{hex}.json"));
+    std::fs::remove_file(record).expect("the image's record");
+    let daemon = place.start(&[]).expect("it could before");
+    assert_eq!((count("images"), count("layers")), before);
+    assert!(daemon.end(Signal::SIGTERM).success());
+}
+
+#[test]
 fn verbs_look_where_the_configuration_says() {
     let place = Place::new();
     let (data, file) = (place.path("other"), place.path("config/moss/daemon.json"));

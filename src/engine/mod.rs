@@ -41,7 +41,7 @@ mod stop;
 pub mod system;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -179,6 +179,10 @@ impl Engine {
         engine
             .restore()
             .map_err(|error| Error::io("cannot read the containers", &error))?;
+        // A daemon that was killed between a load's layers and its image left them.
+        if let Err(error) = engine.collect_layers() {
+            tracing::error!("cannot remove unused layers: {}", error.chain());
+        }
         // Only one image is missing then.
         if let Err(error) = image::hello::ensure(&engine.images) {
             tracing::error!(
@@ -195,6 +199,13 @@ impl Engine {
         let mut layers = self.images.layer_paths_of(&record.layers);
         layers.push(self.settings.data_root.join(INIT_LAYER));
         layers
+    }
+
+    /// Removes the layers that neither an image nor a container has.
+    fn collect_layers(&self) -> std::result::Result<(), image::Error> {
+        let records = self.containers.all().into_iter();
+        let used: HashSet<_> = records.flat_map(|it| it.record().layers).collect();
+        self.images.collect_unless(|layer| used.contains(layer))
     }
 
     /// Where a container's shim has its socket.

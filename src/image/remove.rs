@@ -179,14 +179,21 @@ impl Store {
     }
 
     /// Removes layers that belong to no image: what a crash between a layer and its image left.
-    /// For the engine to call when nothing is being pulled, and after a load that failed.
-    pub fn collect(&self) -> Result<(), Error> {
+    /// For the engine to call when nothing is being pulled; after a load that failed,
+    /// [`Store::collect`] is enough. Those `in_use`, by containers whose image is damaged, stay.
+    pub fn collect_unless(&self, in_use: impl Fn(&Digest) -> bool) -> Result<(), Error> {
         let mut index = self.lock();
-        let layers: Vec<Digest> = index.layers.keys().copied().collect();
+        let mut layers: Vec<Digest> = index.layers.keys().copied().collect();
+        layers.retain(|diff_id| !in_use(diff_id));
         for diff_id in layers {
             self.drop_layer(&mut index, &diff_id)?;
         }
         Ok(())
+    }
+
+    /// The same where every layer in use belongs to an image.
+    pub(super) fn collect(&self) -> Result<(), Error> {
+        self.collect_unless(|_| false)
     }
 
     /// Waits until what was removed is off the disk and what was added is on it.
