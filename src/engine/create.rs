@@ -30,12 +30,14 @@ use crate::types::timestamp::Timestamp;
 const NAME_ATTEMPTS: u32 = 50;
 
 impl Engine {
-    /// Makes a container.
+    /// Makes a container. With `read_only_non_recursive`, read-only binds leave the mounts below
+    /// them as they are, whatever they say: so it was before API 1.44.
     pub fn container_create(
         &self,
         name: Option<&str>,
         platform: Option<&str>,
         request: CreateRequest,
+        read_only_non_recursive: bool,
     ) -> Result<CreateResponse> {
         let CreateRequest {
             mut config,
@@ -89,6 +91,7 @@ impl Engine {
             config,
             host_config,
             networking_config,
+            read_only_non_recursive,
         );
         match made {
             Ok(more) => {
@@ -118,9 +121,14 @@ impl Engine {
         config: ContainerConfig,
         host_config: HostConfig,
         networking: NetworkingConfig,
+        read_only_non_recursive: bool,
     ) -> Result<Vec<String>> {
         let mut mounts =
             mounts::resolve(&config, &host_config).map_err(|error| mount_error(&error))?;
+        for point in &mut mounts {
+            point.readonly_non_recursive |=
+                read_only_non_recursive && point.kind == MountKind::Bind && !point.writable;
+        }
         self.mounts_of_others(&host_config, &mut mounts)?;
         let mut record = Record {
             id: *id,

@@ -64,11 +64,17 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
     let name = request.query.text("name").map(str::to_owned);
     let platform = request.query.text("platform").map(str::to_owned);
     let platform = platform.filter(|_| request.since(41));
+    let warnings = defaults.warnings;
     let mut made = quick(&state, move |engine| {
-        engine.container_create(name.as_deref(), platform.as_deref(), body)
+        engine.container_create(
+            name.as_deref(),
+            platform.as_deref(),
+            body,
+            defaults.read_only_non_recursive,
+        )
     })
     .await?;
-    made.warnings.extend(defaults.warnings);
+    made.warnings.extend(warnings);
     Ok(answer::json(StatusCode::CREATED, &made).into())
 }
 
