@@ -31,6 +31,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::packet::{MOST_DESCRIPTORS, Packet, pair, receive, receive_until};
 use super::protocol::{
     Attach, Envelope, Failure, Message, Reply, Request, SOCKET, ShimState, Start, Started, VERSION,
+    mismatch,
 };
 use crate::types::id::ContainerId;
 use crate::userns::plan::Process;
@@ -58,6 +59,8 @@ pub struct Launched {
     pub started: Started,
     /// What each phase of the start took, in nanoseconds, in order.
     pub phases: Vec<(String, u64)>,
+    /// What was left out or replaced because this host refuses it, one sentence each.
+    pub notes: Vec<String>,
 }
 
 struct Shared {
@@ -150,9 +153,17 @@ impl Shims {
         let seq = shim.send(start, fds, deadline).map_err(failed)?;
         spawn(theirs).map_err(failed)?;
         match shim.wait_alone(seq, deadline) {
-            Ok(Reply::Started { started, phases }) => {
+            Ok(Reply::Started {
+                started,
+                phases,
+                notes,
+            }) => {
                 self.shared.add(shim).map_err(failed)?;
-                Ok(Launched { started, phases })
+                Ok(Launched {
+                    started,
+                    phases,
+                    notes,
+                })
             }
             Ok(Reply::Failed(failure)) => Err(failure),
             Ok(_) => Err(Failure::own("the shim gave an answer to another question")),
@@ -172,6 +183,10 @@ impl Shims {
 
     /// Connects to the shim of a container that an earlier daemon started; `runtime_dir` is the
     /// container's, where `shim.sock` is.
+    ///
+    /// # Errors
+    /// `Unsupported` where it lives but speaks another version of the protocol; otherwise it is
+    /// gone, or as good as that.
     pub fn adopt(&self, id: ContainerId, runtime_dir: &Path) -> io::Result<ShimState> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
@@ -183,12 +198,16 @@ impl Shims {
         let shim = Shim::new(id, self.shared.next.fetch_add(1, Ordering::Relaxed), socket);
         let deadline = Instant::now() + ANSWER;
         let seq = shim.send(Request::Hello { version: VERSION }, Vec::new(), deadline)?;
-        let Reply::State(state) = shim.wait_alone(seq, deadline)? else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not a shim's answer",
-            ));
+        let unsupported = |reason| io::Error::new(io::ErrorKind::Unsupported, reason);
+        let state = match shim.wait_alone(seq, deadline)? {
+            Reply::State(state) => state,
+            Reply::Failed(failure) => return Err(unsupported(failure.message)),
+            _ => return Err(unsupported("not a shim's answer".to_owned())),
         };
+        // One that did not look at ours.
+        if let Some(reason) = mismatch(state.version, VERSION) {
+            return Err(unsupported(reason));
+        }
         shim.exited.store(state.exit.is_some(), Ordering::SeqCst);
         self.shared.add(shim)?;
         Ok(state)
@@ -425,7 +444,7 @@ impl Shared {
                 shim.exited.store(true, Ordering::SeqCst);
                 None
             }
-            Message::Detached { .. } | Message::Lost => None,
+            Message::Detached { .. } | Message::LogFailed { .. } | Message::Lost => None,
         };
         if let Message::Reply { seq, reply } = message {
             let waiter = shim.waiting().remove(&seq);

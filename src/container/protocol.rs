@@ -22,6 +22,13 @@ use crate::userns::stage::{Origin, StageError};
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
 
+/// Why daemon and shim do not understand each other; `None` where they do.
+pub fn mismatch(shim: u32, daemon: u32) -> Option<String> {
+    (shim != daemon).then(|| {
+        format!("the shim speaks version {shim} of its protocol, the daemon version {daemon}")
+    })
+}
+
 /// Name of a shim's socket in its container's runtime directory.
 pub const SOCKET: &str = "shim.sock";
 
@@ -38,7 +45,8 @@ pub struct Envelope {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// First message after connecting to a running shim; answered with [`Reply::State`].
+    /// First message after connecting to a running shim; answered with [`Reply::State`], or, where
+    /// the versions differ, with a failure that names both.
     Hello {
         /// The sender's [`VERSION`].
         version: u32,
@@ -171,6 +179,12 @@ pub enum Message {
         /// The exec session that it was attached to; `None` for the first process.
         exec: Option<String>,
     },
+    /// The log could not be written: output is missing from it. The container goes on. Sent for
+    /// the first failure, and again for the first after one that worked.
+    LogFailed {
+        /// What the kernel said.
+        reason: String,
+    },
     /// Never sent: what the daemon's side makes of a connection that ended with no
     /// [`Message::Exited`]. The keeper has killed the container by then, or is about to.
     Lost,
@@ -192,6 +206,9 @@ pub enum Reply {
         started: Started,
         /// What each phase of the start took, in nanoseconds, in order.
         phases: Vec<(String, u64)>,
+        /// What was left out or replaced because this host refuses it, one sentence each.
+        #[serde(default)]
+        notes: Vec<String>,
     },
 }
 

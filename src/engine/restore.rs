@@ -2,7 +2,9 @@
 //!
 //! Containers do not notice that their daemon died. Each record that says "running" is held
 //! against its shim: one that answers is adopted, with whatever it has to tell; one that left has
-//! written the exit; one that did neither was killed (137), or the host was restarted (255).
+//! written the exit; one that did neither was killed (137), or the host was restarted (255). One
+//! that speaks another version of the protocol runs on: its container stays "running" and out of
+//! reach until a daemon of its version comes back, or the next start finds its exit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -124,6 +126,11 @@ impl Engine {
             Ok(ShimState {
                 exit: Some(exit), ..
             }) => self.finish(container, exit, String::new()),
+            // It runs, and nobody but a moss of its version can do anything about that.
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => tracing::error!(
+                id = container.id.short(),
+                "the container runs and is left alone: {error}"
+            ),
             _ => self.finish_unseen(container),
         }
     }

@@ -95,6 +95,9 @@ impl Engine {
 
     fn record_start(&self, container: &Container, launched: &Launched) {
         tracing::debug!(id = container.id.short(), phases = ?launched.phases, "started");
+        for note in &launched.notes {
+            tracing::warn!(id = container.id.short(), "{note}");
+        }
         let record = {
             let mut data = container.data();
             data.record.state = State::Running {
@@ -271,6 +274,10 @@ impl Engine {
                 &container.record(),
                 "exec_detach",
                 [("execID".to_owned(), id)],
+            ),
+            Message::LogFailed { reason } => tracing::error!(
+                id = container.id.short(),
+                "cannot write the container's log, which misses output from now on: {reason}"
             ),
             Message::Reply { .. } => {}
         }

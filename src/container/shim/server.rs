@@ -22,6 +22,7 @@ use crate::container::logs::Writer;
 use crate::container::packet::Packet;
 use crate::container::protocol::{
     Attach, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
+    mismatch,
 };
 use crate::sys::{heap, signal, text};
 use crate::types::timestamp::Timestamp;
@@ -211,7 +212,10 @@ impl<S: Starter> Shim<S> {
     fn request(&mut self, daemon: u32, envelope: Envelope, fds: Vec<OwnedFd>) {
         let mut fds = fds.into_iter();
         let reply = match envelope.request {
-            Request::Hello { .. } => Reply::State(self.state()),
+            Request::Hello { version } => match mismatch(VERSION, version) {
+                Some(reason) => Reply::Failed(Failure::own(reason)),
+                None => Reply::State(self.state()),
+            },
             Request::Start { start, attach } => {
                 self.early.extend(attach.into_iter().zip(fds));
                 self.start(*start).unwrap_or_else(Reply::Failed)
@@ -357,6 +361,7 @@ impl<S: Starter> Shim<S> {
         let Launched {
             running, phases, ..
         } = launched;
+        let notes = running.notes;
         let pidfd = running.pidfd;
         let mut watch = Watch::new(Token::Exit(number));
         watch.set(&self.epoll, pidfd.as_fd(), Some(EventFlags::IN));
@@ -378,7 +383,11 @@ impl<S: Starter> Shim<S> {
                 state,
             },
         );
-        Reply::Started { started, phases }
+        Reply::Started {
+            started,
+            phases,
+            notes,
+        }
     }
 
     fn attach(&mut self, attach: Attach, fd: OwnedFd) -> Reply {
@@ -525,6 +534,13 @@ impl<S: Starter> Shim<S> {
                 {
                     task.streams.dismiss();
                     task.state = State::Over;
+                }
+                // Where no daemon is connected the next one is told.
+                if !self.daemons.is_empty()
+                    && let Some(reason) = task.streams.log_failure()
+                {
+                    self.daemons
+                        .send_all(&self.epoll, &Message::LogFailed { reason });
                 }
                 task.streams.watch(&self.epoll);
                 if task.state == State::Over && !task.streams.has_clients() {

@@ -12,6 +12,8 @@
 //! read while the process has taken all that came before. After every step [`Streams::watch`]
 //! tells epoll what follows from that, so there is one place that decides who is listened to.
 //!
+//! What cannot be logged is lost to the log alone: clients get it, and the daemon is told once.
+//!
 //! How an end is passed on (all as Docker does it):
 //!
 //! | what ends | consequence |
@@ -23,6 +25,7 @@
 //! | the process, and its output | every client gets what it is owed, then its socket is closed |
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
@@ -73,6 +76,26 @@ pub(crate) struct Streams {
     clients: BTreeMap<u32, Client>,
     next_client: u32,
     log: Option<Writer>,
+    log_state: LogState,
+}
+
+/// Whether the log takes what it is given.
+#[derive(Debug, Default)]
+struct LogState {
+    failing: bool,
+    /// Why, until somebody has been told.
+    untold: Option<String>,
+}
+
+impl LogState {
+    fn note(&mut self, written: &io::Result<()>) {
+        if let Err(error) = written
+            && !self.failing
+        {
+            self.untold = Some(error.to_string());
+        }
+        self.failing = written.is_err();
+    }
 }
 
 #[derive(Debug)]
@@ -132,6 +155,7 @@ impl Streams {
             clients: BTreeMap::new(),
             next_client: 0,
             log,
+            log_state: LogState::default(),
         }
     }
 
@@ -277,7 +301,8 @@ impl Streams {
         if let Some(log) = &mut self.log {
             // A full disk costs records (the file stays whole); the container goes on, as it does
             // under Docker.
-            let _ = log.write(stream, bytes, Timestamp::now());
+            self.log_state
+                .note(&log.write(stream, bytes, Timestamp::now()));
         }
         for client in self
             .clients
@@ -313,8 +338,13 @@ impl Streams {
         }
         self.console = None;
         if let Some(mut log) = self.log.take() {
-            let _ = log.finish(Timestamp::now());
+            self.log_state.note(&log.finish(Timestamp::now()));
         }
+    }
+
+    /// Why the log misses output, once for a row of failures.
+    pub(crate) fn log_failure(&mut self) -> Option<String> {
+        self.log_state.untold.take()
     }
 
     /// Lets every client go once it has what it is owed.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -17,7 +18,10 @@ use super::server::Shim;
 use super::start::{Launched, Starter};
 use crate::container::client::{self, Shims};
 use crate::container::logs::{Query, Reader, Record};
-use crate::container::protocol::{Attach, Exit, Failure, LogTarget, Message, Start, Stream};
+use crate::container::packet::{Packet, receive_until};
+use crate::container::protocol::{
+    Attach, Envelope, Exit, Failure, LogTarget, Message, Reply, Request, SOCKET, Start, Stream,
+};
 use crate::overlay::{Driver, Rootfs};
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
@@ -527,6 +531,61 @@ fn a_later_daemon_finds_the_container_and_its_clients_go_on() {
         matches!(message, Message::Exited(Exit { code: 9, .. })),
         "{message:?}"
     );
+}
+
+#[test]
+fn another_version_is_refused_and_both_are_named() {
+    let fixture = Fixture::new();
+    let start = fixture.start("exec sleep 600");
+    let runtime_dir = start.runtime_dir.clone();
+    fixture.launch(start, Vec::new());
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+    let socket = socket.expect("socket");
+    let address = SocketAddrUnix::new(runtime_dir.join(SOCKET)).expect("a short path");
+    rustix::net::connect(&socket, &address).expect("connect");
+    let hello = Envelope {
+        seq: 7,
+        request: Request::Hello { version: 99 },
+    };
+    let packet = Packet::new(&hello, Vec::new()).expect("packet");
+    packet.send(socket.as_fd()).expect("send");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let (message, _) = receive_until::<Message>(socket.as_fd(), deadline)
+        .expect("receive")
+        .expect("an answer");
+    let Message::Reply {
+        seq: 7,
+        reply: Reply::Failed(failure),
+    } = message
+    else {
+        panic!("{message:?}");
+    };
+    assert_eq!(
+        failure.message,
+        "the shim speaks version 1 of its protocol, the daemon version 99"
+    );
+    fixture.shims.kill(&fixture.id, 9).expect("kill");
+    assert_eq!(fixture.exit().code, 137);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_of_once() {
+    let fixture = Fixture::new();
+    let mut start = fixture.start("echo one; sleep 0.1; echo two; sleep 0.1; echo three");
+    start.log = Some(LogTarget {
+        path: "/dev/full".into(),
+        ..LogTarget::default()
+    });
+    let (ours, theirs) = client();
+    fixture.launch(start, vec![(output(), theirs)]);
+    // Nobody but the log misses anything.
+    assert_eq!(frames(&rest(ours)).0, b"one\ntwo\nthree\n");
+    let message = fixture.event();
+    let Message::LogFailed { reason } = message else {
+        panic!("{message:?}");
+    };
+    assert!(reason.contains("No space left on device"), "{reason}");
+    assert_eq!(fixture.exit().code, 0);
 }
 
 #[test]
