@@ -690,7 +690,7 @@ mod tests {
         for (template, wanted) in [
             ("{{.ID}}: {{.Names}}", "abc: web"),
             ("{{.State.Pid}} {{.State.Running}} {{.id}}", "7 true abc"),
-            ("{{json .State}}", r#"{"Error":"","Pid":7,"Running":true}"#),
+            ("{{json .State}}", r#"{"Pid":7,"Running":true,"Error":""}"#),
             ("{{json .}}x", ""),
             ("{{.Env}} {{.Map.k}} {{.Null}}", "[A=1 B=2] v <nil>"),
             (

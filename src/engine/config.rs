@@ -408,7 +408,7 @@ mod tests {
         let refused = |text| join(&Options::default(), text).unwrap_err();
         assert_eq!(
             refused(r#"{"foo": 1, "debug": true, "bar": 2}"#),
-            "the following directives don't match any configuration option: bar, foo"
+            "the following directives don't match any configuration option: foo, bar"
         );
         assert_eq!(
             refused(r#"{"debug": "yes"}"#),

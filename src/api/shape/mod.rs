@@ -95,10 +95,10 @@ fn endpoints(settings: Option<&mut Map<String, Value>>, version: ApiVersion) {
     for endpoint in networks.into_iter().flat_map(Map::values_mut) {
         if let Some(endpoint) = endpoint.as_object_mut() {
             if version.before(44) {
-                endpoint.remove("DNSNames");
+                endpoint.shift_remove("DNSNames");
             }
             if version.before(48) {
-                endpoint.remove("GwPriority");
+                endpoint.shift_remove("GwPriority");
             }
         }
     }
@@ -109,14 +109,14 @@ impl Shape for container::Summary {
         if version.before(46)
             && let Some(host_config) = object(answer, "HostConfig")
         {
-            host_config.remove("Annotations");
+            host_config.shift_remove("Annotations");
         }
         if version.before(48) {
-            answer.remove("ImageManifestDescriptor");
+            answer.shift_remove("ImageManifestDescriptor");
             endpoints(object(answer, "NetworkSettings"), version);
         }
         if version.before(52) {
-            answer.remove("Health");
+            answer.shift_remove("Health");
         }
     }
 }
@@ -130,7 +130,7 @@ impl Shape for container::Inspect {
     fn adapt(&self, version: ApiVersion, answer: &mut Map<String, Value>) {
         if version.at_least(52) {
             if let Some(config) = object(answer, "Config") {
-                config.remove("MacAddress");
+                config.shift_remove("MacAddress");
             }
             return;
         }
@@ -147,7 +147,7 @@ impl Shape for container::Inspect {
         let host_config = object(answer, "HostConfig");
         if let Some(host_config) = host_config {
             if version.before(43) {
-                host_config.remove("Annotations");
+                host_config.shift_remove("Annotations");
             }
             if version.before(42) {
                 fill(
@@ -157,10 +157,11 @@ impl Shape for container::Inspect {
             }
         }
         if version.before(48) {
-            answer.remove("ImageManifestDescriptor");
+            answer.shift_remove("ImageManifestDescriptor");
         }
-        if let Some(Value::Object(mut storage)) = answer.remove("Storage") {
-            let snapshot = object(&mut storage, "RootFS").and_then(|root| root.remove("Snapshot"));
+        if let Some(Value::Object(mut storage)) = answer.shift_remove("Storage") {
+            let snapshot =
+                object(&mut storage, "RootFS").and_then(|root| root.shift_remove("Snapshot"));
             let name = snapshot.and_then(|snapshot| snapshot.get("Name").cloned());
             fill(
                 answer,
@@ -225,7 +226,7 @@ impl Shape for image::Summary {
             answer.insert("VirtualSize".to_owned(), self.size.into());
         }
         if version.before(48) {
-            answer.remove("Descriptor");
+            answer.shift_remove("Descriptor");
         }
         if version.before(51) {
             answer.insert("Containers".to_owned(), (-1).into());
@@ -251,7 +252,7 @@ impl Shape for image::Inspect {
             answer.insert("ContainerConfig".to_owned(), json!(config));
         }
         if version.before(48) {
-            answer.remove("Descriptor");
+            answer.shift_remove("Descriptor");
         }
         fill(
             answer,
@@ -286,10 +287,10 @@ impl Shape for image::Inspect {
 impl Shape for network::Network {
     fn adapt(&self, version: ApiVersion, answer: &mut Map<String, Value>) {
         if version.before(47) {
-            answer.remove("EnableIPv4");
+            answer.shift_remove("EnableIPv4");
         }
         if version.before(52) {
-            answer.remove("Status");
+            answer.shift_remove("Status");
             fill(answer, json!({ "Containers": {} }));
         }
     }
@@ -307,7 +308,7 @@ impl Shape for system::Info {
             let runtimes = object(answer, "Runtimes");
             for runtime in runtimes.into_iter().flat_map(Map::values_mut) {
                 if let Some(runtime) = runtime.as_object_mut() {
-                    runtime.remove("status");
+                    runtime.shift_remove("status");
                 }
             }
         }
@@ -323,7 +324,7 @@ impl Shape for system::Info {
             );
         }
         if version.before(49) {
-            answer.remove("FirewallBackend");
+            answer.shift_remove("FirewallBackend");
             for name in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
                 if let Some(commit) = object(answer, name) {
                     let id = commit.get("ID").cloned().unwrap_or_default();
@@ -332,7 +333,7 @@ impl Shape for system::Info {
             }
         }
         if version.before(50) {
-            answer.remove("DiscoveredDevices");
+            answer.shift_remove("DiscoveredDevices");
             fill(
                 answer,
                 json!({ "BridgeNfIptables": false, "BridgeNfIp6tables": false }),
@@ -361,7 +362,7 @@ impl Shape for system::DiskUsage {
                 "VolumeUsage",
                 "BuildCacheUsage",
             ] {
-                answer.remove(name);
+                answer.shift_remove(name);
             }
         }
         if version.before(42) {
