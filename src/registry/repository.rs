@@ -271,7 +271,7 @@ impl Repository {
 
     /// Finds the digest that a tag means, without fetching the manifest where that can be avoided.
     pub fn resolve(&self, tag: &str) -> Result<Resolved, Error> {
-        self.inner.at_places(|place| {
+        let resolved = self.inner.at_places(|place| {
             let url = place.url(&self.inner.path(&format!("manifests/{tag}")));
             let response = place.send(None, || manifest_request(Method::HEAD, url.clone()))?;
             if response.status.is_success()
@@ -290,12 +290,15 @@ impl Repository {
                 media_type: raw.media_type,
                 size: Some(raw.bytes.len() as u64),
             })
-        })
+        });
+        resolved.map_err(|error| self.about(tag, error))
     }
 
     /// Fetches the manifest or index of a tag.
     pub fn manifest_by_tag(&self, tag: &str) -> Result<RawManifest, Error> {
-        self.inner.at_places(|place| self.fetch(place, tag, None))
+        self.inner
+            .at_places(|place| self.fetch(place, tag, None))
+            .map_err(|error| self.about(tag, error))
     }
 
     /// Fetches the manifest or index of a digest.
@@ -303,6 +306,27 @@ impl Repository {
         let name = digest.to_string();
         self.inner
             .at_places(|place| self.fetch(place, &name, Some(digest)))
+            .map_err(|error| self.about(&name, error))
+    }
+
+    /// Names in an error what was asked for, where that is not what the repository was opened with.
+    fn about(&self, asked: &str, error: Error) -> Error {
+        let own = self.reference();
+        let is_own = own.tag() == Some(asked)
+            || own
+                .digest()
+                .is_some_and(|digest| digest.to_string() == asked);
+        match error {
+            Error::ManifestUnknown { source, .. } if !is_own => {
+                let name = own.familiar_name();
+                let separator = if asked.contains(':') { '@' } else { ':' };
+                Error::ManifestUnknown {
+                    reference: format!("{name}{separator}{asked}"),
+                    source,
+                }
+            }
+            other => other,
+        }
     }
 
     fn fetch(

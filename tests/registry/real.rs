@@ -1,0 +1,647 @@
+//! Debian's docker-registry, as people run it: open, with passwords, over TLS, with tokens.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use moss::registry::{
+    Access, Cancel, Config, Credentials, ErrorKind, Mount, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
+    Registries, Repository, Target, Verified,
+};
+use moss::types::digest::Digest;
+use tempfile::TempDir;
+
+use super::served::{Served, answer};
+use super::{message, open, reference, registries, somebody};
+
+/// A program in `PATH`, or where a variable says.
+fn program(name: &str, variable: &str) -> Option<PathBuf> {
+    let found = match std::env::var_os(variable) {
+        Some(path) => Some(PathBuf::from(path)),
+        None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|directory| directory.join(name))
+            .find(|path| path.exists()),
+    };
+    if found.is_none() {
+        eprintln!("skipped: {name} is not installed");
+    }
+    found
+}
+
+/// A running registry; its storage goes with it.
+struct Running {
+    child: Child,
+    directory: TempDir,
+    address: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    /// Starts one; `more` is YAML for its configuration, written once its directory is known.
+    fn start(host: &str, more: impl FnOnce(&Path) -> (String, String)) -> Option<Self> {
+        let program = program("docker-registry", "MOSS_TEST_REGISTRY")?;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let (http, rest) = more(path);
+        let config = format!(
+            "version: 0.1\nlog:\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
+             rootdirectory: {}/storage\n  delete:\n    enabled: true\nhttp:\n  addr: {host}:0\n{http}{rest}",
+            path.display()
+        );
+        fs::write(path.join("config.yml"), config).expect("a file");
+        let mut child = Command::new(program)
+            .args(["serve", &path.join("config.yml").display().to_string()])
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let log = child.stderr.take().expect("it is piped");
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut said = String::new();
+            for line in BufReader::new(log).lines().map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once("listening on ") {
+                    let end = rest.find([',', '"']).unwrap_or(rest.len());
+                    let _ = sender.send(Ok(rest[..end].to_owned()));
+                }
+                said.push_str(&line);
+                said.push('\n');
+            }
+            let _ = sender.send(Err(said));
+        });
+        let address = receiver
+            .recv_timeout(Duration::from_secs(20))
+            .expect("it says where it listens")
+            .expect("it listens");
+        Some(Self {
+            child,
+            directory,
+            address,
+        })
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+}
+
+fn run(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    child
+        .stdin
+        .take()
+        .expect("it is piped")
+        .write_all(input)
+        .expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{program} {arguments:?}");
+    output.stdout
+}
+
+/// Stores an image of one layer under a tag: its manifest's digest.
+fn store(repository: &Repository, tag: &str, layer: &[u8]) -> Digest {
+    let config =
+        br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+    for blob in [&config[..], layer] {
+        let bytes = blob.to_vec();
+        repository
+            .push_blob(Digest::of(blob), blob.len() as u64, |offset| {
+                let mut cursor = Cursor::new(bytes.clone());
+                cursor.seek(SeekFrom::Start(offset))?;
+                Ok(Box::new(cursor))
+            })
+            .expect("the blob is stored");
+    }
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"{OCI_CONFIG}","digest":"{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":{}}}]}}"#,
+        Digest::of(config),
+        config.len(),
+        Digest::of(layer),
+        layer.len()
+    );
+    repository
+        .put_manifest(Some(tag), OCI_MANIFEST, manifest.as_bytes())
+        .expect("the manifest is stored")
+}
+
+fn layer() -> Vec<u8> {
+    (0..3_000_000u32).map(|at| (at * 7 % 255) as u8).collect()
+}
+
+/// Pushes and pulls an image, as the credentials allow.
+fn round_trip(registries: &Registries, name: &str, credentials: Option<Credentials>) {
+    let layer = layer();
+    let push = open(registries, name, credentials.clone(), Access::Push);
+    let digest = store(&push, "one", &layer);
+    let pull = open(registries, name, credentials, Access::Pull);
+    let resolved = pull.resolve("one").expect("it is there");
+    assert_eq!(resolved.digest, digest);
+    assert_eq!(resolved.media_type, OCI_MANIFEST);
+    let found = pull.find(Target::Tag("one"), None).expect("it is found");
+    assert_eq!(found.chain[0].digest, digest);
+    let described = &found.manifest.layers[0];
+    let blob = pull
+        .blob(described.digest, Some(described.size))
+        .expect("it opens");
+    let mut bytes = Vec::new();
+    Verified::new(blob, described.digest)
+        .read_to_end(&mut bytes)
+        .expect("it arrives");
+    assert_eq!(bytes, layer);
+    assert_eq!(
+        pull.small_blob(found.manifest.config.digest, 1 << 20)
+            .map(|bytes| bytes.len() as u64)
+            .ok(),
+        Some(found.manifest.config.size)
+    );
+    assert_eq!(pull.tags().ok(), Some(vec!["one".to_owned()]));
+}
+
+#[test]
+fn an_open_registry() {
+    let Some(running) = Running::start("127.0.0.1", |_| Default::default()) else {
+        return;
+    };
+    let name = running.name("team/app");
+    round_trip(&registries(), &name, None);
+
+    let pull = open(&registries(), &name, None, Access::Pull);
+    assert_eq!(
+        message(pull.resolve("nope")),
+        format!("manifest for {name}:nope not found: manifest unknown: manifest unknown")
+    );
+    let absent = Digest::of(b"absent");
+    assert_eq!(message(pull.blob(absent, None)), "unknown blob");
+    assert_eq!(pull.blob_size(absent).ok(), Some(None));
+    assert_eq!(
+        open(&registries(), &running.name("other"), None, Access::Pull)
+            .tags()
+            .map_err(|error| error.kind())
+            .err(),
+        Some(ErrorKind::NotFound)
+    );
+
+    // A mount, an index, an upload in one request and in three, and one that is given up.
+    let layer = layer();
+    let digest = Digest::of(&layer);
+    let push = open(&registries(), &running.name("second"), None, Access::Push);
+    assert_eq!(push.blob_size(digest).ok(), Some(None));
+    assert!(matches!(
+        push.mount(digest, &reference(&name)),
+        Ok(Mount::Mounted)
+    ));
+    assert_eq!(push.blob_size(digest).ok(), Some(Some(3_000_000)));
+    match push.mount(absent, &reference(&name)) {
+        Ok(Mount::Upload(upload)) => upload.abandon().expect("it is forgotten"),
+        _ => panic!("what is not there cannot be mounted"),
+    }
+    let whole = vec![1; 100_000];
+    push.upload()
+        .and_then(|upload| upload.send_whole(Digest::of(&whole), 100_000, &mut &whole[..]))
+        .expect("it is stored");
+    let mut upload = push.upload().expect("it begins");
+    for part in layer.chunks(1_500_000) {
+        // Of unknown length: as what is compressed on the way.
+        upload.append(&mut &part[..], None).expect("it arrives");
+    }
+    assert_eq!(upload.status().ok(), Some(3_000_000));
+    upload.commit(digest).expect("it is stored");
+    let mut upload = push.upload().expect("it begins");
+    upload.append(&mut &b"x"[..], Some(1)).expect("it arrives");
+    assert_eq!(
+        message(upload.commit(digest)),
+        "digest invalid: provided digest did not match uploaded content"
+    );
+
+    let image = store(&push, "amd64", b"layer");
+    let bytes = push.manifest_by_digest(image).expect("it is there").bytes;
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{image}","size":{},"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#,
+        bytes.len()
+    );
+    let stored = push
+        .put_manifest(Some("all"), OCI_INDEX, index.as_bytes())
+        .expect("it is stored");
+    assert!(push.has_manifest(stored).is_ok_and(|there| there));
+    let amd64 = "linux/amd64/v3".parse().expect("a platform");
+    let found = push
+        .find(Target::Tag("all"), Some(&amd64))
+        .expect("it runs");
+    assert_eq!(found.chain.len(), 2);
+    assert_eq!(
+        (found.chain[0].digest, found.chain[1].digest),
+        (stored, image)
+    );
+    let arm = "linux/arm64/v8".parse().expect("a platform");
+    assert_eq!(
+        message(push.find(Target::Digest(stored), Some(&arm))),
+        "no matching manifest for linux/arm64 in the manifest list entries"
+    );
+}
+
+#[test]
+fn a_registry_with_passwords() {
+    if program("htpasswd", "MOSS_TEST_HTPASSWD").is_none() {
+        return;
+    }
+    let Some(running) = Running::start("127.0.0.1", |path| {
+        let file = path.join("htpasswd");
+        fs::write(&file, run("htpasswd", &["-Bbn", "somebody", "secret"], b"")).expect("a file");
+        let auth = format!(
+            "auth:\n  htpasswd:\n    realm: moss\n    path: {}\n",
+            file.display()
+        );
+        (String::new(), auth)
+    }) else {
+        return;
+    };
+    let name = running.name("app");
+    round_trip(&registries(), &name, somebody("somebody", "secret"));
+    let root = format!("http://{}/v2/", running.address);
+    assert_eq!(
+        message(open(&registries(), &name, None, Access::Pull).resolve("one")),
+        format!("Head \"{root}app/manifests/one\": no basic auth credentials")
+    );
+    let wrong = open(
+        &registries(),
+        &name,
+        somebody("somebody", "wrong"),
+        Access::Pull,
+    );
+    assert_eq!(
+        message(wrong.resolve("one")),
+        "unauthorized: authentication required"
+    );
+
+    let login = |password: &str| {
+        let credentials = somebody("somebody", password).unwrap_or_default();
+        registries().login(&running.address, &credentials, &Cancel::new())
+    };
+    assert_eq!(login("secret").ok(), Some(None));
+    assert_eq!(
+        message(login("wrong")),
+        format!("login attempt to {root} failed with status: 401 Unauthorized")
+    );
+}
+
+/// An address of this machine that is not loopback, where certificates are looked at.
+fn own_address() -> Option<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: the kernel merely chooses where it would be sent from.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
+}
+
+/// A key and a certificate by it: signed by `ca`, or by itself.
+fn certificate(path: &Path, name: &str, extension: &str, ca: Option<&str>) {
+    let at = |suffix: &str| path.join(suffix).display().to_string();
+    run(
+        "openssl",
+        &[
+            "req",
+            "-new",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            &format!("/CN={name}"),
+            "-keyout",
+            &at(&format!("{name}.key")),
+            "-out",
+            &at(&format!("{name}.csr")),
+        ],
+        b"",
+    );
+    fs::write(at("extensions"), extension).expect("a file");
+    let (csr, crt, key) = (
+        at(&format!("{name}.csr")),
+        at(&format!("{name}.crt")),
+        at(&format!("{name}.key")),
+    );
+    let extensions = at("extensions");
+    let mut arguments = vec![
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        &csr,
+        "-out",
+        &crt,
+        "-extfile",
+        &extensions,
+    ];
+    let signer = ca.map(|ca| (at(&format!("{ca}.crt")), at(&format!("{ca}.key"))));
+    match &signer {
+        Some((crt, key)) => arguments.extend(["-CA", crt, "-CAkey", key, "-CAcreateserial"]),
+        None => arguments.extend(["-signkey", &key]),
+    }
+    run("openssl", &arguments, b"");
+}
+
+#[test]
+fn a_registry_over_tls() {
+    if program("openssl", "MOSS_TEST_OPENSSL").is_none() {
+        return;
+    }
+    let Some(address) = own_address() else {
+        eprintln!("skipped: no address but loopback, where certificates are not verified");
+        return;
+    };
+    let Some(running) = Running::start(&address, |path| {
+        certificate(path, "ca", "basicConstraints=critical,CA:TRUE\n", None);
+        certificate(
+            path,
+            "server",
+            &format!("subjectAltName=IP:{address}\n"),
+            Some("ca"),
+        );
+        certificate(path, "client", "extendedKeyUsage=clientAuth\n", Some("ca"));
+        let at = |name: &str| path.join(name).display().to_string();
+        let tls = format!(
+            "  tls:\n    certificate: {}\n    key: {}\n    clientcas: [{}]\n",
+            at("server.crt"),
+            at("server.key"),
+            at("ca.crt")
+        );
+        (tls, String::new())
+    }) else {
+        return;
+    };
+    let name = running.name("app");
+    let root = format!("https://{}/v2/", running.address);
+    let stranger = open(&registries(), &name, None, Access::Pull);
+    assert_eq!(
+        message(stranger.resolve("one")),
+        format!(
+            "Get \"{root}\": tls: failed to verify certificate: x509: certificate signed by unknown authority"
+        )
+    );
+
+    let certificates = running.directory.path().join("certs.d");
+    let own = certificates.join(&running.address);
+    fs::create_dir_all(&own).expect("a directory");
+    let copy = |from: &str, to: &str| {
+        fs::copy(running.directory.path().join(from), own.join(to)).expect("a file");
+    };
+    let known = || {
+        Registries::new(Config {
+            certificates: vec![certificates.clone()],
+            ..Config::default()
+        })
+        .expect("a sound configuration")
+    };
+    copy("ca.crt", "ca.crt");
+    // The server wants to know who one is.
+    let error = message(open(&known(), &name, None, Access::Pull).resolve("one"));
+    assert!(
+        error.starts_with(&format!("Get \"{root}\": remote error: tls: ")),
+        "{error}"
+    );
+    copy("client.crt", "client.cert");
+    copy("client.key", "client.key");
+    round_trip(&known(), &name, None);
+
+    // By another name than the certificate's: insecure is insecure, loopback included.
+    let insecure = Registries::new(Config {
+        insecure_registries: vec![running.address.clone()],
+        certificates: vec![certificates.clone()],
+        ..Config::default()
+    })
+    .expect("a sound configuration");
+    assert!(
+        open(&insecure, &name, None, Access::Pull)
+            .resolve("one")
+            .is_ok()
+    );
+}
+
+/// A token server that docker-registry believes: its tokens are signed with openssl.
+fn token_server(path: &Path) -> Served {
+    let count = AtomicUsize::new(0);
+    let key = path.join("issuer.key").display().to_string();
+    let pem = fs::read_to_string(path.join("issuer.crt")).expect("a certificate");
+    let der: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    Served::new(move |head, stream| {
+        // Parameters of the query, or of the form.
+        let text = match head.method.as_str() {
+            "POST" => String::from_utf8_lossy(&head.body).into_owned(),
+            _ => head
+                .target
+                .split_once('?')
+                .map(|(_, query)| query.to_owned())
+                .unwrap_or_default(),
+        };
+        let parameters: Vec<(String, String)> = text
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| {
+                let value = value
+                    .replace("%3A", ":")
+                    .replace("%2F", "/")
+                    .replace("%2C", ",");
+                (name.to_owned(), value.replace('+', " "))
+            })
+            .collect();
+        let parameter = |name: &'static str| {
+            let of = parameters.iter().filter(move |(known, _)| known == name);
+            of.map(|(_, value)| value.as_str())
+        };
+        let basic = format!("Basic {}", STANDARD.encode("somebody:secret"));
+        let known = head.field("authorization") == Some(&basic)
+            || parameter("refresh_token").any(|token| token == "refresh");
+        let stranger = head.field("authorization").is_none() && head.method == "GET";
+        if !known && !stranger {
+            let fields = [("Content-Type", "application/json")];
+            return answer(
+                stream,
+                "401 Unauthorized",
+                &fields,
+                br#"{"details":"incorrect username or password"}"#,
+            );
+        }
+        // Strangers may pull from `public` only.
+        let access: Vec<String> = parameter("scope")
+            .flat_map(|scopes| scopes.split(' '))
+            .filter_map(|scope| {
+                let mut parts = scope.splitn(3, ':');
+                let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
+                let actions: Vec<String> = actions
+                    .split(',')
+                    .filter(|action| known || (*action == "pull" && name == "public"))
+                    .map(|action| format!("\"{action}\""))
+                    .collect();
+                Some(format!(
+                    r#"{{"type":"{kind}","name":"{name}","actions":[{}]}}"#,
+                    actions.join(",")
+                ))
+            })
+            .collect();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs();
+        let header = format!(r#"{{"typ":"JWT","alg":"RS256","x5c":["{der}"]}}"#);
+        let claims = format!(
+            r#"{{"iss":"issuer","sub":"","aud":"service","exp":{},"nbf":{},"iat":{now},"jti":"{}","access":[{}]}}"#,
+            now + 300,
+            now - 10,
+            count.fetch_add(1, Ordering::SeqCst),
+            access.join(",")
+        );
+        let signed = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(claims)
+        );
+        let signature = run(
+            "openssl",
+            &["dgst", "-sha256", "-sign", &key],
+            signed.as_bytes(),
+        );
+        let refresh = if parameter("offline_token").any(|wanted| wanted == "true") {
+            r#","refresh_token":"refresh""#
+        } else {
+            ""
+        };
+        let body = format!(
+            r#"{{"token":"{signed}.{}","expires_in":300{refresh}}}"#,
+            URL_SAFE_NO_PAD.encode(signature)
+        );
+        answer(stream, "200 OK", &[], body.as_bytes())
+    })
+}
+
+#[test]
+fn a_registry_with_tokens() {
+    if program("openssl", "MOSS_TEST_OPENSSL").is_none() {
+        return;
+    }
+    let mut tokens = None;
+    let Some(running) = Running::start("127.0.0.1", |path| {
+        certificate(path, "issuer", "basicConstraints=CA:FALSE\n", None);
+        let server = token_server(path);
+        let auth = format!(
+            "auth:\n  token:\n    realm: http://{}/token\n    service: service\n    issuer: issuer\n    rootcertbundle: {}\n",
+            server.address,
+            path.join("issuer.crt").display()
+        );
+        tokens = Some(server);
+        (String::new(), auth)
+    }) else {
+        return;
+    };
+    let tokens = tokens.expect("it was made with the registry");
+    let name = running.name("private/app");
+    round_trip(&registries(), &name, somebody("somebody", "secret"));
+    // One token for what is pushed and one for what is pulled.
+    let asked: Vec<String> = tokens
+        .requests()
+        .iter()
+        .map(|head| head.target.clone())
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            "/token?account=somebody&scope=repository%3Aprivate%2Fapp%3Apush%2Cpull&service=service",
+            "/token?account=somebody&scope=repository%3Aprivate%2Fapp%3Apull&service=service",
+        ]
+    );
+
+    // A mount asks for both repositories.
+    let push = open(
+        &registries(),
+        &running.name("public"),
+        somebody("somebody", "secret"),
+        Access::Push,
+    );
+    let digest = Digest::of(&layer());
+    assert!(matches!(
+        push.mount(digest, &reference(&name)),
+        Ok(Mount::Mounted)
+    ));
+    store(&push, "one", b"layer");
+    assert!(
+        open(&registries(), &running.name("public"), None, Access::Pull)
+            .resolve("one")
+            .is_ok()
+    );
+
+    let stranger = open(&registries(), &name, None, Access::Pull);
+    assert_eq!(
+        message(stranger.find(Target::Tag("one"), None)),
+        format!(
+            "pull access denied for {name}, repository does not exist or may require 'docker login': denied: requested access to the resource is denied"
+        )
+    );
+    let wrong = open(
+        &registries(),
+        &name,
+        somebody("somebody", "wrong"),
+        Access::Pull,
+    );
+    assert_eq!(
+        message(wrong.resolve("one")),
+        format!(
+            "Head \"http://{}/v2/private/app/manifests/one\": unauthorized: incorrect username or password",
+            running.address
+        )
+    );
+
+    // A login gives a token that stands for the password from then on.
+    let login = |credentials: Option<Credentials>| {
+        registries().login(
+            &running.address,
+            &credentials.unwrap_or_default(),
+            &Cancel::new(),
+        )
+    };
+    assert_eq!(
+        login(somebody("somebody", "secret")).ok(),
+        Some(Some("refresh".to_owned()))
+    );
+    let refused = login(somebody("somebody", "wrong"));
+    assert_eq!(
+        refused.as_ref().map_err(|error| error.kind()).err(),
+        Some(ErrorKind::Unauthorized)
+    );
+    assert_eq!(
+        message(refused),
+        format!(
+            "Get \"http://{}/v2/\": unauthorized: incorrect username or password",
+            running.address
+        )
+    );
+    let by_token = Some(Credentials {
+        identity_token: "refresh".into(),
+        ..Credentials::default()
+    });
+    assert!(
+        open(&registries(), &name, by_token, Access::Pull)
+            .resolve("one")
+            .is_ok()
+    );
+}

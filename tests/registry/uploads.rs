@@ -1,0 +1,151 @@
+//! A registry that breaks off uploads, and remembers how far they came.
+
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::sync::{Arc, Mutex};
+
+use moss::registry::{Access, Repository};
+use moss::types::digest::Digest;
+
+use super::served::{Served, Then, answer, send};
+use super::{message, open, registries};
+
+fn pushes(text: &str) -> Repository {
+    open(&registries(), text, None, Access::Push)
+}
+
+fn reader_of(bytes: &[u8]) -> impl FnMut(u64) -> std::io::Result<Box<dyn Read>> {
+    let bytes = bytes.to_vec();
+    move |offset| {
+        let mut cursor = Cursor::new(bytes.clone());
+        cursor.seek(SeekFrom::Start(offset))?;
+        Ok(Box::new(cursor))
+    }
+}
+
+#[test]
+fn an_upload_goes_on_where_it_broke() {
+    let body: Vec<u8> = (0..400_000u32).map(|at| (at % 253) as u8).collect();
+    let digest = Digest::of(&body);
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&stored);
+    let server = Served::new(move |head, stream| {
+        let mut stored = keep.lock().expect("no panic");
+        let range = |stored: &[u8]| format!("0-{}", stored.len().saturating_sub(1));
+        match head.method.as_str() {
+            "POST" => answer(
+                stream,
+                "202 Accepted",
+                &[("Location", "/v2/a/blobs/uploads/1?state=0")],
+                b"",
+            ),
+            "GET" if head.target.contains("uploads") => answer(
+                stream,
+                "204 No Content",
+                &[
+                    ("Location", "/v2/a/blobs/uploads/1?state=1"),
+                    ("Range", &range(&stored)),
+                ],
+                b"",
+            ),
+            "PATCH" => {
+                let length: usize = head
+                    .field("content-length")
+                    .and_then(|text| text.parse().ok())
+                    .expect("a length");
+                // The first two attempts are cut after 150 000 bytes.
+                let taken = length.min(150_000);
+                let mut bytes = vec![0; taken];
+                stream.read_exact(&mut bytes).expect("they are sent");
+                stored.extend(bytes);
+                if taken < length {
+                    return Then::Close;
+                }
+                answer(
+                    stream,
+                    "202 Accepted",
+                    &[
+                        ("Location", "/v2/a/blobs/uploads/1?state=2"),
+                        ("Range", &range(&stored)),
+                    ],
+                    b"",
+                )
+            }
+            "PUT" => answer(stream, "201 Created", &[], b""),
+            _ => answer(stream, "200 OK", &[], b"{}"),
+        }
+    });
+    pushes(&server.name("a"))
+        .push_blob(digest, 400_000, reader_of(&body))
+        .expect("it arrives");
+    assert_eq!(*stored.lock().expect("no panic"), body);
+    let patches: Vec<_> = server
+        .requests()
+        .into_iter()
+        .filter(|head| head.method == "PATCH")
+        .map(|head| {
+            (
+                head.target.clone(),
+                head.field("content-range").map(str::to_owned),
+            )
+        })
+        .collect();
+    assert_eq!(
+        patches,
+        [
+            ("/v2/a/blobs/uploads/1?state=0".to_owned(), None),
+            (
+                "/v2/a/blobs/uploads/1?state=1".to_owned(),
+                Some("150000-399999".to_owned())
+            ),
+            (
+                "/v2/a/blobs/uploads/1?state=1".to_owned(),
+                Some("300000-399999".to_owned())
+            ),
+        ]
+    );
+    let puts: Vec<_> = server
+        .requests()
+        .into_iter()
+        .filter(|head| head.method == "PUT")
+        .map(|head| head.target)
+        .collect();
+    let encoded = digest.to_string().replace(':', "%3A");
+    assert_eq!(
+        puts,
+        [format!("/v2/a/blobs/uploads/1?state=2&digest={encoded}")]
+    );
+}
+
+#[test]
+fn a_refused_push_says_why() {
+    let server = Served::new(|head, stream| {
+        if head.method == "POST" {
+            let body = br#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied","detail":1}]}"#;
+            return answer(
+                stream,
+                "403 Forbidden",
+                &[("Content-Type", "application/json")],
+                body,
+            );
+        }
+        answer(stream, "200 OK", &[], b"{}")
+    });
+    assert_eq!(
+        message(pushes(&server.name("a")).upload().map(drop)),
+        "denied: requested access to the resource is denied"
+    );
+}
+
+#[test]
+fn a_short_source_is_the_sources_fault() {
+    let server = Served::new(|head, stream| match head.method.as_str() {
+        "POST" => answer(stream, "202 Accepted", &[("Location", "u")], b""),
+        "PATCH" => {
+            let _ = stream.read(&mut [0; 1024]);
+            send(stream, b"")
+        }
+        _ => answer(stream, "200 OK", &[], b"{}"),
+    });
+    let error = pushes(&server.name("a")).push_blob(Digest::of(b""), 1000, reader_of(b"short"));
+    assert!(message(error).starts_with("cannot read what is to be pushed"));
+}
