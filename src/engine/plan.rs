@@ -64,7 +64,7 @@ impl Engine {
         directory: &Path,
         joined: &Identities,
     ) -> Result<Plan> {
-        let mut mounts: Vec<HostMount> = record
+        let mounts: Vec<HostMount> = record
             .mounts
             .iter()
             .filter(|point| point.kind != MountKind::Tmpfs)
@@ -77,14 +77,6 @@ impl Engine {
                 readonly_non_recursive: point.readonly_non_recursive,
             })
             .collect();
-        let has_own = mounts.iter().any(|mount| mount.destination == "/dev/shm");
-        if let Some(source) = self.shared_memory(record)?.filter(|_| !has_own) {
-            mounts.push(HostMount {
-                source,
-                destination: "/dev/shm".to_owned(),
-                ..HostMount::default()
-            });
-        }
         let covered =
             |destination: &str| mounts.iter().any(|mount| mount.destination == destination);
         let files: Vec<EngineFile> = FILES
@@ -268,33 +260,6 @@ impl Engine {
         let other = self.containers.find(name)?.record();
         let process = identity(&other).ok_or_else(|| Error::not_running(name))?;
         Ok(Some(process))
-    }
-
-    /// Where the /dev/shm of a shareable container lies: in the runtime directory, which is memory,
-    /// since a mount of another container's mount namespace cannot be had.
-    fn shared_memory(&self, record: &Record) -> Result<Option<PathBuf>> {
-        let owner = match record.host_config.ipc_mode.as_str() {
-            "shareable" => record.id,
-            mode => match mode.strip_prefix("container:") {
-                Some(name) => self.containers.find(name)?.id,
-                None => return Ok(None),
-            },
-        };
-        let directory = self
-            .settings
-            .exec_root
-            .join("c")
-            .join(owner.as_str())
-            .join("shm");
-        std::fs::create_dir_all(&directory)
-            .and_then(|()| {
-                std::fs::set_permissions(
-                    &directory,
-                    std::os::unix::fs::PermissionsExt::from_mode(0o1777),
-                )
-            })
-            .map_err(|error| Error::io(format!("cannot make {}", directory.display()), &error))?;
-        Ok(Some(directory))
     }
 }
 

@@ -14,7 +14,8 @@
 //!
 //! A namespace that the spec does not list is the host's; the user and mount namespaces are new in
 //! any case, except that a user namespace may be joined. A bind of `/proc`, `/sys`, `/sys/fs/cgroup`
-//! or `/dev/mqueue` onto itself is the view that goes with a shared namespace.
+//! or `/dev/mqueue` onto itself is the view that goes with a shared namespace. A bind of
+//! `/proc/PID/root/PATH` is of another container's mount, where the pid is a known identity's.
 //!
 //! Not carried, because the stage has no use for it: cgroup resources (the engine's), hooks,
 //! access-time options, `linux.rootfsPropagation`, AppArmor and SELinux labels.
@@ -86,7 +87,7 @@ pub fn spec_to_plan(spec: &Spec, context: Context<'_>) -> Result<Plan, SpecError
     let mut mounts = Vec::new();
     let mut devices = Vec::new();
     for mount in spec.mounts().iter().flatten() {
-        match convert_mount(mount)? {
+        match convert_mount(mount, context.identities)? {
             Converted::Mount(mount) => mounts.push(mount),
             Converted::Device(device) => devices.push(device),
         }
@@ -178,6 +179,13 @@ fn identity(path: &Path, known: &[ProcessIdentity]) -> Result<ProcessIdentity, S
         .ok_or_else(|| SpecError::NamespaceProcess(path.to_owned()))
 }
 
+/// Takes `/proc/PID/root/PATH` of a known process apart.
+fn in_container(path: &Path, known: &[ProcessIdentity]) -> Option<(ProcessIdentity, PathBuf)> {
+    let of = identity(path, known).ok()?;
+    let root = format!("/proc/{}/root", of.pid);
+    Some((of, Path::new("/").join(path.strip_prefix(root).ok()?)))
+}
+
 enum Converted {
     Mount(Mount),
     Device(Device),
@@ -237,7 +245,7 @@ fn options(mount: &OciMount) -> Options<'_> {
     sorted
 }
 
-fn convert_mount(mount: &OciMount) -> Result<Converted, SpecError> {
+fn convert_mount(mount: &OciMount, known: &[ProcessIdentity]) -> Result<Converted, SpecError> {
     let target = mount.destination().to_string_lossy().into_owned();
     let options = options(mount);
     let kind = mount.typ().as_deref().unwrap_or_default();
@@ -270,6 +278,8 @@ fn convert_mount(mount: &OciMount) -> Result<Converted, SpecError> {
     );
     let source = if shared && path == mount.destination().as_path() {
         MountSource::FromHost { path }
+    } else if let Some((of, path)) = in_container(&path, known) {
+        MountSource::FromContainer { of, path }
     } else {
         MountSource::Bind {
             path,

@@ -142,6 +142,14 @@ pub enum MountSource {
         /// Absolute path on the host.
         path: PathBuf,
     },
+    /// What another container has at a path, without submounts (`/dev/shm` with
+    /// `--ipc container:X`).
+    FromContainer {
+        /// A process of it.
+        of: ProcessIdentity,
+        /// Absolute path in it.
+        path: PathBuf,
+    },
 }
 
 /// Per-mount flags (mount_setattr(2)).

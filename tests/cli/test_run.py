@@ -419,9 +419,14 @@ class Namespaces(Case):
         self.equal(self.namespace("ipc", "--ipc", "host"), os.readlink("/proc/self/ns/ipc"), "ipc namespace")
 
     def test_ipc_shareable(self):
-        name = self.run_detached("--ipc", "shareable", command=("sh", "-c", "echo shared > /dev/shm/x; sleep 1000"))
+        name = self.run_detached("--ipc", "shareable", "--shm-size", "5m", command=("sh", "-c", "echo shared > /dev/shm/x; sleep 1000"))
         time.sleep(0.1)
-        self.in_container("--ipc", "container:" + name, shell="cat /dev/shm/x", out="shared")
+        size = "df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2"
+        self.docker("exec", name, "sh", "-c", size, out="5120")
+        self.in_container("--ipc", "container:" + name, shell="cat /dev/shm/x; " + size, out="shared\n5120")
+        self.in_container("--ipc", "container:" + name, shell="head -c 6m /dev/zero > /dev/shm/y 2>/dev/null || echo full; echo > /dev/shm/y", out="full")
+        self.in_container("--ipc", "container:" + name, "-u", "1000", out="sticky\nown\nnosuid,nodev,noexec",
+                          shell="rm /dev/shm/y 2>/dev/null || echo sticky; echo own > /dev/shm/z && cat /dev/shm/z; grep shm /proc/mounts | grep -o nosuid,nodev,noexec")
 
     def test_ipc_private(self):
         name = self.run_detached("--ipc", "private")

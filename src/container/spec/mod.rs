@@ -20,8 +20,7 @@
 //! own mount is bound instead: /proc, /sys, /sys/fs/cgroup, /dev/mqueue, /dev/shm. Devices cannot
 //! be made, so they are bound (mount options `bind,dev`; see
 //! [`from_spec`](crate::userns::from_spec)). With `--ipc container:X` System V objects and message
-//! queues are shared, /dev/shm is the container's own: a mount of another mount namespace cannot be
-//! cloned.
+//! queues are shared, and /dev/shm is X's own mount, which the stage gets a copy of.
 
 mod merge;
 mod modes;

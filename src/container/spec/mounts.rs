@@ -103,6 +103,10 @@ fn defaults(input: &SpecInput<'_>, namespaces: &modes::Resolved) -> Vec<Mount> {
     }
     if namespaces.ipc == Namespace::Host {
         mounts.push(mount("/dev/shm", "bind", "/dev/shm", &bound));
+    } else if let Namespace::Join(of) = namespaces.ipc {
+        let theirs = format!("/proc/{}/root/dev/shm", of.pid);
+        let options = [&["bind"], &strict[..]].concat();
+        mounts.push(mount("/dev/shm", "bind", &theirs, &options));
     } else if namespaces.shm {
         let size = match input.host.shm_size {
             0 => DEFAULT_SHM_SIZE,

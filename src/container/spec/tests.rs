@@ -104,6 +104,9 @@ fn lines(plan: &Plan) -> Vec<String> {
                 format!("{kind} {} {propagation}", path.display())
             }
             MountSource::FromHost { path } => format!("host {}", path.display()),
+            MountSource::FromContainer { of, path } => {
+                format!("of {} {}", of.pid, path.display())
+            }
         };
         let flags: String = [
             (mount.flags.readonly, " ro"),

@@ -10,15 +10,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::StageError;
 use super::channel::Channel;
 use crate::sys::clone::{self, Child};
-use crate::sys::pidfd;
+use crate::sys::mount::clone_tree_at;
+use crate::sys::{pidfd, resolve};
 use crate::userns::plan::{Extent, IdMapping, Namespace, Namespaces, ProcessIdentity};
 
 /// The namespaces by their names under /proc/PID/ns, in the plan's order.
@@ -153,6 +156,59 @@ pub(super) fn by_way_of_joiner(
         Ok((0, None)) => Err(StageError::new("joining namespaces: unexpected end")),
         Ok((n, None)) => Err(StageError::new(String::from_utf8_lossy(&bytes[..n]))),
         Err(error) => Err(StageError::io("reading from init process", &error)),
+    }
+}
+
+/// A detached copy of what another container has mounted on the directory `path`.
+///
+/// The kernel copies mounts of the caller's own mount namespace only, so a process enters the
+/// container's and sends the copy back: attached or not, a mount without a place belongs to
+/// nobody, and may be given one anywhere.
+pub(super) fn copy_mount(of: ProcessIdentity, path: &Path) -> Result<OwnedFd, StageError> {
+    let failed = |error: &io::Error| {
+        StageError::io(
+            format_args!("error mounting another container's \"{}\"", path.display()),
+            error,
+        )
+    };
+    let pidfd = identify(of)?;
+    let (ours, theirs) = Channel::pair().map_err(|error| failed(&error))?;
+    let helper = clone::clone(0, || {
+        ours.close_inherited();
+        let copied = setns(&pidfd, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+            .map_err(io::Error::from)
+            // By its own root, whatever links it made there.
+            .and_then(|()| {
+                Ok(openat(
+                    CWD,
+                    "/",
+                    OFlags::PATH | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?)
+            })
+            .and_then(|root| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                resolve::open(root.as_fd(), &path.to_string_lossy(), flags)
+            })
+            .and_then(|directory| clone_tree_at(directory.as_fd(), false));
+        let sent = match copied {
+            Ok(tree) => theirs.send(&[0; 4], Some(&tree)),
+            Err(error) => theirs.send(&error.raw_os_error().unwrap_or(0).to_ne_bytes(), None),
+        };
+        i32::from(sent.is_err())
+    })
+    .map_err(|error| failed(&error))?;
+    drop(theirs);
+    let mut number = [0_u8; 4];
+    let received = ours.receive(&mut number);
+    clone::reap(helper.pid);
+    match received {
+        Ok((_, Some(tree))) => Ok(tree),
+        Ok((4, None)) => Err(failed(&io::Error::from_raw_os_error(i32::from_ne_bytes(
+            number,
+        )))),
+        Ok((_, None)) => Err(failed(&io::ErrorKind::UnexpectedEof.into())),
+        Err(error) => Err(failed(&error)),
     }
 }
 

@@ -127,9 +127,12 @@ impl Rootfs {
                 },
                 _,
             ) => self.mount_filesystem(mount, kind, options, *copy_up),
-            (MountSource::Bind { path, .. } | MountSource::FromHost { path }, Some(source)) => {
-                self.mount_bind(mount, path, &source)
-            }
+            (
+                MountSource::Bind { path, .. }
+                | MountSource::FromHost { path }
+                | MountSource::FromContainer { path, .. },
+                Some(source),
+            ) => self.mount_bind(mount, path, &source),
             // `sources::open` gives a source to every such mount, or fails.
             (_, None) => Err(StageError::new(format!(
                 "error mounting to rootfs at \"{}\": no source",

@@ -2,13 +2,14 @@
 //!
 //! The shim opens them, with the keeper's rights over the user's files and in the keeper's mount
 //! namespace, where mounts are not yet locked as they are in the child's copy. The child only attaches
-//! them; it walks no path of the host's but /, /dev/null and, as a fallback, /sys.
+//! them; it walks no path of the host's but /, /dev/null and, as a fallback, /sys. What another
+//! container has mounted is copied by a process that enters it ([`namespaces::copy_mount`]).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use super::StageError;
+use super::{StageError, namespaces};
 use crate::sys::mount::{
     Attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, set_attributes,
 };
@@ -100,6 +101,17 @@ fn mount_source(mount: &Mount) -> Result<Option<Source>, StageError> {
             propagation,
         } => (path, *recursive, propagation.as_str()),
         MountSource::FromHost { path } => (path, true, "rslave"),
+        MountSource::FromContainer { of, path } => {
+            let tree = namespaces::copy_mount(*of, path)?;
+            let failed =
+                |error: io::Error| mount_failed(path, &mount.target, "mount_setattr", &error);
+            let attributes = Attributes {
+                set: attribute_bits(mount.flags),
+                propagation: libc::MS_PRIVATE,
+            };
+            set_attributes(tree.as_fd(), false, attributes).map_err(failed)?;
+            return Ok(Some(Source { tree, is_dir: true }));
+        }
     };
     let failed = |what: String, error: &io::Error| mount_failed(path, &mount.target, what, error);
     let is_dir = match std::fs::metadata(path) {
