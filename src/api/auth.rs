@@ -1,7 +1,11 @@
-//! Credentials for registries: the body of `POST /auth` and what `X-Registry-Auth` holds.
+//! Credentials for registries: the body of `POST /auth` and what `X-Registry-Auth` holds: the
+//! same as JSON in base64 of the alphabet for URLs.
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 
 /// Credentials. `Debug` does not show the secrets, so that no log ever does.
@@ -28,6 +32,20 @@ pub struct AuthConfig {
     pub registry_token: String,
 }
 
+/// `X-Registry-Auth`'s base64; some clients leave the padding out.
+const HEADER: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+impl AuthConfig {
+    /// Reads `X-Registry-Auth`. What cannot be read is no credentials, as in Docker.
+    pub fn from_header(value: &[u8]) -> Self {
+        let json = HEADER.decode(value).unwrap_or_default();
+        serde_json::from_slice(&json).unwrap_or_default()
+    }
+}
+
 impl fmt::Debug for AuthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthConfig")
@@ -45,4 +63,21 @@ pub struct AuthResponse {
     pub identity_token: String,
     /// `Login Succeeded`.
     pub status: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_far_as_they_can_be() {
+        // {"username":"a","password":">>>???"}
+        let read = AuthConfig::from_header(b"eyJ1c2VybmFtZSI6ImEiLCJwYXNzd29yZCI6Ij4-Pj8_PyJ9");
+        assert_eq!((&*read.username, &*read.password), ("a", ">>>???"));
+        assert_eq!(AuthConfig::from_header(b"e30="), AuthConfig::default());
+        assert_eq!(AuthConfig::from_header(b"e30"), AuthConfig::default());
+        for nothing in [&b""[..], b"!", b"AAAA", b"\xff"] {
+            assert_eq!(AuthConfig::from_header(nothing), AuthConfig::default());
+        }
+    }
 }

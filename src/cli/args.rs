@@ -73,6 +73,8 @@ pub enum Verb {
     Top(Top),
     /// List images
     Images(Images),
+    /// Download an image from a registry
+    Pull(Pull),
     /// Load an image from a tar archive or STDIN
     Load(Load),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
@@ -381,6 +383,23 @@ pub struct Images {
     pub name: Option<String>,
 }
 
+/// `moss pull`
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Download all tagged images in the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Set platform if server is multi-platform capable
+    #[arg(long, value_name = "string", default_value = "")]
+    pub platform: String,
+    /// Suppress verbose output
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The image
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+    pub name: String,
+}
+
 /// `moss load`
 #[derive(Debug, Args)]
 pub struct Load {
@@ -570,6 +589,8 @@ pub enum ImageGroup {
     Import(Import),
     /// Display detailed information on one or more images
     Inspect(Inspect),
+    /// Download an image from a registry
+    Pull(Pull),
     /// Load an image from a tar archive or STDIN
     Load(Load),
     /// List images
@@ -844,6 +865,7 @@ fn ungroup(verb: Verb) -> Verb {
             ImageGroup::History(verb) => Verb::History(verb),
             ImageGroup::Import(verb) => Verb::Import(verb),
             ImageGroup::Inspect(verb) => of(verb, "image"),
+            ImageGroup::Pull(verb) => Verb::Pull(verb),
             ImageGroup::Load(verb) => Verb::Load(verb),
             ImageGroup::Ls(verb) => Verb::Images(verb),
             ImageGroup::Rm(verb) => Verb::Rmi(verb),

@@ -125,6 +125,51 @@ fn since(created: i64) -> String {
     }
 }
 
+/// `moss pull`.
+pub fn pull(client: &Client, pull: &args::Pull) -> Result<()> {
+    let name = Reference::parse_named(&pull.name).map_err(|error| anyhow!("{error}"))?;
+    if pull.all_tags && !name.is_name_only() {
+        bail!("tag can't be used with --all-tags/-a");
+    }
+    let name = if pull.all_tags {
+        name
+    } else {
+        if name.is_name_only() && !pull.quiet {
+            println!("Using default tag: latest");
+        }
+        name.with_default_tag()
+    };
+    fetch(client, &name, &pull.platform, &mut io::stdout(), pull.quiet)?;
+    let whole = match (name.tag(), name.digest()) {
+        (_, Some(digest)) => format!("{}@{digest}", name.repository()),
+        (Some(tag), None) => format!("{}:{tag}", name.repository()),
+        (None, None) => name.repository(),
+    };
+    println!("{whole}");
+    Ok(())
+}
+
+/// Has the engine pull an image, or all of a repository's where the name says no more, and shows
+/// how far it is.
+pub fn fetch<W: Write + IsTerminal>(
+    client: &Client,
+    name: &Reference,
+    platform: &str,
+    out: &mut W,
+    quiet: bool,
+) -> Result<()> {
+    let tag = match name.digest() {
+        Some(digest) => digest.to_string(),
+        None => name.tag().unwrap_or_default().to_owned(),
+    };
+    let target = Target::new("/images/create", &[])
+        .with("fromImage", name.familiar_name())
+        .with_some("tag", &tag)
+        .with_some("platform", platform);
+    let answer = client.ask("POST", &target, Body::Empty)?;
+    progress::show(answer.body, out, quiet)
+}
+
 /// `moss load`.
 pub fn load(client: &Client, load: &args::Load) -> Result<()> {
     let mut input: Box<dyn Read> = match &load.input {

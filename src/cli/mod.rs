@@ -101,6 +101,7 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
         Verb::Top(verb) => containers::top(&find()?, &verb),
         Verb::Inspect(verb) => objects::inspect(&find()?, &verb),
         Verb::Images(verb) => images::list(&find()?, &verb),
+        Verb::Pull(verb) => images::pull(&find()?, &verb),
         Verb::Load(verb) => images::load(&find()?, &verb),
         Verb::Save(verb) => images::save(&find()?, &verb),
         Verb::Import(verb) => images::import(&find()?, &verb),

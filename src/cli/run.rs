@@ -23,8 +23,8 @@ use super::create::{self, ContainerFlags};
 use super::engine::{Answer, Client, Pending};
 use super::error::{ENGINE_FAILED, Exit, Refused, describe, is_not_found, refusal, with_help};
 use super::http::{Body, Hijacked, Target};
+use super::images;
 use super::output::{complain, each, line};
-use super::progress;
 use super::streams::{End, Heeded, Session, Signals};
 use super::terminal::{self, DetachKeys, Raw};
 use crate::api::IdResponse;
@@ -148,14 +148,14 @@ fn make(client: &Client, flags: &ContainerFlags, request: &CreateRequest) -> Res
         .with_some("platform", platform);
     let image = &request.config.image;
     if flags.pull == "always" {
-        pull(client, image, platform, flags.quiet)?;
+        fetch(client, image, platform, flags.quiet)?;
     }
     let made: CreateResponse = match client.post(&target, request) {
         Err(error) if flags.pull == "missing" && is_missing_image(&error, image) => {
             let name =
                 Reference::parse(image).map_or_else(|_| image.clone(), |name| name.familiar());
             complain(&format!("Unable to find image '{name}' locally"));
-            pull(client, image, platform, flags.quiet)?;
+            fetch(client, image, platform, flags.quiet)?;
             client.post(&target, request)?
         }
         other => other?,
@@ -169,26 +169,18 @@ fn make(client: &Client, flags: &ContainerFlags, request: &CreateRequest) -> Res
     Ok(made.id)
 }
 
+/// Pulls a container's image; what is said of it is no output of the container's.
+fn fetch(client: &Client, image: &str, platform: &str, quiet: bool) -> Result<()> {
+    let name = Reference::parse(image).map_err(|error| anyhow!("{error}"))?;
+    images::fetch(client, &name, platform, &mut io::stderr(), quiet)
+}
+
 fn is_missing_image(error: &anyhow::Error, image: &str) -> bool {
     // A missing volume or network is a 404 too.
     is_not_found(error)
         && refusal(error)
             .is_some_and(|refused| refused.message.to_lowercase().contains("no such image"))
         && Reference::parse(image).is_ok()
-}
-
-fn pull(client: &Client, image: &str, platform: &str, quiet: bool) -> Result<()> {
-    let name = Reference::parse(image).map_err(|error| anyhow!("{error}"))?;
-    let tag = match name.digest() {
-        Some(digest) => digest.to_string(),
-        None => name.tag().unwrap_or("latest").to_owned(),
-    };
-    let target = Target::new("/images/create", &[])
-        .with("fromImage", name.familiar_name())
-        .with("tag", tag)
-        .with_some("platform", platform);
-    let answer = client.ask("POST", &target, Body::Empty)?;
-    progress::show(answer.body, &mut io::stderr(), quiet)
 }
 
 /// The file that gets the container's id: it must not exist, and it does not stay empty.

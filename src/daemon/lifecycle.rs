@@ -76,6 +76,9 @@ const BURST: u64 = 32;
 /// … once so much time has passed.
 const BURST_OVER: Duration = Duration::from_secs(2);
 
+/// Layers that are fetched at the same time where daemon.json does not say; Docker's number.
+const CONCURRENT_DOWNLOADS: usize = 3;
+
 /// The log of a daemon that was started on demand, in its data root.
 pub const LOG: &str = "daemon.log";
 
@@ -233,7 +236,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     holder.socket = sockets.iter().find_map(path_of);
     let named = lock.name(&holder);
     named.map_err(failed("write the lock on the data root"))?;
-    let engine = open(&places, &config, keeper, uid)
+    let engine = open(&places, &config, &user, keeper, uid)
         .inspect_err(|_| sockets.iter().for_each(Socket::remove))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -409,6 +412,7 @@ fn path_of(socket: &Socket) -> Option<PathBuf> {
 fn open(
     places: &Places,
     config: &Config,
+    user: &Paths,
     keeper: Keeper,
     uid: u32,
 ) -> Result<Arc<Engine>, DaemonError> {
@@ -439,6 +443,8 @@ fn open(
         storage_driver: driver,
         labels: config.labels.clone(),
         debug: config.debug,
+        registry: config.registries(user),
+        concurrent_downloads: config.concurrent_downloads.unwrap_or(CONCURRENT_DOWNLOADS),
     };
     Ok(Engine::open(settings, keeper, facts)?)
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use serde_json::{Map, Value};
 
+use crate::registry::{self, Proxies, Registries};
 use crate::sys::paths::Paths;
 
 /// What was typed: flags of `moss daemon`.
@@ -56,6 +57,14 @@ pub struct Config {
     pub log_level: String,
     /// Labels of this daemon.
     pub labels: Vec<String>,
+    /// Registries that need not prove who they are: hosts and networks.
+    pub insecure_registries: Vec<String>,
+    /// Mirrors of Docker Hub.
+    pub registry_mirrors: Vec<String>,
+    /// Proxies to registries.
+    pub proxies: Proxies,
+    /// How many layers are fetched at the same time; `None` for the default.
+    pub concurrent_downloads: Option<usize>,
     /// One sentence for each directive that has no effect.
     pub warnings: Vec<String>,
 }
@@ -76,9 +85,13 @@ const HEEDED: &[&str] = &[
     "debug",
     "exec-root",
     "hosts",
+    "insecure-registries",
     "labels",
     "live-restore",
     "log-level",
+    "max-concurrent-downloads",
+    "proxies",
+    "registry-mirrors",
     "storage-driver",
 ];
 
@@ -127,7 +140,6 @@ const IGNORED: &[&str] = &[
     "icc",
     "init",
     "init-path",
-    "insecure-registries",
     "ip",
     "ip-forward",
     "ip-forward-no-drop",
@@ -138,7 +150,6 @@ const IGNORED: &[&str] = &[
     "log-driver",
     "log-format",
     "log-opts",
-    "max-concurrent-downloads",
     "max-concurrent-uploads",
     "max-download-attempts",
     "metrics-addr",
@@ -152,9 +163,7 @@ const IGNORED: &[&str] = &[
     "nri-opts",
     "oom-score-adjust",
     "pidfile",
-    "proxies",
     "raw-logs",
-    "registry-mirrors",
     "runtimes",
     "seccomp-profile",
     "selinux-enabled",
@@ -214,6 +223,31 @@ impl Config {
         })
     }
 
+    /// How registries are reached: as this says, then as the environment does, as in dockerd.
+    /// Certificates are where rootful and rootless dockerd look for them, and beside our own file.
+    pub fn registries(&self, user: &Paths) -> registry::Config {
+        let beside = user.config.with_file_name("docker");
+        let environment = Proxies::from_environment(|name| std::env::var(name).ok());
+        registry::Config {
+            certificates: [Path::new("/etc/docker"), &beside, &user.config]
+                .map(|directory| directory.join("certs.d"))
+                .into(),
+            proxies: self.proxies.clone().or(&environment),
+            ..self.reached()
+        }
+    }
+
+    /// The part of it that this file alone says.
+    fn reached(&self) -> registry::Config {
+        registry::Config {
+            insecure_registries: self.insecure_registries.clone(),
+            mirrors: self.registry_mirrors.clone(),
+            proxies: self.proxies.clone(),
+            user_agent: concat!("moss/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..registry::Config::default()
+        }
+    }
+
     /// Joins the flags and the file's text; what is wrong as a sentence.
     fn join(options: &Options, text: &[u8]) -> Result<Config, String> {
         let file: Map<String, Value> = if text.trim_ascii().is_empty() {
@@ -249,6 +283,10 @@ impl Config {
             debug: flag(&file, "debug")?.unwrap_or(options.debug),
             log_level: text_of(&file, "log-level")?.unwrap_or_default(),
             labels: list(&file, "labels")?.unwrap_or_default(),
+            insecure_registries: list(&file, "insecure-registries")?.unwrap_or_default(),
+            registry_mirrors: list(&file, "registry-mirrors")?.unwrap_or_default(),
+            proxies: proxies(&file)?,
+            concurrent_downloads: downloads(&file)?,
             warnings: Vec::new(),
         };
         config.data_root = config.data_root.or_else(|| options.data_root.clone());
@@ -264,6 +302,8 @@ impl Config {
         if let Some(label) = config.labels.iter().find(|label| !is_label(label)) {
             return Err(format!("bad attribute format: {label}"));
         }
+        // Mirrors and insecure registries are checked where they are read.
+        Registries::new(config.reached()).map_err(|error| error.chain())?;
         if flag(&file, "live-restore")? == Some(false) {
             let warning = "\"live-restore\": false has no effect: containers always outlive the \
                            daemon";
@@ -280,6 +320,43 @@ impl Config {
 /// The file that is read where none is named.
 pub fn file(user: &Paths) -> PathBuf {
     user.config.join("daemon.json")
+}
+
+/// dockerd's `proxies`.
+fn proxies(file: &Map<String, Value>) -> Result<Proxies, String> {
+    let all = match file.get("proxies") {
+        None | Some(Value::Null) => return Ok(Proxies::default()),
+        Some(Value::Object(all)) => all,
+        Some(other) => return Err(wrong_type("proxies", other, "config.Proxies")),
+    };
+    let known = ["http-proxy", "https-proxy", "no-proxy"];
+    if let Some(unknown) = all.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!(
+            "the following directives don't match any configuration option: {unknown}"
+        ));
+    }
+    let text = |name| Ok::<_, String>(text_of(all, name)?.unwrap_or_default());
+    Ok(Proxies {
+        http: text(known[0])?,
+        https: text(known[1])?,
+        no_proxy: text(known[2])?,
+    })
+}
+
+/// dockerd's `max-concurrent-downloads`: zero is the default.
+fn downloads(file: &Map<String, Value>) -> Result<Option<usize>, String> {
+    const NAME: &str = "max-concurrent-downloads";
+    let value = match file.get(NAME) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value,
+    };
+    match value.as_i64() {
+        Some(0) => Ok(None),
+        Some(number) => usize::try_from(number)
+            .map(Some)
+            .map_err(|_| format!("invalid max concurrent downloads: {number}")),
+        None => Err(wrong_type(NAME, value, "int")),
+    }
 }
 
 /// `key=value`, as dockerd asks of labels.
@@ -419,6 +496,18 @@ mod tests {
             "invalid logging level: loud"
         );
         assert_eq!(refused(r#"{"labels": ["x"]}"#), "bad attribute format: x");
+        assert_eq!(
+            refused(r#"{"max-concurrent-downloads": -1}"#),
+            "invalid max concurrent downloads: -1"
+        );
+        assert_eq!(
+            refused(r#"{"registry-mirrors": ["m.example"]}"#),
+            "invalid mirror: unsupported scheme \"\" in \"m.example\""
+        );
+        assert_eq!(
+            refused(r#"{"proxies": {"ftp-proxy": "x"}}"#),
+            "the following directives don't match any configuration option: ftp-proxy"
+        );
         refused("[]");
         refused("{");
     }
@@ -440,6 +529,19 @@ mod tests {
         assert_eq!(paths.data_root, Path::new("/file"));
         assert_eq!(paths.exec_root, Path::new("/flag"));
         assert_eq!(Config::default().paths(&user).unwrap(), user);
+    }
+
+    #[test]
+    fn registries_are_reached_as_it_says() {
+        let text = r#"{"insecure-registries": ["10.0.0.0/8"], "max-concurrent-downloads": 5,
+            "registry-mirrors": ["https://m.example"], "proxies": {"no-proxy": "*"}}"#;
+        let config = join(&Options::default(), text).unwrap();
+        assert_eq!(config.concurrent_downloads, Some(5));
+        assert!(config.warnings.is_empty());
+        let reached = config.reached();
+        assert_eq!(reached.insecure_registries, ["10.0.0.0/8"]);
+        assert_eq!(reached.mirrors, ["https://m.example"]);
+        assert_eq!(reached.proxies.no_proxy, "*");
     }
 
     #[test]

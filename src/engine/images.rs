@@ -249,6 +249,9 @@ impl Engine {
             .map_err(|error| Error::invalid(error.to_string()))?;
         let until = super::remove::prune_bound(filters)?;
         let before = self.images.layers_size();
+        // What an interrupted pull left belongs to no image.
+        self.collect_layers(true)
+            .map_err(|error| image_error(&error))?;
         let mut deleted = Vec::new();
         for image in self.images.list() {
             let labels = image.config.config.labels.clone().unwrap_or_default();
@@ -413,7 +416,7 @@ pub(super) fn image_error(error: &image::Error) -> Error {
     Error::new(kind, error.chain())
 }
 
-fn signed(bytes: u64) -> i64 {
+pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 

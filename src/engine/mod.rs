@@ -15,6 +15,7 @@
 //! | `exec` | exec create, start, inspect, resize |
 //! | `remove` | rm, prune, the janitor |
 //! | `list`, `inspect` | ps, inspect, top |
+//! | `pull` | pull |
 //! | `images`, `volumes`, `networks`, `system` | theirs |
 //! | `restore` | finding again what runs, at start |
 //!
@@ -34,6 +35,7 @@ pub mod leaks;
 pub mod list;
 mod networks;
 mod plan;
+pub mod pull;
 mod remove;
 mod restore;
 mod start;
@@ -54,6 +56,8 @@ use crate::engine::plan::FilterCache;
 use crate::engine::remove::Janitor;
 use crate::image;
 use crate::overlay::{self, Driver};
+use crate::registry::{self, Registries};
+use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::Keeper;
@@ -77,6 +81,10 @@ pub struct Settings {
     pub labels: Vec<String>,
     /// Serving with debug messages.
     pub debug: bool,
+    /// How registries are reached.
+    pub registry: registry::Config,
+    /// How many layers are fetched at the same time.
+    pub concurrent_downloads: usize,
 }
 
 /// The engine.
@@ -84,6 +92,8 @@ pub struct Engine {
     pub(crate) settings: Settings,
     pub(crate) facts: Facts,
     images: image::Store,
+    registries: Registries,
+    downloads: image::Downloads,
     volumes: volume::Store,
     containers: Index,
     execs: ExecIndex,
@@ -139,6 +149,9 @@ impl Engine {
     pub fn open(settings: Settings, keeper: Keeper, facts: Facts) -> Result<Arc<Self>> {
         let images =
             image::Store::open(&settings.data_root).map_err(|error| Error::system(&error))?;
+        let registries = Registries::new(settings.registry.clone())
+            .map_err(|error| Error::invalid(error.chain()))?;
+        let downloads = image::Downloads::new(settings.concurrent_downloads);
         let opening = |error: std::io::Error| {
             Error::io(
                 format!("cannot open the data root {}", settings.data_root.display()),
@@ -165,6 +178,8 @@ impl Engine {
                 settings,
                 facts,
                 images,
+                registries,
+                downloads,
                 volumes,
                 containers: Index::default(),
                 execs: ExecIndex::default(),
@@ -179,8 +194,9 @@ impl Engine {
         engine
             .restore()
             .map_err(|error| Error::io("cannot read the containers", &error))?;
-        // A daemon that was killed between a load's layers and its image left them.
-        if let Err(error) = engine.collect_layers() {
+        // A daemon that was killed between a load's layers and its image left them; those of a pull
+        // wait for it to be tried again.
+        if let Err(error) = engine.collect_layers(false) {
             tracing::error!("cannot remove unused layers: {}", error.chain());
         }
         // Only one image is missing then.
@@ -201,11 +217,16 @@ impl Engine {
         layers
     }
 
-    /// Removes the layers that neither an image nor a container has.
-    fn collect_layers(&self) -> std::result::Result<(), image::Error> {
+    /// Removes the layers that neither an image nor a container has; `pulled` ones too, that an
+    /// interrupted pull brought lately.
+    fn collect_layers(&self, pulled: bool) -> std::result::Result<(), image::Error> {
         let records = self.containers.all().into_iter();
         let used: HashSet<_> = records.flat_map(|it| it.record().layers).collect();
-        self.images.collect_unless(|layer| used.contains(layer))
+        let is_used = |layer: &Digest| used.contains(layer);
+        match pulled {
+            true => self.images.collect_unless(is_used),
+            false => self.images.collect_stale(is_used),
+        }
     }
 
     /// Where a container's shim has its socket.

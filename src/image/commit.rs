@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::config::ImageConfig;
 use super::error::{Error, store};
+use super::layer;
 use super::pipeline::Finished;
-use super::store::{Record, Store, Stored};
+use super::store::{Index, Record, Store, Stored};
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
@@ -54,12 +55,7 @@ impl Store {
             let Some(at) = unpacked else {
                 return Err(Error::Invalid(format!("the layer {diff_id} is missing")));
             };
-            let layer = layers.swap_remove(at);
-            let record = self.seal(&layer)?;
-            let path = self.layer_path(diff_id);
-            fs::rename(layer.scratch.path(), &path).map_err(store("move into place", &path))?;
-            index.layers.insert(*diff_id, record);
-            self.janitor.sync(&path);
+            self.place(&mut index, &layers.swap_remove(at))?;
         }
         self.write_blob(&id, &parts.raw)?;
         let mut record = index
@@ -80,6 +76,46 @@ impl Store {
         };
         index.images.insert(id, Arc::new(stored));
         Ok(id)
+    }
+
+    /// Puts one layer in place before its image, unless it is there. Where the image never comes it
+    /// waits for a while.
+    pub(super) fn commit_layer(&self, layer: &Finished) -> Result<(), Error> {
+        let mut index = self.lock();
+        if index.layers.contains_key(&layer.diff_id) {
+            return Ok(());
+        }
+        layer::mark_pulled(layer.scratch.path())?;
+        self.place(&mut index, layer)
+    }
+
+    fn place(&self, index: &mut Index, layer: &Finished) -> Result<(), Error> {
+        let record = self.seal(layer)?;
+        let path = self.layer_path(&layer.diff_id);
+        fs::rename(layer.scratch.path(), &path).map_err(store("move into place", &path))?;
+        index.layers.insert(layer.diff_id, record);
+        self.janitor.sync(&path);
+        Ok(())
+    }
+
+    /// Gives an image the names of a pull, which do not count as tagging; answers the image that
+    /// had the last of them.
+    pub(super) fn name_pulled(
+        &self,
+        names: &[Reference],
+        id: Digest,
+    ) -> Result<Option<Digest>, Error> {
+        let mut index = self.lock();
+        let mut refs = index.refs.clone();
+        let mut before = None;
+        for name in names {
+            before = refs.set(name.clone(), id);
+        }
+        if refs != index.refs {
+            refs.write(&self.root)?;
+            index.refs = refs;
+        }
+        Ok(before)
     }
 
     /// Gives an image a name; answers the image that had it.

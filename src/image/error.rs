@@ -90,6 +90,18 @@ pub enum Error {
         /// In what way.
         reason: String,
     },
+    /// A registry, or the way to it, failed.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::Error),
+    /// A registry has an image's manifest but not its config.
+    #[error("error pulling image configuration")]
+    PullConfig(#[source] crate::registry::Error),
+    /// An image's config is not what its manifest says.
+    #[error("image config verification failed for digest {0}")]
+    ConfigDigest(Digest),
+    /// A manifest and its config name different layers.
+    #[error("layers from manifest don't match image configuration")]
+    RootFsMismatch,
     /// A thread of the unpacking pipeline ended without an answer.
     #[error("the unpacking of a layer was cut short")]
     Interrupted,

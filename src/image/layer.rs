@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -17,6 +18,11 @@ use crate::types::digest::Digest;
 
 const RECORD: &str = "layer.json";
 const UNSYNCED: &str = "unsynced";
+/// Says that the layer was put in place before its image.
+const PULLED: &str = "pulled";
+
+/// How long such a layer waits for another attempt to pull its image.
+const PULLED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `layer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +51,19 @@ pub(super) fn check(path: &Path, diff_id: &Digest) -> Result<Record, Error> {
 /// Whether the layer may not be on disk yet.
 pub(super) fn is_unsynced(path: &Path) -> bool {
     path.join(UNSYNCED).exists()
+}
+
+/// Marks a layer that is not in place yet as a pull's.
+pub(super) fn mark_pulled(path: &Path) -> Result<(), Error> {
+    let file = path.join(PULLED);
+    fs::write(&file, "").map_err(store("write", file))
+}
+
+/// Whether a pull brought the layer, and not long ago.
+pub(super) fn is_recent_pull(path: &Path) -> bool {
+    let marked = fs::metadata(path.join(PULLED)).and_then(|mark| mark.modified());
+    // A clock that went back makes it recent.
+    marked.is_ok_and(|at| at.elapsed().unwrap_or_default() < PULLED_KEPT)
 }
 
 /// Takes the mark off: the layer is on disk.

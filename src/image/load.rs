@@ -25,6 +25,7 @@ use super::commit::Parts;
 use super::error::{Error, store};
 use super::layout::{self, Descriptor};
 use super::ledger;
+use super::pins::Pins;
 use super::pipeline::{self, CHUNK, Compression, Finished, Pipeline};
 use super::scratch::Scratch;
 use super::store::Store;
@@ -115,7 +116,7 @@ struct Intake<'a> {
     entries: HashMap<Vec<u8>, Content>,
     layers: Vec<Slot>,
     /// Layers that the store must keep.
-    pins: Vec<Digest>,
+    pins: Pins<'a>,
     finished: Vec<Finished>,
 }
 
@@ -132,7 +133,7 @@ impl Store {
             spooled: 0,
             entries: HashMap::new(),
             layers: Vec::new(),
-            pins: Vec::new(),
+            pins: Pins::new(self),
             finished: Vec::new(),
         };
         intake.read(source)?;
@@ -226,8 +227,7 @@ impl Intake<'_> {
         if !index.layers.contains_key(&digest) {
             return None;
         }
-        *index.pins.entry(digest).or_default() += 1;
-        self.pins.push(digest);
+        self.pins.add(&mut index, digest);
         Some(digest)
     }
 
@@ -495,20 +495,6 @@ impl Intake<'_> {
             loaded.push(Loaded { id, names });
         }
         Ok(loaded)
-    }
-}
-
-impl Drop for Intake<'_> {
-    fn drop(&mut self) {
-        let mut index = self.store.lock();
-        for pinned in &self.pins {
-            if let Some(count) = index.pins.get_mut(pinned) {
-                *count -= 1;
-                if *count == 0 {
-                    index.pins.remove(pinned);
-                }
-            }
-        }
     }
 }
 

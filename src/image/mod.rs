@@ -12,6 +12,8 @@
 //!                store  (records, names)  ◀── query, remove, tag
 //!                  │
 //! docker save ◀── save ◀── split (the tar, byte for byte)
+//!
+//! docker pull ──▶ pull ──▶ transfer (a layer once, however many want it) ──▶ pipeline
 //! ```
 //!
 //! An image is its config: its id is the config's digest, its layers are named by the digests of
@@ -19,7 +21,7 @@
 //! checked against the config before a name or a record refers to them, and archives need not be
 //! believed in anything else.
 //!
-//! Not here: registries (pull and push feed and drain the same pipelines), file-level sharing
+//! Not here: what registries say and how (`registry`), pushing, file-level sharing
 //! between layers (a layer's tree is its own directory, so that one can later be made of links
 //! into a pool without anybody above noticing).
 
@@ -37,7 +39,9 @@ mod layout;
 mod ledger;
 mod load;
 mod owner;
+mod pins;
 mod pipeline;
+mod pull;
 mod query;
 mod refs;
 mod remove;
@@ -46,16 +50,19 @@ mod scratch;
 mod split;
 mod store;
 mod tarball;
+mod transfer;
 mod unpack;
 
 pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
 pub use create::{BuiltinFile, Import};
 pub use error::{Error, ErrorKind};
 pub use load::{Loaded, Progress};
+pub use pull::{LayerStep, Pull, Pulled, Step};
 pub use query::{HistoryLine, Image};
 pub use remove::{Removed, User};
 pub use split::LayerTar;
 pub use store::Store;
+pub use transfer::Downloads;
 pub use unpack::Limits;
 
 #[cfg(test)]

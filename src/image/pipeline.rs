@@ -133,6 +133,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether more bytes are of no use: a stage has given up, and `finish` says why.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.feed.is_none()
+    }
+
     fn send(&mut self) {
         let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
         let sent = self.feed.as_ref().map(|feed| feed.send(Arc::new(chunk)));

@@ -3,6 +3,7 @@
 
 use super::config::chain_ids;
 use super::error::Error;
+use super::layer;
 use super::store::{Index, Store};
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
@@ -178,9 +179,18 @@ impl Store {
         Ok(())
     }
 
+    /// Removes those of these layers that belong to no image and that nobody counts on.
+    pub(super) fn discard(&self, layers: &[Digest]) -> Result<(), Error> {
+        let mut index = self.lock();
+        for diff_id in layers {
+            self.drop_layer(&mut index, diff_id)?;
+        }
+        Ok(())
+    }
+
     /// Removes layers that belong to no image: what a crash between a layer and its image left.
-    /// For the engine to call when nothing is being pulled; after a load that failed,
-    /// [`Store::collect`] is enough. Those `in_use`, by containers whose image is damaged, stay.
+    /// or a pull that was interrupted. Those `in_use`, by containers whose image is damaged, stay,
+    /// and those that a load or pull under way counts on.
     pub fn collect_unless(&self, in_use: impl Fn(&Digest) -> bool) -> Result<(), Error> {
         let mut index = self.lock();
         let mut layers: Vec<Digest> = index.layers.keys().copied().collect();
@@ -191,9 +201,15 @@ impl Store {
         Ok(())
     }
 
+    /// The same, but what a pull brought lately stays: it may be tried again.
+    pub fn collect_stale(&self, in_use: impl Fn(&Digest) -> bool) -> Result<(), Error> {
+        let is_recent = |layer: &Digest| layer::is_recent_pull(&self.layer_path(layer));
+        self.collect_unless(|layer| in_use(layer) || is_recent(layer))
+    }
+
     /// The same where every layer in use belongs to an image.
     pub(super) fn collect(&self) -> Result<(), Error> {
-        self.collect_unless(|_| false)
+        self.collect_stale(|_| false)
     }
 
     /// Waits until what was removed is off the disk and what was added is on it.

@@ -8,6 +8,7 @@
 //!     fs/                 the tree, as overlayfs takes it
 //!     layer.json          sizes
 //!     split.zst, aside/   what rebuilds the tar (see `split`)
+//!     pulled              it came before its image; when, by the file's time
 //!     unsynced            the boot in which it was written, until it is known to be on disk
 //!   refs.json, refs.old   names → ids, replaced whole
 //!   tmp/                  what is being built; emptied at open

@@ -1,15 +1,21 @@
 //! Images.
 
 use std::io::{self, BufWriter, Read, Write};
+use std::sync::{Mutex, PoisonError};
 
 use hyper::StatusCode;
+use tokio::sync::oneshot;
 
 use super::{Request, State, absent, filters, quick, shaped, slow, spawn};
+use crate::api::auth::AuthConfig;
 use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
+use crate::engine;
 use crate::engine::images::ImageListOptions;
+use crate::engine::pull::PullRequest;
 use crate::image::{Config, Import};
+use crate::registry::Cancel;
 use crate::types::platform::PlatformError;
 use crate::types::reference::{Reference, ReferenceError};
 
@@ -138,10 +144,9 @@ const SAVE_PIECE: usize = 64 * 1024;
 /// `POST /images/create`: a pull, or an import.
 pub async fn create(state: State, mut request: Request) -> Result<Answer, Failure> {
     let query = &request.query;
-    if query.text("fromImage").is_some() {
-        return Err(absent::failure(
-            "pulling images from registries; load an archive instead (docker load)",
-        ));
+    if let Some(name) = query.text("fromImage") {
+        let pull = pull_request(&request, name)?;
+        return run_pull(state, &request, pull).await;
     }
     let source = query.text("fromSrc").unwrap_or("-");
     if source != "-" {
@@ -187,6 +192,81 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
         let _ = feed.send(message.to_line());
         drain(archive);
     })?;
+    Ok(answer::streamed("application/json", stream))
+}
+
+/// What a pull asks for.
+fn pull_request(request: &Request, name: &str) -> Result<PullRequest, Failure> {
+    let invalid = |error: ReferenceError| Failure::bad_request(error.to_string());
+    let query = &request.query;
+    // Old clients ask for all tags with a colon at the end.
+    let name = name.strip_suffix(':').unwrap_or(name);
+    let mut reference = Reference::parse_named(name).map_err(invalid)?;
+    if let Some(tag) = query.text("tag") {
+        reference = match tag.parse() {
+            Ok(digest) => reference.with_digest(digest),
+            Err(_) => reference.with_tag(tag).map_err(invalid)?,
+        };
+    }
+    let platform = query.text("platform").filter(|_| request.since(32));
+    let header = request.headers.get("X-Registry-Auth");
+    Ok(PullRequest {
+        reference,
+        platform: platform
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: PlatformError| Failure::bad_request(error.to_string()))?,
+        credentials: header
+            .map(|value| AuthConfig::from_header(value.as_bytes()))
+            .unwrap_or_default(),
+    })
+}
+
+/// Pulls. What goes wrong before the first message is the answer, as in Docker; what comes later is
+/// a message. A client that leaves ends the pull.
+async fn run_pull(state: State, request: &Request, pull: PullRequest) -> Result<Answer, Failure> {
+    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
+    let (begin, begun) = oneshot::channel::<Result<(), engine::Error>>();
+    let (over, is_over) = oneshot::channel::<()>();
+    let cancel = Cancel::new();
+    let ended = request.ended()?;
+    let watched = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = ended => watched.cancel(),
+            _ = is_over => {}
+        }
+    });
+    spawn("pull", move || {
+        let begin = Mutex::new(Some(begin));
+        let first = || begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let tell = |message: JsonMessage| {
+            if let Some(begin) = first() {
+                // Where nobody waits for it the client is gone, which is noticed below.
+                let _ = begin.send(Ok(()));
+            }
+            let is_passing = message
+                .progress_detail
+                .is_some_and(|detail| detail.current != detail.total);
+            let line = message.to_line();
+            // A slow client misses some progress; nobody waits for it.
+            let is_gone = match is_passing {
+                true => feed.try_send(line).is_err() && feed.is_gone(),
+                false => feed.send(line).is_err(),
+            };
+            if is_gone {
+                cancel.cancel();
+            }
+        };
+        let result = state.engine.image_pull(&pull, &cancel, &tell);
+        match (result, first()) {
+            (result, Some(begin)) => drop(begin.send(result)),
+            (Err(error), None) => drop(feed.send(JsonMessage::error(error.message).to_line())),
+            (Ok(()), None) => {}
+        }
+        drop(over);
+    })?;
+    begun.await.map_err(|_| super::panicked())??;
     Ok(answer::streamed("application/json", stream))
 }
 

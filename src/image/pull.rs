@@ -1,0 +1,327 @@
+//! `docker pull`: from a name in a registry to an image in the store.
+//!
+//! ```text
+//! tag, digest ─▶ manifest for the platform ─▶ config ─▶ diff ids ─┬─▶ in the store: skipped
+//!     │                                                           └─▶ transfer, some at once
+//!     └─ a tag that still means what is here: one HEAD              ─▶ image, then its names
+//! ```
+//!
+//! The config comes first, because it alone tells which layers the store has: by their diff ids,
+//! whatever the compression. The documents on the way to the image are kept verbatim, so that
+//! their digests find it.
+//!
+//! Layers are put in place one by one and pinned until the pull is over. After a pull that was
+//! interrupted (the network failed, the daemon was killed) those that were finished stay for the
+//! next one, until a prune or for a week; after one that was cancelled or whose content was wrong they go.
+//!
+//! The first error ends the layers that are still under way by using the pull's [`Cancel`].
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::commit::Parts;
+use super::error::{Error, store};
+use super::pins::Pins;
+use super::store::Store;
+use super::transfer::{Downloads, Source};
+use crate::registry::{self, Cancel, Found, Repository, Target};
+use crate::types::digest::Digest;
+use crate::types::platform::Platform;
+use crate::types::reference::Reference;
+
+/// Most bytes of a config.
+const CONFIG_MAX: u64 = 16 << 20;
+
+/// How something is pulled.
+#[derive(Clone, Copy)]
+pub struct Pull<'a> {
+    /// From where.
+    pub repository: &'a Repository,
+    /// For what; this machine where nothing is said.
+    pub platform: Option<&'a Platform>,
+    /// Ends it; used by the pull itself where it fails. The repository was opened with it.
+    pub cancel: &'a Cancel,
+    /// With which others it shares.
+    pub downloads: &'a Downloads,
+}
+
+/// What a pull came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The image.
+    pub id: Digest,
+    /// Whether the name meant another image before, or none.
+    pub is_new: bool,
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The registry has what was asked for.
+    Found,
+    /// A layer is somewhere.
+    Layer {
+        /// The first twelve digits of its blob's digest.
+        id: String,
+        /// Where.
+        step: LayerStep,
+    },
+    /// All is here; this is the digest of what the name means.
+    Digest(Digest),
+}
+
+/// How far a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerStep {
+    /// The store has it.
+    Exists,
+    /// It will be fetched.
+    Wanted,
+    /// Others come first.
+    Waiting,
+    /// It comes.
+    Downloading {
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// It is compared with its digest.
+    Verifying,
+    /// It is what it should be.
+    Downloaded,
+    /// The rest of it is unpacked.
+    Extracting {
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// It is in the store.
+    Complete,
+}
+
+impl Store {
+    /// Pulls what a tag or a digest means, and names it so.
+    pub fn pull(
+        &self,
+        pull: &Pull<'_>,
+        target: Target<'_>,
+        progress: &(dyn Fn(Step) + Sync),
+    ) -> Result<Pulled, Error> {
+        let own = pull.repository.reference();
+        let tag = match target {
+            Target::Tag(tag) => Some(own.with_tag(tag)?),
+            Target::Digest(_) => None,
+        };
+        let (root, id) = match self.unchanged(pull, tag.as_ref())? {
+            Some(found) => {
+                progress(Step::Found);
+                found
+            }
+            None => {
+                let found = pull.repository.find(target, pull.platform);
+                // Docker says that it pulls before it looks into an index.
+                if found.as_ref().is_ok() || found.as_ref().is_err_and(is_of_content) {
+                    progress(Step::Found);
+                }
+                let found = found?;
+                let root = found
+                    .chain
+                    .first()
+                    .map_or(found.manifest.config.digest, |d| d.digest);
+                (root, self.image(pull, &found, progress)?)
+            }
+        };
+        progress(Step::Digest(root));
+        let mut names = vec![own.with_digest(root)];
+        names.extend(tag);
+        let before = self.name_pulled(&names, id)?;
+        Ok(Pulled {
+            id,
+            is_new: before != Some(id),
+        })
+    }
+
+    /// What a tag that is known here means in the registry, if that image is here: then there is
+    /// nothing to fetch.
+    fn unchanged(
+        &self,
+        pull: &Pull<'_>,
+        tag: Option<&Reference>,
+    ) -> Result<Option<(Digest, Digest)>, Error> {
+        let Some((name, tag)) = tag.and_then(|name| Some((name, name.tag()?))) else {
+            return Ok(None);
+        };
+        if self.lock().refs.get(name).is_none() {
+            return Ok(None);
+        }
+        let digest = pull.repository.resolve(tag)?.digest;
+        let wanted = pull.platform.cloned().unwrap_or_else(Platform::host);
+        let index = self.lock();
+        let found = index.images.iter().find(|(_, image)| {
+            let config = &image.config;
+            image.record.manifests.contains(&digest)
+                && Platform::new(&config.os, &config.architecture, &config.variant) == wanted
+        });
+        Ok(found.map(|(id, _)| (digest, *id)))
+    }
+
+    /// The image of a manifest: the one that is here, or a new one.
+    fn image(
+        &self,
+        pull: &Pull<'_>,
+        found: &Found,
+        progress: &(dyn Fn(Step) + Sync),
+    ) -> Result<Digest, Error> {
+        let id = found.manifest.config.digest;
+        let mut pins = Pins::new(self);
+        let known = {
+            let mut index = self.lock();
+            let known = index.images.get(&id).cloned();
+            if let Some(image) = &known {
+                for layer in image.config.diff_ids() {
+                    pins.add(&mut index, *layer);
+                }
+            }
+            known
+        };
+        let mut parts = match known {
+            Some(image) => {
+                let kept = &image.record.manifests;
+                if found.chain.iter().all(|raw| kept.contains(&raw.digest)) {
+                    return Ok(id);
+                }
+                Parts::new(image.raw.to_vec())?
+            }
+            None => {
+                let parts = config(pull.repository, id)?;
+                let layers = parts.config.diff_ids();
+                if layers.len() != found.manifest.layers.len() {
+                    return Err(Error::RootFsMismatch);
+                }
+                {
+                    let mut index = self.lock();
+                    for layer in layers {
+                        pins.add(&mut index, *layer);
+                    }
+                }
+                if let Err(error) = self.layers(pull, found, layers, progress) {
+                    drop(pins);
+                    if !is_interruption(&error) {
+                        self.discard(layers)?;
+                    }
+                    return Err(error);
+                }
+                parts
+            }
+        };
+        let documents = found.chain.iter();
+        parts.manifests = documents
+            .map(|raw| (raw.digest, raw.bytes.clone()))
+            .collect();
+        self.commit_image(parts, &mut Vec::new())
+    }
+
+    /// Fetches the layers that the store lacks.
+    fn layers(
+        &self,
+        pull: &Pull<'_>,
+        found: &Found,
+        diff_ids: &[Digest],
+        progress: &(dyn Fn(Step) + Sync),
+    ) -> Result<(), Error> {
+        let tell = |source: &Source<'_>, step| {
+            let id = source.digest.short();
+            progress(Step::Layer { id, step });
+        };
+        let mut wanted: Vec<Source<'_>> = Vec::new();
+        for (blob, diff_id) in found.manifest.layers.iter().zip(diff_ids) {
+            let source = Source {
+                repository: pull.repository,
+                cancel: pull.cancel,
+                digest: blob.digest,
+                size: blob.size,
+                diff_id: *diff_id,
+            };
+            if self.has_layer(diff_id) {
+                tell(&source, LayerStep::Exists);
+            } else if !wanted.iter().any(|other| other.diff_id == *diff_id) {
+                tell(&source, LayerStep::Wanted);
+                wanted.push(source);
+            }
+        }
+        let workers = wanted.len().min(pull.downloads.limit());
+        for source in &wanted[workers..] {
+            tell(source, LayerStep::Waiting);
+        }
+        let next = AtomicUsize::new(0);
+        let failure: Mutex<Option<Error>> = Mutex::default();
+        let fail = |error| {
+            let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(error);
+            pull.cancel.cancel();
+        };
+        let work = || {
+            while let Some(source) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let fetched = self.fetch_layer(pull.downloads, source, &|step| tell(source, step));
+                if let Err(error) = fetched {
+                    return fail(error);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..workers {
+                let thread = thread::Builder::new().name("pull-layer".to_owned());
+                if let Err(error) = thread.spawn_scoped(scope, work) {
+                    fail(store("start a thread for", "the layer")(error));
+                }
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Fetches and reads a config.
+fn config(repository: &Repository, digest: Digest) -> Result<Parts, Error> {
+    let raw = repository
+        .small_blob(digest, CONFIG_MAX)
+        .map_err(|error| match error {
+            registry::Error::Cancelled => Error::Registry(error),
+            registry::Error::BlobDigest(digest) => Error::ConfigDigest(digest),
+            other => Error::PullConfig(other),
+        })?;
+    let parts = Parts::new(raw)?;
+    if !matches!(parts.config.os.as_str(), "" | "linux") {
+        let text = "operating system is not supported";
+        return Err(Error::Invalid(text.to_owned()));
+    }
+    Ok(parts)
+}
+
+/// Whether it is what the registry has that is of no use, rather than that it has nothing.
+fn is_of_content(error: &registry::Error) -> bool {
+    matches!(
+        error,
+        registry::Error::NoMatch(_)
+            | registry::Error::MediaType(_)
+            | registry::Error::AiModel
+            | registry::Error::Nested { .. }
+    )
+}
+
+/// Whether what was fetched so far is good, and only the way to the rest was cut off.
+fn is_interruption(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Registry(
+            registry::Error::Request { .. }
+                | registry::Error::Proof { .. }
+                | registry::Error::Status(_)
+        )
+    )
+}

@@ -1,0 +1,405 @@
+//! One layer from a registry to the store: fetched, verified and unpacked in one pass, and once
+//! only, however many pulls want it at the same time.
+//!
+//! ```text
+//!            ┌─▶ in the store ─────────────────────────▶ done
+//!  wanted ───┼─▶ nobody fetches it: lead ─▶ slot ─▶ Blob ─▶ hash, Pipeline ─▶ commit ─▶ done
+//!            └─▶ somebody does: follow ─▶ (it ended) ─▶ wanted again
+//! ```
+//!
+//! A layer in flight is known by its diff id, so that two compressions of one layer are one. Who
+//! follows shows the leader's progress as its own, and takes over when the leader fails or is
+//! cancelled. [`Downloads`] bounds how many layers of all pulls stream at once, and with them
+//! memory: a buffer and a pipeline each.
+//!
+//! A blob's digest is known at its end only, when it has been unpacked already: into a scratch
+//! directory that is gone again if the digest, or the diff id, is wrong.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::error::Error;
+use super::pipeline::{CHUNK, Finished, Pipeline};
+use super::pull::LayerStep;
+use super::store::Store;
+use crate::registry::{self, Cancel, Repository};
+use crate::types::digest::Digest;
+
+/// Most often that a layer's progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of progress that are worth telling; a hundredth of a smaller layer.
+const TELL_BYTES: u64 = 512 << 10;
+/// How long somebody who waits does not look at the [`Cancel`].
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The layers that are being fetched, and how many may be.
+pub struct Downloads {
+    limit: usize,
+    free: Mutex<usize>,
+    freed: Condvar,
+    in_flight: Mutex<HashMap<Digest, Arc<Flight>>>,
+}
+
+/// A layer under way.
+#[derive(Default)]
+struct Flight {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    step: Option<LayerStep>,
+    has_ended: bool,
+}
+
+/// What a layer is and where it comes from.
+pub(super) struct Source<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) cancel: &'a Cancel,
+    /// The blob.
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// What it must unpack to.
+    pub(super) diff_id: Digest,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is guarded here can be left half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Downloads {
+    /// Lets `limit` layers (at least one) be fetched at the same time.
+    pub fn new(limit: usize) -> Self {
+        let limit = limit.max(1);
+        Self {
+            limit,
+            free: Mutex::new(limit),
+            freed: Condvar::new(),
+            in_flight: Mutex::default(),
+        }
+    }
+
+    /// How many layers may be fetched at the same time.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// A place among those that fetch; `waiting` is called if there is none at once.
+    fn slot(&self, cancel: &Cancel, waiting: impl FnOnce()) -> Result<Slot<'_>, Error> {
+        let mut free = lock(&self.free);
+        if *free == 0 {
+            drop(free);
+            waiting();
+            free = lock(&self.free);
+        }
+        while *free == 0 {
+            cancel.check()?;
+            let waited = self.freed.wait_timeout(free, LOOK);
+            free = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= 1;
+        Ok(Slot(self))
+    }
+
+    /// Whether the caller fetches this layer, or somebody else does already.
+    fn join(&self, layer: Digest) -> Role<'_> {
+        let mut in_flight = lock(&self.in_flight);
+        if let Some(flight) = in_flight.get(&layer) {
+            return Role::Follow(Arc::clone(flight));
+        }
+        let flight = Arc::<Flight>::default();
+        in_flight.insert(layer, Arc::clone(&flight));
+        Role::Lead(Lead {
+            downloads: self,
+            layer,
+            flight,
+        })
+    }
+}
+
+/// Frees a place when dropped.
+struct Slot<'a>(&'a Downloads);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.free) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+enum Role<'a> {
+    Lead(Lead<'a>),
+    Follow(Arc<Flight>),
+}
+
+/// Ends a flight when dropped.
+struct Lead<'a> {
+    downloads: &'a Downloads,
+    layer: Digest,
+    flight: Arc<Flight>,
+}
+
+impl Lead<'_> {
+    fn at(&self, step: LayerStep) {
+        lock(&self.flight.state).step = Some(step);
+        self.flight.changed.notify_all();
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        lock(&self.downloads.in_flight).remove(&self.layer);
+        lock(&self.flight.state).has_ended = true;
+        self.flight.changed.notify_all();
+    }
+}
+
+impl Flight {
+    /// Waits for its end, telling of its progress.
+    fn follow(&self, cancel: &Cancel, tell: &dyn Fn(LayerStep)) -> Result<(), Error> {
+        let mut told = None;
+        let mut state = lock(&self.state);
+        loop {
+            if state.has_ended {
+                return Ok(());
+            }
+            if state.step != told {
+                told = state.step;
+                drop(state);
+                if let Some(step) = told {
+                    tell(step);
+                }
+                state = lock(&self.state);
+                continue;
+            }
+            cancel.check()?;
+            let waited = self.changed.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Store {
+    /// Sees to it that the store has a layer, which the caller has pinned.
+    pub(super) fn fetch_layer(
+        &self,
+        downloads: &Downloads,
+        source: &Source<'_>,
+        tell: &dyn Fn(LayerStep),
+    ) -> Result<(), Error> {
+        let mut arrived = LayerStep::Exists;
+        loop {
+            source.cancel.check()?;
+            let role = downloads.join(source.diff_id);
+            // Asked after joining: from here on nobody but the leader puts it in place.
+            if self.has_layer(&source.diff_id) {
+                tell(arrived);
+                return Ok(());
+            }
+            match role {
+                Role::Follow(flight) => {
+                    flight.follow(source.cancel, tell)?;
+                    arrived = LayerStep::Complete;
+                }
+                Role::Lead(lead) => {
+                    return self.download(downloads, source, &|step| {
+                        lead.at(step);
+                        tell(step);
+                    });
+                }
+            }
+        }
+    }
+
+    fn download(
+        &self,
+        downloads: &Downloads,
+        source: &Source<'_>,
+        tell: &dyn Fn(LayerStep),
+    ) -> Result<(), Error> {
+        let slot = downloads.slot(source.cancel, || tell(LayerStep::Waiting))?;
+        let layer = self.stream(source, tell)?;
+        drop(slot);
+        if layer.diff_id != source.diff_id {
+            return Err(Error::RootFsMismatch);
+        }
+        self.commit_layer(&layer)?;
+        tell(LayerStep::Complete);
+        Ok(())
+    }
+
+    fn stream(&self, source: &Source<'_>, tell: &dyn Fn(LayerStep)) -> Result<Finished, Error> {
+        let mut blob = source.repository.blob(source.digest, Some(source.size))?;
+        let mut pipeline = Pipeline::start(self.scratch("layer")?, &self.owners, self.limits)?;
+        let mut hash = Sha256::new();
+        let mut pace = Pace::new(source.size);
+        let mut current = 0;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let amount = match blob.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(amount) => amount,
+                Err(error) => {
+                    // The threads end before their scratch directory does.
+                    let _ = pipeline.finish();
+                    return Err(from_blob(error));
+                }
+            };
+            hash.update(&buffer[..amount]);
+            pipeline.write(&buffer[..amount]);
+            current += amount as u64;
+            if pace.is_due(current, Instant::now()) {
+                let total = source.size;
+                tell(LayerStep::Downloading { current, total });
+            }
+            if pipeline.has_failed() {
+                let error = pipeline.finish().err().unwrap_or(Error::Interrupted);
+                return Err(explained(error, blob, hash, source.digest));
+            }
+        }
+        tell(LayerStep::Verifying);
+        if Digest::from_bytes(hash.finalize().into()) != source.digest {
+            let _ = pipeline.finish();
+            return Err(registry::Error::BlobDigest(source.digest).into());
+        }
+        tell(LayerStep::Downloaded);
+        let (current, total) = (source.size, source.size);
+        tell(LayerStep::Extracting { current, total });
+        pipeline.finish()
+    }
+}
+
+fn from_blob(error: std::io::Error) -> Error {
+    registry::Error::from_io(error).map_or_else(Error::Source, Error::Registry)
+}
+
+/// Why a layer cannot be unpacked: where its content is to blame, the blob may be another than was
+/// promised, which the rest of it tells.
+fn explained(error: Error, mut blob: impl Read, mut hash: Sha256, expected: Digest) -> Error {
+    let by_content = matches!(
+        error,
+        Error::Tar(_) | Error::Entry { .. } | Error::Compression(_) | Error::Decompress(_)
+    );
+    if !by_content {
+        return error;
+    }
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match blob.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(amount) => hash.update(&buffer[..amount]),
+            Err(broken) => return from_blob(broken),
+        }
+    }
+    if Digest::from_bytes(hash.finalize().into()) == expected {
+        error
+    } else {
+        registry::Error::BlobDigest(expected).into()
+    }
+}
+
+/// How often progress is told: Docker's rule, by bytes and by time, and always at the end.
+struct Pace {
+    total: u64,
+    every: u64,
+    told: u64,
+    at: Option<Instant>,
+}
+
+impl Pace {
+    fn new(total: u64) -> Self {
+        Self {
+            total,
+            every: TELL_BYTES.min(total / 100),
+            told: 0,
+            at: None,
+        }
+    }
+
+    fn is_due(&mut self, current: u64, now: Instant) -> bool {
+        let soon = self.at.is_some_and(|at| now < at + TELL_EVERY);
+        let due = current == self.total || (current - self.told > self.every && !soon);
+        if due {
+            self.told = current;
+            self.at = Some(now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn progress_is_told_at_dockers_pace() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(10 << 20);
+        let at = |millis| begin + Duration::from_millis(millis);
+        assert!(!pace.is_due(100, at(0)), "less than a hundredth");
+        assert!(pace.is_due(200 << 10, at(0)));
+        assert!(!pace.is_due(1 << 20, at(50)), "too soon");
+        assert!(pace.is_due(1 << 20, at(100)));
+        assert!(!pace.is_due((1 << 20) + 1, at(1000)), "too little");
+        assert!(pace.is_due(10 << 20, at(1001)), "the end");
+        assert!(Pace::new(0).is_due(0, begin));
+    }
+
+    #[test]
+    fn slots_are_bounded_and_come_back() {
+        let downloads = Downloads::new(0);
+        assert_eq!(downloads.limit(), 1);
+        let cancel = Cancel::new();
+        let slot = downloads.slot(&cancel, || panic!("one is free")).unwrap();
+        let waited = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let count = || {
+                    waited.fetch_add(1, Ordering::Relaxed);
+                };
+                downloads.slot(&cancel, count).map(drop)
+            });
+            while waited.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            drop(slot);
+            assert!(second.join().unwrap().is_ok());
+        });
+        let _slot = downloads.slot(&cancel, || ()).unwrap();
+        cancel.cancel();
+        assert!(downloads.slot(&cancel, || ()).is_err(), "cancelled");
+    }
+
+    #[test]
+    fn one_leads_and_others_follow() {
+        let downloads = Downloads::new(3);
+        let layer = Digest::of(b"layer");
+        let Role::Lead(lead) = downloads.join(layer) else {
+            panic!("nobody else is there");
+        };
+        let Role::Follow(flight) = downloads.join(layer) else {
+            panic!("somebody leads");
+        };
+        lead.at(LayerStep::Verifying);
+        let told = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let follower =
+                scope.spawn(|| flight.follow(&Cancel::new(), &|step| lock(&told).push(step)));
+            while lock(&told).is_empty() {
+                std::thread::yield_now();
+            }
+            drop(lead);
+            assert!(follower.join().unwrap().is_ok());
+        });
+        assert_eq!(*lock(&told), [LayerStep::Verifying]);
+        assert!(matches!(downloads.join(layer), Role::Lead(_)));
+    }
+}
