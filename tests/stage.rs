@@ -126,6 +126,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         ("terminal", terminal),
         ("mini_init", mini_init),
         ("exec_sessions", exec_sessions),
+        ("stopped_exec", stopped_exec),
         ("joined_namespaces", joined_namespaces),
         ("host_namespaces", host_namespaces),
         ("program_errors", program_errors),
@@ -968,6 +969,32 @@ fn exec_sessions(world: &World) {
     let ended = exec(&process(&["cat", "/proc/1/comm"]), &target).expect("execs");
     assert_eq!(ended.out, "docker-init\n");
     end(&target);
+}
+
+/// A container may stop whatever enters it before it executes its program.
+fn stopped_exec(world: &World) {
+    let script = "trap '' TERM; while :; do kill -STOP -1; done";
+    let (target, _pipes) = world
+        .start(&world.plan(&["sh", "-c", script]))
+        .expect("starts");
+    // It is a race, which the container wins one time in a few.
+    let error = (0..500)
+        .find_map(|_| exec_only(&process(&["true"]), &target).err())
+        .expect("the race is won");
+    assert_eq!(
+        error.message,
+        "the process did not get ready within 10 seconds"
+    );
+    end(&target);
+}
+
+/// Starts a process and leaves it alone.
+fn exec_only(process: &Process, target: &Running) -> Result<(), StageError> {
+    let (stdio, _pipes) = pipes();
+    let running = stage::exec(process, identity(target), target.pidfd.as_fd(), stdio)?;
+    let _ = rustix::process::pidfd_send_signal(&running.pidfd, rustix::process::Signal::KILL);
+    wait(running.pid);
+    Ok(())
 }
 
 /// As Docker's `container:X` for all that can be shared.

@@ -1,12 +1,16 @@
 //! The wire between shim and staged child: a `SOCK_SEQPACKET` pair, close-on-exec.
 //!
 //! Shim to child: one byte an [`Order`]. Child to shim: JSON [`Report`]s, the console's descriptor
-//! beside one of them. End of file towards the shim is the news that execve happened; end of file
+//! beside one of them. The shim waits for each report only so long: the processes of a container may
+//! stop one that joins them (SIGSTOP) before it has executed anything, and must not stop the shim
+//! with it. End of file towards the shim is the news that execve happened; end of file
 //! towards the child means that the shim is gone, and the child ends.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::StageError;
@@ -44,12 +48,15 @@ pub(super) enum Report {
 #[derive(Debug)]
 pub(super) struct Channel {
     fd: OwnedFd,
+    /// How long a report may take.
+    patience: Duration,
 }
 
 impl Channel {
-    pub(super) fn pair() -> io::Result<(Channel, Channel)> {
+    pub(super) fn pair(patience: Duration) -> io::Result<(Channel, Channel)> {
+        let end = |fd| Channel { fd, patience };
         let (a, b) = fdpass::pair()?;
-        Ok((Channel { fd: a }, Channel { fd: b }))
+        Ok((end(a), end(b)))
     }
 
     /// In the child: closes its copy of the shim's end, which a frame that will never run again
@@ -97,6 +104,12 @@ impl Channel {
     }
 
     fn next(&self, prefix: bool) -> Result<Option<(Report, Option<OwnedFd>)>, StageError> {
+        if !self.is_readable()? {
+            return Err(StageError::new(format!(
+                "the process did not get ready within {} seconds",
+                self.patience.as_secs()
+            )));
+        }
         let mut bytes = vec![0_u8; MAX_REPORT];
         let (n, console) = match self.receive(&mut bytes) {
             Ok(got) => got,
@@ -114,6 +127,18 @@ impl Channel {
                 "reading from init process: {error}"
             ))),
         }
+    }
+
+    /// Waits for a report or the end; `false` where neither comes in time.
+    fn is_readable(&self) -> Result<bool, StageError> {
+        let failed = |error: io::Error| StageError::io("reading from init process", &error);
+        let limit = Timespec::try_from(self.patience)
+            .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        // Every signal is blocked in a shim, so the wait is not begun anew over and over.
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&limit)))
+            .map(|ready| ready > 0)
+            .map_err(|error| failed(error.into()))
     }
 
     pub(super) fn send(&self, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::channel::{Channel, Order, Report};
 use super::program::Program;
 use super::{
-    Handle, Phases, Running, Spawned, StageError, Stdio, child, confine, console, elapsed,
+    EXEC, Handle, Phases, Running, Spawned, StageError, Stdio, child, confine, console, elapsed,
     forbid_inspection, namespaces, read_in_root,
 };
 use crate::sys::prctl;
@@ -36,7 +36,7 @@ pub fn exec(
         return Err(StageError::new("cannot exec in a stopped container"));
     }
     let (channel, theirs) =
-        Channel::pair().map_err(|error| StageError::io("creating init pipe", &error))?;
+        Channel::pair(EXEC).map_err(|error| StageError::io("creating init pipe", &error))?;
     let made = namespaces::by_way_of_joiner(
         || {
             // While the host's proc is still at /proc.

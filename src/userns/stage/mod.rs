@@ -57,7 +57,7 @@ mod sources;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, Signal, pidfd_send_signal, set_dumpable_behavior};
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,14 @@ use crate::userns::plan::{Namespace, Plan, Process};
 
 use channel::{Channel, Order, Report};
 pub use enter::exec;
+
+/// How long each step of a start may take in the child: filling a tmpfs from a slow disk is the
+/// longest. A little less than the daemon waits for the shim.
+const START: Duration = Duration::from_secs(50);
+
+/// How long each step of an exec may take. The container's own processes can delay it at will, and
+/// the shim does nothing else meanwhile.
+const EXEC: Duration = Duration::from_secs(10);
 
 /// The first process's standard streams.
 #[derive(Debug)]
@@ -278,7 +286,7 @@ pub fn spawn(plan: &Plan, root: OwnedFd, stdio: Stdio) -> Result<Spawned, StageE
     forbid_inspection()?;
     let sources = sources::open(plan).map_err(StageError::during_init)?;
     let (channel, theirs) =
-        Channel::pair().map_err(|error| StageError::io("creating init pipe", &error))?;
+        Channel::pair(START).map_err(|error| StageError::io("creating init pipe", &error))?;
     let child = namespaces::launch(&plan.namespaces, || {
         channel.close_inherited();
         child::run(plan, root, sources, stdio, &theirs, started)

@@ -17,8 +17,8 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::StageError;
 use super::channel::Channel;
+use super::{START, StageError};
 use crate::sys::clone::{self, Child};
 use crate::sys::mount::clone_tree_at;
 use crate::sys::{pidfd, resolve};
@@ -118,7 +118,7 @@ pub(super) fn by_way_of_joiner(
     main: impl FnOnce() -> i32,
 ) -> Result<Child, StageError> {
     let (ours, theirs) =
-        Channel::pair().map_err(|error| StageError::io("creating init pipe", &error))?;
+        Channel::pair(START).map_err(|error| StageError::io("creating init pipe", &error))?;
     let joiner = clone::clone(0, || {
         ours.close_inherited();
         let joined = join().map_err(|error| (error, "joining namespaces"));
@@ -172,7 +172,7 @@ pub(super) fn copy_mount(of: ProcessIdentity, path: &Path) -> Result<OwnedFd, St
         )
     };
     let pidfd = identify(of)?;
-    let (ours, theirs) = Channel::pair().map_err(|error| failed(&error))?;
+    let (ours, theirs) = Channel::pair(START).map_err(|error| failed(&error))?;
     let helper = clone::clone(0, || {
         ours.close_inherited();
         let copied = setns(&pidfd, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
