@@ -58,6 +58,10 @@ const TESTS: &[(&str, Test)] = &[
         "keeps_none_of_its_starters_descriptors",
         keeps_none_of_its_starters_descriptors,
     ),
+    (
+        "is_not_stalled_by_who_never_listens",
+        is_not_stalled_by_who_never_listens,
+    ),
     ("runs_from_a_sealed_copy", runs_from_a_sealed_copy),
     ("what_it_leaves_is_found", what_it_leaves_is_found),
     ("is_quick_and_small", is_quick_and_small),
@@ -447,6 +451,24 @@ fn makes_its_socket_anew(directory: &Path) {
     let again = Keeper::connect_or_start(&start(directory)).unwrap();
     assert_eq!(again.pid(), pid);
     assert_eq!(again.status().unwrap().connections, 2);
+}
+
+fn is_not_stalled_by_who_never_listens(directory: &Path) {
+    let keeper = Keeper::connect_or_start(&start(directory)).unwrap();
+    let deaf = fdpass::connect(&directory.join("exec/keeper.sock")).unwrap();
+    rustix::io::ioctl_fionbio(&deaf, true).unwrap();
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        match fdpass::send(&deaf, b"\"status\"", &[]) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // It was shown the door.
+            Err(_) => break,
+        }
+    }
+    assert_eq!(keeper.status().unwrap().connections, 1);
 }
 
 fn replaces_a_stale_socket(directory: &Path) {

@@ -320,7 +320,9 @@ impl Server {
         while let Ok(Some(socket)) = fdpass::accept(&self.listener) {
             // The caller is 0 inside, whether it has joined or not. Others cannot even reach the
             // socket unless someone opens the directory to them.
-            if pidfd::peer(&socket).is_ok_and(|peer| peer.uid == 0) {
+            if pidfd::peer(&socket).is_ok_and(|peer| peer.uid == 0)
+                && rustix::io::ioctl_fionbio(&socket, true).is_ok()
+            {
                 self.connections.push(socket);
             }
         }
@@ -370,6 +372,7 @@ impl Server {
         let mut buffer = [0; MAX_REQUEST];
         let received = fdpass::receive(&self.connections[place], &mut buffer);
         let (length, descriptors) = match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::GoOn,
             Ok((0, _)) | Err(_) => {
                 self.connections.swap_remove(place);
                 self.idle_since = Instant::now();
@@ -443,8 +446,11 @@ impl Server {
         if bytes.len() > MAX_MESSAGE {
             bytes = b"{\"failed\":{\"message\":\"the answer is too long\"}}".to_vec();
         }
-        // The asker waits for this, and may not have more than one question open: it fits.
-        let _ = fdpass::send(connection, &bytes, &[]);
+        // An asker has one question open, so the answer fits; for one that asks and never listens
+        // nobody else is kept waiting. Its connection's end is noticed as any other's.
+        if fdpass::send(connection, &bytes, &[]).is_err() {
+            let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
+        }
     }
 
     fn spawn(&mut self, connection: OwnedFd) -> Reply {
