@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub const NAME: &str = "lock";
 
 /// The largest file that is read, in bytes; ours are a few hundred.
 const LIMIT: u64 = 64 * 1024;
+
+/// How often locking is tried, a millisecond apart, while others only look.
+const ATTEMPTS: u32 = 1000;
 
 /// Who holds a data root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +119,7 @@ impl Lock {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match exclusive(&file) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(LockError::Held {
@@ -144,6 +148,22 @@ impl Lock {
         self.file.set_len(0)?;
         self.file.write_all(&text)
     }
+}
+
+/// Locks for good, or answers `WOULDBLOCK` where someone else has. Whoever asks for the [`holder`]
+/// holds a shared lock for an instant, which is no reason to give up.
+fn exclusive(file: &File) -> rustix::io::Result<()> {
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            other => return other,
+        }
+        // To be had only where nobody has locked for good.
+        rustix::fs::flock(file, FlockOperation::NonBlockingLockShared)?;
+        rustix::fs::flock(file, FlockOperation::Unlock)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// Who holds the data root now: `None` where nobody does, or it is not told.
@@ -201,6 +221,24 @@ mod tests {
         // What is left behind blocks nobody and names nobody.
         assert_eq!(holder(root.path()), None);
         Lock::take(root.path(), &second).unwrap();
+    }
+
+    #[test]
+    fn who_only_asks_keeps_nobody_out() {
+        let root = tempfile::tempdir().unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        holder(root.path());
+                    }
+                });
+            }
+            let taken = (0..300).find_map(|_| Lock::take(root.path(), &me()).err());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(taken.is_none(), "{taken:?}");
+        });
     }
 
     #[test]
