@@ -94,7 +94,8 @@ impl Store {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with('.') {
-                fs::rename(entry.path(), trash.join(format!("volume{name}")))?;
+                let discarded = discarded(&trash, &name, &Timestamp::now());
+                fs::rename(entry.path(), discarded)?;
                 continue;
             }
             let read = fs::read(entry.path().join(RECORD))
@@ -168,7 +169,7 @@ impl Store {
             name: name.to_owned(),
             source,
         };
-        let temporary = self.root.join(format!(".{name}"));
+        let temporary = self.root.join(format!(".{}", beginning(name)));
         let made = (|| {
             fs::DirBuilder::new().mode(0o701).create(&temporary)?;
             let data = temporary.join(DATA);
@@ -214,9 +215,7 @@ impl Store {
         let Some(volume) = volumes.get(name) else {
             return Err(VolumeError::NotFound(name.to_owned()));
         };
-        let discarded = self
-            .trash
-            .join(format!("volume-{name}-{}", volume.created.nanos()));
+        let discarded = discarded(&self.trash, name, &volume.created);
         fs::rename(self.root.join(name), &discarded).map_err(|source| VolumeError::Io {
             doing: "remove",
             name: name.to_owned(),
@@ -229,6 +228,17 @@ impl Store {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Volume>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a volume is moved for removal; not in the way of an earlier one of its name.
+fn discarded(trash: &Path, name: &str, when: &Timestamp) -> PathBuf {
+    trash.join(format!("volume-{}-{}", beginning(name), when.nanos()))
+}
+
+/// As much of a volume's name, which may be as long as a file's, as leaves room for more.
+fn beginning(name: &str) -> &str {
+    const ROOM: usize = 200;
+    name.get(..ROOM).unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -274,6 +284,24 @@ mod tests {
         let again = Store::open(directory.path()).unwrap();
         assert!(again.list().is_empty());
         assert!(!directory.path().join("volumes/.half").exists());
+    }
+
+    #[test]
+    fn a_volume_with_the_longest_name_comes_and_goes() {
+        let (directory, store) = store();
+        for length in [200, 250, 255] {
+            let name = "v".repeat(length);
+            let none = BTreeMap::new();
+            store.ensure(&name, &none, &none, false).unwrap();
+            store.remove(&name).unwrap();
+            // Again before the trash is emptied, also half made.
+            store.ensure(&name, &none, &none, false).unwrap();
+            store.remove(&name).unwrap();
+        }
+        for _ in 0..2 {
+            fs::create_dir_all(directory.path().join("volumes/.half/_data")).unwrap();
+            Store::open(directory.path()).unwrap();
+        }
     }
 
     #[test]
