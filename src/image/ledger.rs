@@ -109,6 +109,11 @@ impl Ledger {
         }
     }
 
+    /// How many entries were ever put in, the root not counted.
+    pub(crate) fn entries(&self) -> u64 {
+        self.nodes.len() as u64 - 1
+    }
+
     pub(crate) fn body(&self, id: Id) -> &Body {
         &self.nodes[id as usize].body
     }

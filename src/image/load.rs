@@ -14,6 +14,7 @@
 //! Nothing is put in place until every image of the archive is complete and every layer's digest
 //! is what its config says; an error before that leaves nothing behind.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -43,6 +44,10 @@ const SPOOL_MAX: u64 = 64 << 20;
 const SPOOL_TOTAL: u64 = 1 << 30;
 /// Most entries of one archive.
 const ENTRIES_MAX: usize = 100_000;
+/// Most bytes of all their names and links' targets.
+const NAMES_MAX: usize = 16 << 20;
+/// Most bytes of configs, manifests and indexes that are read, as often as they are referred to.
+const DOCUMENTS_TOTAL: u64 = 256 << 20;
 /// Most links followed to find an entry.
 const LINKS_MAX: usize = 16;
 
@@ -114,6 +119,10 @@ struct Intake<'a> {
     spool: Scratch,
     spooled: u64,
     entries: HashMap<Vec<u8>, Content>,
+    /// Bytes of names and links' targets.
+    names: usize,
+    /// Bytes of documents that were read.
+    documents: Cell<u64>,
     layers: Vec<Slot>,
     /// Layers that the store must keep.
     pins: Pins<'a>,
@@ -132,6 +141,8 @@ impl Store {
             spool: self.scratch("load")?,
             spooled: 0,
             entries: HashMap::new(),
+            names: 0,
+            documents: Cell::new(0),
             layers: Vec::new(),
             pins: Pins::new(self),
             finished: Vec::new(),
@@ -170,6 +181,12 @@ impl Intake<'_> {
             };
             if self.entries.len() >= ENTRIES_MAX {
                 return Err(Error::Limit(format!("{ENTRIES_MAX} entries in an archive")));
+            }
+            self.names += path.len() + entry.link.len();
+            if self.names > NAMES_MAX {
+                return Err(Error::Limit(format!(
+                    "{NAMES_MAX} bytes of names in an archive"
+                )));
             }
             self.entries.insert(path, content);
         }
@@ -380,6 +397,13 @@ impl Intake<'_> {
                 if length > DOCUMENT_MAX {
                     return Err(Error::Invalid(format!(
                         "{path} of the archive is too large"
+                    )));
+                }
+                let documents = self.documents.get() + length;
+                self.documents.set(documents);
+                if documents > DOCUMENTS_TOTAL {
+                    return Err(Error::Limit(format!(
+                        "{DOCUMENTS_TOTAL} bytes of configs and manifests"
                     )));
                 }
                 fs::read(file).map_err(store("read", file))

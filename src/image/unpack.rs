@@ -69,7 +69,7 @@ const SPACE_LEFT: u64 = 256 << 20;
 /// How much one layer may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Entries, extended headers counted.
+    /// Entries: extended headers counted, and so are directories that only others' names imply.
     pub entries: u64,
     /// Bytes of all names and link targets together.
     pub names: u64,
@@ -162,7 +162,7 @@ struct Unpacker<'a> {
 
 impl Unpacker<'_> {
     fn limit<R: BufRead>(&self, reader: &Reader<R>) -> Result<(), Error> {
-        if reader.headers > self.limits.entries {
+        if reader.headers.max(self.ledger.entries()) > self.limits.entries {
             return Err(Error::Limit(format!("{} entries", self.limits.entries)));
         }
         if self.ledger.bytes > self.limits.names {

@@ -330,6 +330,39 @@ fn hostile_archives_leave_nothing() {
     }
 }
 
+#[test]
+fn what_an_archive_makes_the_daemon_remember_is_bounded() {
+    let (layers, config, files) = one("big:1");
+    let store_in = |dir: &tempfile::TempDir| Store::open(dir.path()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_in(&dir);
+    let mut links = Archive::default();
+    for at in 0..20 {
+        let target = vec![b'x'; 1_000_000];
+        links
+            .pax(&[("linkpath", &target)])
+            .symlink(&format!("l{at}"), "");
+    }
+    let error = load(&store, &links.end()).unwrap_err().chain();
+    assert!(error.contains("bytes of names"), "{error}");
+    assert_empty(&store);
+
+    // One image many times, whose config is mostly blanks.
+    let padded = [&config[..], &vec![b' '; 3 << 20]].concat();
+    let mut many = docker_archive(&layers, &padded, &[]);
+    for (path, content) in &mut many {
+        if path == "manifest.json" {
+            let item = String::from_utf8(content.clone()).unwrap();
+            let item = item.trim().trim_start_matches('[').trim_end_matches(']');
+            *content = format!("[{}]", vec![item; 100].join(",")).into_bytes();
+        }
+    }
+    let error = load(&store, &archive(&many)).unwrap_err().chain();
+    assert!(error.contains("bytes of configs"), "{error}");
+    assert_empty(&store);
+    load(&store, &archive(&files)).unwrap();
+}
+
 fn config_with(layers: &[Vec<u8>]) -> Vec<u8> {
     config(layers, "count")
 }

@@ -466,6 +466,13 @@ fn bounds() {
         ..Limits::default()
     };
     assert!(Layer::with(&tar, &limits).error().contains("49 entries"));
+    // Few entries whose names are many directories.
+    let mut deep = Archive::default();
+    let path = format!("{}f", "d/".repeat(60));
+    deep.pax(&[("path", path.as_bytes())]).file("x", b"");
+    deep.file("g", b"");
+    let error = Layer::with(&deep.end(), &limits).error();
+    assert!(error.contains("49 entries"));
     let limits = Limits {
         names: 100,
         ..Limits::default()
