@@ -41,6 +41,8 @@ use crate::types::timestamp::Timestamp;
 pub(crate) const BLOCK: usize = 64 * 1024;
 /// Blocks read from one stream before the others get their turn.
 const TURN: usize = 8;
+/// What a pipe holds at most, as long as nobody has raised `fs.pipe-max-size`.
+const PIPE_MAX: u64 = 1024 * 1024;
 
 /// The shim's ends of a process's streams.
 #[derive(Debug)]
@@ -262,7 +264,7 @@ impl Streams {
     /// Reads one stream's output while there is some and every client has room.
     fn pump(&mut self, stream: Stream, buffer: &mut [u8]) {
         for _ in 0..TURN {
-            if self.is_stalled(stream) || !self.read(stream, buffer) {
+            if self.is_stalled(stream) || self.read(stream, buffer) == 0 {
                 return;
             }
         }
@@ -274,27 +276,27 @@ impl Streams {
             .any(|client| client.wants(stream) && client.is_full())
     }
 
-    /// Reads one block; false when there is nothing to read now, or ever again.
-    fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> bool {
+    /// Reads one block and returns its length; 0 when there is nothing to read now, or ever again.
+    fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> usize {
         let Some(at) = self
             .outputs
             .iter()
             .position(|output| output.stream == stream)
         else {
-            return false;
+            return 0;
         };
         let fd = &self.outputs[at].fd;
         match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer)) {
-            Err(rustix::io::Errno::AGAIN) => return false,
+            Err(rustix::io::Errno::AGAIN) => return 0,
             Ok(n @ 1..) => {
                 self.deliver(stream, &buffer[..n]);
-                return true;
+                return n;
             }
             // A terminal says EIO when its last other end is closed.
             Ok(0) | Err(_) => {}
         }
         self.outputs[at].closed = true;
-        false
+        0
     }
 
     fn deliver(&mut self, stream: Stream, bytes: &[u8]) {
@@ -313,12 +315,20 @@ impl Streams {
         }
     }
 
-    /// Reads all output that is there now, also for clients that are behind: the process has
-    /// ended, so it is at most what the kernel's buffers hold. True if more may still come, from
-    /// a descendant that has the other end.
+    /// Reads what output of the ended process the kernel still holds, also for clients that are
+    /// behind. No more than that: a descendant may go on writing as fast as this reads. True if
+    /// more may still come.
     pub(crate) fn drain(&mut self, buffer: &mut [u8]) -> bool {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            while self.read(stream, buffer) {}
+            let output = self.outputs.iter().find(|output| output.stream == stream);
+            let held = output.and_then(|output| rustix::io::ioctl_fionread(&output.fd).ok());
+            let mut left = held.unwrap_or(0).max(PIPE_MAX);
+            while left > 0 {
+                match self.read(stream, buffer) {
+                    0 => break,
+                    length => left = left.saturating_sub(length as u64),
+                }
+            }
         }
         self.outputs.iter().any(|output| !output.closed)
     }

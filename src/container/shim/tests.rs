@@ -503,6 +503,15 @@ fn exec_sessions_have_streams_and_exit_codes_of_their_own() {
 }
 
 #[test]
+fn a_descendant_that_never_stops_writing_stalls_nothing() {
+    let fixture = Fixture::new();
+    // Encoding for the log takes longer than writing does: the pipe is never empty.
+    let script = "for i in 1 2 3 4; do yes & done; exit 6";
+    fixture.launch(fixture.start(script), Vec::new());
+    assert_eq!(fixture.exit().code, 6);
+}
+
+#[test]
 fn a_later_daemon_finds_the_container_and_its_clients_go_on() {
     let mut fixture = Fixture::new();
     let (mut ours, theirs) = client();
