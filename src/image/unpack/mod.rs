@@ -33,21 +33,20 @@
 //! Four system calls for an ordinary file of the root user (open, write, times, close), three more
 //! for one with an owner or attributes. Nothing is synced here.
 
+mod directories;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::attributes::{
-    Givers, chown, failed, set_all, set_by_name, set_override, set_times, set_xattrs, umask,
-};
+use super::attributes::{Givers, failed, set_all, set_by_name, set_times, umask};
 use super::error::Error;
-use super::ledger::{self, Attributes, Body, Id, Ledger, ROOT, Walk};
+use super::ledger::{self, Body, Id, Ledger, ROOT, Walk};
 use super::owner::Owners;
 use super::split;
 use super::tarball::{Entry, Kind, Reader, TarError};
@@ -57,10 +56,7 @@ const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-const OPAQUE_XATTR: &str = "user.overlay.opaque";
 
-/// Open directories that are kept.
-const DIRECTORIES: usize = 64;
 /// Bytes written between two looks at the free space.
 const SPACE_EVERY: u64 = 64 << 20;
 /// Free space that is left to others: this, or a hundredth of a small filesystem.
@@ -272,119 +268,9 @@ impl Unpacker<'_> {
         }
     }
 
-    /// The directory that an entry goes into, made if it is missing.
-    fn parent(&mut self, names: &[&[u8]], entry: &[u8]) -> Result<Id, Error> {
-        let joined = names.join(&b'/');
-        if let Some((last, id)) = &self.last_parent
-            && *last == joined
-        {
-            return Ok(*id);
-        }
-        let (mut at, missing, mut opaque) = match self.ledger.walk(names) {
-            Walk::Directory(id) => (id, Vec::new(), false),
-            Walk::Missing { at, missing } => (at, missing, false),
-            // Something is put into what this layer hides: a new directory hides it as well.
-            Walk::Whiteout { id, mut missing } => {
-                let (at, name) = (self.ledger.parent(id), self.ledger.name(id));
-                self.displace(id, entry)?;
-                missing.insert(0, name.to_vec());
-                (at, missing, true)
-            }
-            Walk::NotDirectory => return Err(Error::entry(entry, "not a directory")),
-            Walk::Dangling => return Err(Error::entry(entry, "no such file or directory")),
-            Walk::Loop => return Err(Error::entry(entry, "too many levels of symbolic links")),
-        };
-        for name in missing {
-            at = self.make_directory(at, &name, entry)?;
-            if std::mem::take(&mut opaque) {
-                self.set_opaque(at, entry)?;
-            }
-        }
-        self.last_parent = Some((joined, at));
-        Ok(at)
-    }
-
     fn add(&mut self, parent: Id, name: &[u8], body: Body, entry: &[u8]) -> Result<Id, Error> {
         let id = self.ledger.add(parent, name, body);
         id.ok_or_else(|| Error::entry(entry, "file name too long"))
-    }
-
-    fn make_directory(&mut self, parent: Id, name: &[u8], entry: &[u8]) -> Result<Id, Error> {
-        let dir = self.directory(parent, entry)?;
-        let id = self.add(parent, name, Body::directory(), entry)?;
-        rustix::fs::mkdirat(&*dir, name, Mode::RWXU).map_err(failed("make", entry))?;
-        Ok(id)
-    }
-
-    /// An open directory.
-    fn directory(&mut self, id: Id, entry: &[u8]) -> Result<Rc<OwnedFd>, Error> {
-        let (mut at, mut below) = (id, Vec::new());
-        let mut open = loop {
-            if let Some(open) = self.directories.get(&at) {
-                break Rc::clone(open);
-            }
-            below.push(at);
-            at = self.ledger.parent(at);
-        };
-        while let Some(id) = below.pop() {
-            let name = self.ledger.name(id);
-            let child = tree::open_child_dir(open.as_fd(), OsStr::from_bytes(&name));
-            open = Rc::new(child.map_err(failed("open the directory of", entry))?);
-            if self.directories.len() >= DIRECTORIES {
-                self.directories.retain(|id, _| *id == ROOT);
-            }
-            self.directories.insert(id, Rc::clone(&open));
-        }
-        Ok(open)
-    }
-
-    /// Removes what is in the way. Files whose content the tar needs are moved aside.
-    fn displace(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
-        let (parent, name) = (self.ledger.parent(id), self.ledger.name(id));
-        let dir = self.directory(parent, entry)?;
-        if matches!(
-            self.ledger.body(id),
-            Body::Directory { .. } | Body::Symlink { .. }
-        ) {
-            // Paths may have led through it.
-            self.last_parent = None;
-        }
-        let is_directory = matches!(self.ledger.body(id), Body::Directory { .. });
-        for (file, number) in self.ledger.remove(id) {
-            let (parent, name) = (self.ledger.parent(file), self.ledger.name(file));
-            let from = self.directory(parent, entry)?;
-            rustix::fs::renameat(&*from, &*name, self.aside()?, number.to_string())
-                .map_err(failed("move aside", entry))?;
-        }
-        if is_directory {
-            self.directories.retain(|id, _| *id == ROOT);
-            let name = OsStr::from_bytes(&name);
-            return tree::remove_all(dir.as_fd(), name).map_err(|source| Error::Unpack {
-                what: "replace",
-                path: String::from_utf8_lossy(entry).into_owned(),
-                source,
-            });
-        }
-        match rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty()) {
-            // It was moved aside, or never was in the tree.
-            Err(Errno::NOENT) => Ok(()),
-            result => result.map_err(failed("replace", entry)),
-        }
-    }
-
-    fn aside(&mut self) -> Result<BorrowedFd<'_>, Error> {
-        let open = match self.aside.take() {
-            Some(open) => open,
-            None => {
-                let make = || {
-                    rustix::fs::mkdirat(self.layer, split::ASIDE, Mode::RWXU)?;
-                    tree::open_child_dir(self.layer, OsStr::new(split::ASIDE))
-                };
-                make().map_err(failed("set up", split::ASIDE.as_bytes()))?
-            }
-        };
-        let open: &OwnedFd = self.aside.insert(open);
-        Ok(open.as_fd())
     }
 
     /// Content without a place in the tree; `keep` also when it is empty.
@@ -422,33 +308,6 @@ impl Unpacker<'_> {
         self.add(parent, name, Body::Whiteout, entry)?;
         rustix::fs::mknodat(&*dir, name, FileType::CharacterDevice, Mode::empty(), 0)
             .map_err(failed("make the whiteout", entry))
-    }
-
-    fn set_opaque(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
-        let dir = self.directory(id, entry)?;
-        if let Body::Directory { opaque, .. } = self.ledger.body_mut(id)
-            && std::mem::replace(opaque, true)
-        {
-            return Ok(());
-        }
-        rustix::fs::fsetxattr(&*dir, OPAQUE_XATTR, b"y", XattrFlags::empty())
-            .map_err(failed("make opaque the directory of", entry))
-    }
-
-    fn describe_directory(&mut self, id: Id, entry: &Entry) -> Result<(), Error> {
-        if !entry.xattrs.is_empty() {
-            let dir = self.directory(id, &entry.name)?;
-            set_xattrs(&dir, entry)?;
-        }
-        if let Body::Directory { attributes, .. } = self.ledger.body_mut(id) {
-            *attributes = Some(Attributes {
-                uid: entry.uid,
-                gid: entry.gid,
-                mode: entry.mode,
-                mtime: entry.mtime,
-            });
-        }
-        Ok(())
     }
 
     fn file<R: BufRead>(
@@ -590,37 +449,6 @@ impl Unpacker<'_> {
         self.add(parent, base, body, &entry.name)?;
         let from = self.directory(target_parent, &entry.name)?;
         link(from.as_fd(), target_base)
-    }
-
-    fn finish_directories(&mut self) -> Result<(), Error> {
-        let mut rest = vec![ROOT];
-        while let Some(id) = rest.pop() {
-            let Body::Directory { attributes, .. } = self.ledger.body(id) else {
-                continue;
-            };
-            let (attributes, path) = (attributes.clone(), self.ledger.name(id));
-            let fail = |error| failed("set the attributes of", &path)(error);
-            let dir = self.directory(id, &path)?;
-            let (uid, gid, mode) = match &attributes {
-                Some(a) => (a.uid, a.gid, a.mode),
-                None => (0, 0, 0o755),
-            };
-            let given = self.owners.full.give(uid, gid, mode, 0o700);
-            let given = match chown(&dir, &given).map_err(fail)? {
-                true => given,
-                false => self.owners.single.give(uid, gid, mode, 0o700),
-            };
-            // Directories that no entry describes have nobody whose ownership must be kept.
-            if let (Some(value), Some(_)) = (&given.override_stat, &attributes) {
-                set_override(&dir, value).map_err(fail)?;
-            }
-            rustix::fs::fchmod(&*dir, Mode::from_raw_mode(given.mode)).map_err(fail)?;
-            if let Some(attributes) = &attributes {
-                set_times(&dir, attributes.mtime).map_err(fail)?;
-            }
-            rest.extend(self.ledger.children(id));
-        }
-        Ok(())
     }
 }
 
