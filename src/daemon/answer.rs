@@ -144,6 +144,8 @@ pub enum Body {
 /// A body that is fed from elsewhere.
 #[derive(Debug)]
 pub struct Stream {
+    /// Taken out of the queue already.
+    first: Option<io::Result<Bytes>>,
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     ended: Option<Ended>,
     on_end: OnEnd,
@@ -220,6 +222,7 @@ impl io::Write for Feed {
 pub fn stream(depth: usize) -> (Feed, Stream) {
     let (sender, pieces) = mpsc::channel(depth);
     let stream = Stream {
+        first: None,
         pieces,
         ended: None,
         on_end: OnEnd::default(),
@@ -234,12 +237,22 @@ impl Stream {
         self
     }
 
+    /// Waits for the first piece, so that the answer's head goes out with it and not before: as in
+    /// dockerd, whose clients may take the head for the end of what was asked.
+    pub async fn begun(mut self) -> Stream {
+        self.first = poll_fn(|context| self.poll_piece(context)).await;
+        self
+    }
+
     /// The next piece; `None` at the end, and where the stream breaks off.
     pub async fn next(&mut self) -> Option<Bytes> {
         poll_fn(|context| self.poll_piece(context)).await?.ok()
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
         if let Poll::Ready(piece) = self.pieces.poll_recv(context) {
             return Poll::Ready(piece);
         }

@@ -7,6 +7,9 @@ use crate::userns::idmap::IdMap;
 use crate::userns::plan::Device;
 use crate::userns::seccomp::KernelVersion;
 
+/// `f_type` of cgroup v2 (statfs(2)).
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
 /// Facts about host and daemon that do not change while the daemon lives.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -38,6 +41,8 @@ pub struct Facts {
     pub id_map: IdMap,
     /// The user's id on the host.
     pub uid: u32,
+    /// Whether /sys/fs/cgroup is cgroup v2 alone.
+    pub unified_cgroups: bool,
     /// What this host lacks, one sentence each, for `docker info`.
     pub warnings: Vec<String>,
 }
@@ -95,6 +100,8 @@ impl Facts {
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             id_map,
             uid,
+            unified_cgroups: rustix::fs::statfs("/sys/fs/cgroup")
+                .is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC),
             warnings,
         })
     }

@@ -34,8 +34,12 @@ impl Engine {
         }
         let platform = Platform::host();
         let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
-        // What clients read from these: files in bind mounts may show other owners.
-        security.extend(["name=rootless".to_owned(), "name=cgroupns".to_owned()]);
+        // What clients read from it: files in bind mounts may show other owners, and root in a
+        // container is nobody special.
+        if facts.uid != 0 {
+            security.push("name=rootless".to_owned());
+        }
+        security.push("name=cgroupns".to_owned());
         Info {
             id: facts.engine_id.clone(),
             containers: running + stopped,
@@ -63,7 +67,7 @@ impl Engine {
             system_time: Timestamp::now().to_string(),
             logging_driver: "json-file".to_owned(),
             cgroup_driver: "none".to_owned(),
-            cgroup_version: "2".to_owned(),
+            cgroup_version: if facts.unified_cgroups { "2" } else { "1" }.to_owned(),
             kernel_version: facts.kernel.clone(),
             operating_system: facts.operating_system.clone(),
             os_version: facts.os_version.clone(),

@@ -259,6 +259,11 @@ fn ids(map: &[u8]) {
     match count {
         0 => print(b"unknown (no /proc)"),
         1 => print(b"one: root here is you outside, and nobody else exists"),
+        // An ordinary user's map begins with the user alone.
+        _ if lines(map).next().map(|line| number(words(line).nth(2).unwrap_or_default(), 10)) != Some(1) => {
+            print_number(count);
+            print(b": the host's own, for root started this: root here is root outside");
+        }
         _ => {
             print_number(count);
             print(b": root here is you outside, the others are your subordinate ids");

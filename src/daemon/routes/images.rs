@@ -86,7 +86,8 @@ pub async fn prune(state: State, request: Request) -> Result<Answer, Failure> {
     Ok(shaped(&request, &report))
 }
 
-/// `POST /images/load`. As in Docker the answer is 200 at once, and errors are messages in it.
+/// `POST /images/load`. As in Docker the answer is always 200, and errors are messages in it; it
+/// begins with its first message, for skopeo stops sending when it has begun.
 pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure> {
     let quiet = request.query.flag_or("quiet", true);
     let mut archive = request.reader();
@@ -104,7 +105,7 @@ pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure>
             drain(archive);
         }
     })?;
-    Ok(answer::streamed("application/json", stream))
+    Ok(answer::streamed("application/json", stream.begun().await))
 }
 
 /// Reads on after a failure: a client that is still sending would otherwise be cut off before it
@@ -179,20 +180,18 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
         name,
     };
     let mut archive = request.reader();
-    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
-    spawn("import", move || {
-        let message = match state.engine.image_import(&mut archive, &import) {
-            Ok(id) => JsonMessage {
-                status: id.to_string(),
-                ..JsonMessage::default()
-            },
-            Err(error) => JsonMessage::error(error.message),
-        };
-        // A client that has left is noticed by the archive's end.
-        let _ = feed.send(message.to_line());
+    let id = slow(&state, move |engine| {
+        let imported = engine.image_import(&mut archive, &import);
         drain(archive);
-    })?;
-    Ok(answer::streamed("application/json", stream))
+        imported
+    })
+    .await?;
+    let message = JsonMessage {
+        status: id.to_string(),
+        ..JsonMessage::default()
+    };
+    let body = message.to_line();
+    Ok(answer::bytes(StatusCode::OK, "application/json", body).into())
 }
 
 /// What a pull asks for.
