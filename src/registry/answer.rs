@@ -6,8 +6,9 @@
 use ureq::http::StatusCode;
 
 use super::challenge;
-use super::error::{Error, Refusal};
+use super::error::Error;
 use super::http::Response;
+use super::refusal::Refusal;
 
 /// Turns an answer that is no success into an error.
 pub(super) fn refused(response: Response) -> Error {

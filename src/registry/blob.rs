@@ -15,8 +15,9 @@ use ureq::BodyReader;
 use ureq::http::{Method, StatusCode};
 
 use super::answer::refused;
-use super::error::{Error, Failure};
-use super::http::{Request, jittered, of_io};
+use super::error::Error;
+use super::failure::{Failure, of_io};
+use super::http::{Request, jittered};
 use super::repository::{Inner, Place};
 use super::url::Url;
 use crate::types::digest::Digest;

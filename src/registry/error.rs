@@ -7,9 +7,10 @@
 //! refused`.
 
 use std::error::Error as _;
-use std::fmt;
 use std::io;
 
+use super::failure::Failure;
+use super::refusal::Refusal;
 use crate::types::digest::Digest;
 use crate::types::reference::ReferenceError;
 
@@ -203,9 +204,22 @@ pub enum Error {
     /// A search was answered with something else.
     #[error("{0}")]
     Search(String),
+    /// The file of credentials cannot be read or written.
+    #[error("cannot {what} {path}")]
+    Credentials {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A credential helper failed.
-    #[error("error getting credentials - err: {reason}, out: `{output}`")]
+    #[error("error {action} credentials - err: {reason}, out: `{output}`")]
     Helper {
+        /// `getting`, `storing`, `erasing`.
+        action: &'static str,
         /// What became of the program.
         reason: String,
         /// What it printed.
@@ -314,290 +328,10 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Why there was no answer, worded as Go words it.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The [`Cancel`](super::Cancel) was used.
-    #[error("context canceled")]
-    Cancelled,
-    /// The name is unknown.
-    #[error("dial tcp: lookup {host}: {reason}")]
-    Lookup {
-        /// The name.
-        host: String,
-        /// `no such host`.
-        reason: String,
-    },
-    /// No connection.
-    #[error("dial tcp {address}: connect: {reason}")]
-    Connect {
-        /// Where to.
-        address: String,
-        /// `connection refused`.
-        reason: String,
-    },
-    /// No answer to the attempt to connect.
-    #[error("dial tcp {0}: i/o timeout")]
-    ConnectTimeout(String),
-    /// No answer to the attempt to connect, or to TLS's greeting, in the time that there is.
-    #[error("net/http: TLS handshake timeout")]
-    HandshakeTimeout,
-    /// The registry speaks HTTP where HTTPS was tried.
-    #[error("http: server gave HTTP response to HTTPS client")]
-    HttpForHttps,
-    /// The registry's certificate is refused.
-    #[error("tls: failed to verify certificate: x509: {0}")]
-    Certificate(String),
-    /// TLS failed otherwise.
-    #[error("remote error: tls: {0}")]
-    Tls(String),
-    /// The connection ended before the answer did.
-    #[error("EOF")]
-    Eof,
-    /// The connection broke.
-    #[error("read tcp: {0}")]
-    Broken(String),
-    /// No answer in time.
-    #[error("net/http: request canceled (Client.Timeout exceeded while awaiting headers)")]
-    Timeout,
-    /// Nothing came for a long time in the middle of an answer.
-    #[error(
-        "net/http: request canceled (Client.Timeout or context cancellation while reading body)"
-    )]
-    Stalled,
-    /// The answer is no HTTP.
-    #[error("net/http: HTTP/1.x transport connection broken: {0}")]
-    Malformed(String),
-    /// Redirected too often.
-    #[error("stopped after {0} redirects")]
-    Redirects(usize),
-    /// Redirected to where nobody may go.
-    #[error("invalid redirect to {0:?}")]
-    Redirect(String),
-    /// The proxy refused.
-    #[error("proxyconnect tcp: {0}")]
-    Proxy(String),
-}
-
-impl Failure {
-    fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::ConnectTimeout(_)
-                | Self::HandshakeTimeout
-                | Self::Eof
-                | Self::Broken(_)
-                | Self::Timeout
-                | Self::Stalled
-                | Self::Connect { .. }
-        )
-    }
-}
-
-/// A system call's error without Rust's number, in lower case, as Go words it.
-pub(super) fn words(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(
-        || error.to_string(),
-        |code| nix::errno::Errno::from_raw(code).desc().to_lowercase(),
-    )
-}
-
-/// What a registry answers to what it does not do: codes and messages.
-///
-/// A message that is missing, or that says no more than the code does, is left out where the answer
-/// also has no detail, as in Docker's client: `denied: requested access to the resource is denied`
-/// comes from a detail or from another message.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Refusal {
-    errors: Vec<(String, Option<String>)>,
-}
-
-impl std::error::Error for Refusal {}
-
-/// Codes with the messages that say no more than they do.
-const CODES: &[(&str, &str)] = &[
-    ("UNKNOWN", "unknown error"),
-    ("UNSUPPORTED", "The operation is unsupported."),
-    ("UNAUTHORIZED", "authentication required"),
-    ("DENIED", "requested access to the resource is denied"),
-    ("UNAVAILABLE", "service unavailable"),
-    ("TOOMANYREQUESTS", "too many requests"),
-    (
-        "DIGEST_INVALID",
-        "provided digest did not match uploaded content",
-    ),
-    (
-        "SIZE_INVALID",
-        "provided length did not match content length",
-    ),
-    ("NAME_INVALID", "invalid repository name"),
-    ("TAG_INVALID", "manifest tag did not match URI"),
-    ("NAME_UNKNOWN", "repository name not known to registry"),
-    ("MANIFEST_UNKNOWN", "manifest unknown"),
-    ("MANIFEST_INVALID", "manifest invalid"),
-    (
-        "MANIFEST_UNVERIFIED",
-        "manifest failed signature verification",
-    ),
-    ("MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"),
-    ("BLOB_UNKNOWN", "blob unknown to registry"),
-    ("BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry"),
-    ("BLOB_UPLOAD_INVALID", "blob upload invalid"),
-    (
-        "PAGINATION_NUMBER_INVALID",
-        "invalid number of results requested",
-    ),
-];
-
-/// Longest message that is passed on, in bytes: what a person can read, not what a registry can send.
-const MESSAGE_MAX: usize = 4096;
-
-impl Refusal {
-    /// One error, whose message may add nothing.
-    pub(super) fn new(code: &str, message: impl Into<String>) -> Self {
-        Self {
-            errors: vec![(known(code).0.to_owned(), Some(clipped(message.into())))],
-        }
-    }
-
-    /// One error in its own words.
-    pub(super) fn of_code(code: &str) -> Self {
-        let (code, message) = known(code);
-        Self::new(code, message)
-    }
-
-    /// The errors of a JSON body; none of them if there are none.
-    pub(super) fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
-        #[derive(serde::Deserialize)]
-        struct Body {
-            #[serde(default)]
-            errors: Option<Vec<One>>,
-        }
-        #[derive(serde::Deserialize)]
-        struct One {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
-            message: String,
-            #[serde(default)]
-            detail: Option<serde_json::Value>,
-        }
-        let body: Body = serde_json::from_slice(body)?;
-        let errors = body.errors.unwrap_or_default();
-        Ok(Self {
-            errors: errors
-                .into_iter()
-                .map(|one| {
-                    let (code, default) = known(&one.code);
-                    let plain =
-                        one.detail.is_none() && (one.message.is_empty() || one.message == default);
-                    (code.to_owned(), (!plain).then(|| clipped(one.message)))
-                })
-                .collect(),
-        })
-    }
-
-    /// Both, these first.
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.errors.extend(other.errors);
-        self
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.errors.is_empty()
-    }
-
-    /// The first error's code: `MANIFEST_UNKNOWN`; `UNKNOWN` for what Docker does not know.
-    pub fn code(&self) -> &str {
-        self.errors.first().map_or("UNKNOWN", |(code, _)| code)
-    }
-
-    /// Only the first error, as Docker reports a pull; nothing if it is a bare code, which Docker
-    /// takes for something else.
-    pub(super) fn first_with_message(&self) -> Option<Self> {
-        let first = self.errors.first()?;
-        first.1.as_ref()?;
-        Some(Self {
-            errors: vec![first.clone()],
-        })
-    }
-}
-
-fn known(code: &str) -> (&'static str, &'static str) {
-    CODES
-        .iter()
-        .find(|(name, _)| *name == code)
-        .copied()
-        .unwrap_or(CODES[0])
-}
-
-fn clipped(mut message: String) -> String {
-    if message.len() > MESSAGE_MAX {
-        let end = (0..=MESSAGE_MAX)
-            .rev()
-            .find(|&at| message.is_char_boundary(at))
-            .unwrap_or_default();
-        message.truncate(end);
-    }
-    message
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let one = |f: &mut fmt::Formatter<'_>, (code, message): &(String, Option<String>)| {
-            f.write_str(&code.to_lowercase().replace('_', " "))?;
-            match message {
-                Some(message) => write!(f, ": {message}"),
-                None => Ok(()),
-            }
-        };
-        match &self.errors[..] {
-            [] => f.write_str("unknown"),
-            [single] => one(f, single),
-            several => {
-                f.write_str("errors:\n")?;
-                for error in several {
-                    one(f, error)?;
-                    f.write_str("\n")?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::failure::words;
     use super::*;
-
-    #[test]
-    fn refusals_read_as_dockers() {
-        let text = |body: &str| {
-            Refusal::from_json(body.as_bytes())
-                .map(|r| r.to_string())
-                .ok()
-        };
-        assert_eq!(
-            text(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"x"}}]}"#).as_deref(),
-            Some("manifest unknown: manifest unknown")
-        );
-        assert_eq!(
-            text(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)
-                .as_deref(),
-            Some("manifest unknown")
-        );
-        assert_eq!(
-            text(r#"{"errors":[{"code":"ODD","message":"strange"}]}"#).as_deref(),
-            Some("unknown: strange")
-        );
-        assert_eq!(
-            text(r#"{"errors":[{"code":"DENIED","message":"a"},{"code":"UNAUTHORIZED"}]}"#)
-                .as_deref(),
-            Some("errors:\ndenied: a\nunauthorized\n")
-        );
-        assert_eq!(text("<html>"), None);
-        assert!(Refusal::from_json(b"{}").is_ok_and(|refusal| refusal.is_empty()));
-    }
 
     #[test]
     fn chains() {
@@ -622,11 +356,5 @@ mod tests {
             "Get \"https://localhost:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused"
         );
         assert_eq!(error.kind(), ErrorKind::Unreachable);
-    }
-
-    #[test]
-    fn long_messages_are_clipped() {
-        let refusal = Refusal::new("DENIED", "é".repeat(MESSAGE_MAX));
-        assert!(refusal.to_string().len() <= MESSAGE_MAX + 16);
     }
 }

@@ -24,9 +24,10 @@ use ureq::{Agent, AsSendBody, Body, BodyReader, Proxy, SendBody};
 
 use super::cancel::Cancel;
 use super::config::{Rules, Trust};
-use super::error::{Error, Failure, words};
+use super::error::Error;
+use super::failure::{Failure, of_io, of_library};
 use super::proxy::Proxies;
-use super::tls::Identity;
+use super::tls::{HostRoots, Identity};
 use super::transport::{Dialer, Lookup};
 use super::url::{Scheme, Url};
 
@@ -168,6 +169,7 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) proxies: Proxies,
     pub(super) user_agent: String,
+    pub(super) roots: HostRoots,
 }
 
 impl Http {
@@ -354,9 +356,11 @@ impl Http {
             Trust::InsecureAddress(networks) if proxy.is_none() => networks.clone(),
             _ => Vec::new(),
         };
-        let settings = self
-            .identity
-            .settings(trust == Trust::Verified, url.authority == self.own);
+        let settings = self.identity.settings(
+            &self.shared.roots,
+            trust == Trust::Verified,
+            url.authority == self.own,
+        );
         let config = Agent::config_builder()
             .tls_config(settings)
             .proxy(proxy)
@@ -471,104 +475,16 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause / 2 * u32::from(byte[0]) / 255
 }
 
-/// What a failing stream of the library's means.
-pub(super) fn of_io(error: io::Error) -> Failure {
-    of_library(ureq::Error::from(error))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn of_library(error: ureq::Error) -> Failure {
-    match error {
-        ureq::Error::Other(other) => match other.downcast::<Failure>() {
-            Ok(failure) => *failure,
-            Err(other) => Failure::Malformed(other.to_string()),
-        },
-        ureq::Error::Timeout(ureq::Timeout::Connect) => Failure::HandshakeTimeout,
-        ureq::Error::Timeout(_) => Failure::Timeout,
-        ureq::Error::Rustls(error) => of_tls(&error),
-        ureq::Error::ConnectProxyFailed(reason) => Failure::Proxy(reason),
-        ureq::Error::HostNotFound => Failure::Lookup {
-            host: String::new(),
-            reason: "no such host".into(),
-        },
-        ureq::Error::Io(error) => of_socket(&error),
-        other => Failure::Malformed(other.to_string()),
-    }
-}
-
-fn of_socket(error: &io::Error) -> Failure {
-    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        return of_tls(tls);
-    }
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotConnected => Failure::Eof,
-        _ => Failure::Broken(words(error)),
-    }
-}
-
-/// A refused certificate in the words of Go's x509 package.
-fn of_tls(error: &rustls::Error) -> Failure {
-    use rustls::CertificateError as Certificate;
-
-    let rustls::Error::InvalidCertificate(certificate) = error else {
-        return match error {
-            rustls::Error::AlertReceived(alert) => {
-                // Go's words for an alert are lower-case ones with spaces: `BadCertificate`.
-                let mut words = String::new();
-                for character in format!("{alert:?}").chars() {
-                    if character.is_ascii_uppercase() && !words.is_empty() {
-                        words.push(' ');
-                    }
-                    words.push(character.to_ascii_lowercase());
-                }
-                Failure::Tls(words)
-            }
-            other => Failure::Tls(other.to_string()),
-        };
-    };
-    let date = |time: u64| {
-        i64::try_from(time)
-            .ok()
-            .and_then(|time| time::OffsetDateTime::from_unix_timestamp(time).ok())
-            .and_then(|time| {
-                time.format(&time::format_description::well_known::Rfc3339)
-                    .ok()
-            })
-            .unwrap_or_default()
-    };
-    Failure::Certificate(match certificate {
-        Certificate::UnknownIssuer => "certificate signed by unknown authority".into(),
-        Certificate::Expired | Certificate::NotValidYet => {
-            "certificate has expired or is not yet valid".into()
+    #[test]
+    fn pauses_differ_within_bounds() {
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_secs(2));
+            assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&pause));
         }
-        Certificate::ExpiredContext { time, not_after } => format!(
-            "certificate has expired or is not yet valid: current time {} is after {}",
-            date(time.as_secs()),
-            date(not_after.as_secs())
-        ),
-        Certificate::NotValidYetContext { time, not_before } => format!(
-            "certificate has expired or is not yet valid: current time {} is before {}",
-            date(time.as_secs()),
-            date(not_before.as_secs())
-        ),
-        Certificate::NotValidForNameContext {
-            expected,
-            presented,
-        } => {
-            // `DnsName("a.example")`.
-            let names: Vec<&str> = presented
-                .iter()
-                .map(|name| name.split('"').nth(1).unwrap_or(name))
-                .collect();
-            let wanted = expected.to_str();
-            if names.is_empty() {
-                format!("certificate is not valid for any names, but wanted to match {wanted}")
-            } else {
-                format!(
-                    "certificate is valid for {}, not {wanted}",
-                    names.join(", ")
-                )
-            }
-        }
-        other => other.to_string(),
-    })
+        assert_eq!(go_name(&Method::HEAD), "Head");
+    }
 }

@@ -17,6 +17,9 @@
 //! Limits, all named where they hold: 4 MiB a manifest, four levels of indexes, ten redirects, a
 //! minute of silence, five attempts without progress, a minute of `Retry-After`.
 //!
+//! `account` is for logins and searches; `credentials`, for the command line alone, is where a
+//! person's passwords are kept.
+//!
 //! Not here: caches (a token lives as long as its [`Repository`]), what is pulled in which order,
 //! and how much of it at once.
 
@@ -27,11 +30,14 @@ mod blob;
 mod cancel;
 mod challenge;
 mod config;
+mod credentials;
 mod error;
+mod failure;
 mod http;
 mod manifest;
 mod net;
 mod proxy;
+mod refusal;
 mod repository;
 mod select;
 mod tls;
@@ -46,12 +52,15 @@ pub use auth::Credentials;
 pub use blob::{Blob, Verified};
 pub use cancel::Cancel;
 pub use config::{Config, HUB_SERVER};
-pub use error::{Error, ErrorKind, Failure, Refusal};
+pub use credentials::{CredentialStore, server_of};
+pub use error::{Error, ErrorKind};
+pub use failure::Failure;
 pub use manifest::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LIST, DOCKER_MANIFEST, DescribedPlatform, Descriptor,
     Document, Index, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, RawManifest,
 };
 pub use proxy::Proxies;
+pub use refusal::Refusal;
 pub use repository::{Access, Repository, Resolved};
 pub use select::{Found, Target};
 pub use upload::{Mount, Upload};
@@ -76,6 +85,7 @@ impl Registries {
             rules: Rules::new(&config)?,
             proxies: config.proxies.clone(),
             user_agent: config.user_agent.clone(),
+            roots: tls::HostRoots::default(),
         };
         Ok(Self {
             config: Arc::new(config),

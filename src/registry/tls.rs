@@ -3,15 +3,15 @@
 //! The host's authorities are looked for where Go's programs look (`SSL_CERT_FILE`, `SSL_CERT_DIR`,
 //! else the places of the distributions), because that is where an administrator who runs Docker
 //! has put them. `certs.d/HOST/*.crt` are more authorities for one registry; `X.cert` with `X.key`
-//! is a certificate of our own to show to it. Read when a registry is first spoken to, so that a
-//! changed file needs no restart.
+//! is a certificate of our own to show to it. Those are read for each pull, so that a changed file
+//! needs no restart; the host's once, when first a certificate is to be verified, as Go does it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
 
@@ -31,34 +31,51 @@ const DIRECTORIES: &[&str] = &["/etc/ssl/certs", "/etc/pki/tls/certs"];
 /// Largest file that is read for certificates, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
-/// What a connection to one registry is secured with.
+/// The host's authorities, read when they are first asked for.
+#[derive(Debug, Default)]
+pub(super) struct HostRoots(OnceLock<Vec<Certificate<'static>>>);
+
+impl HostRoots {
+    fn get(&self) -> &[Certificate<'static>] {
+        self.0.get_or_init(|| {
+            host_authorities(
+                std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
+                std::env::var_os("SSL_CERT_DIR").as_deref(),
+            )
+        })
+    }
+}
+
+/// What a connection to one registry is secured with besides.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
-    roots: Arc<Vec<Certificate<'static>>>,
+    roots: Vec<Certificate<'static>>,
     client: Option<ClientCert>,
 }
 
 impl Identity {
     /// For the registry at `authority`.
     pub(super) fn load(directories: &[PathBuf], authority: &str) -> Result<Self, Error> {
-        let mut roots = host_authorities(
-            std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
-            std::env::var_os("SSL_CERT_DIR").as_deref(),
-        );
-        let mut client = None;
+        let mut identity = Self {
+            roots: Vec::new(),
+            client: None,
+        };
         for directory in directories {
-            read_directory(&directory.join(authority), &mut roots, &mut client)?;
+            let own = directory.join(authority);
+            read_directory(&own, &mut identity.roots, &mut identity.client)?;
         }
-        Ok(Self {
-            roots: Arc::new(roots),
-            client,
-        })
+        Ok(identity)
     }
 
     /// The library's settings; `own` where it is the registry itself that is spoken to.
-    pub(super) fn settings(&self, verify: bool, own: bool) -> TlsConfig {
+    pub(super) fn settings(&self, host: &HostRoots, verify: bool, own: bool) -> TlsConfig {
+        let roots = if verify {
+            [host.get(), &self.roots].concat()
+        } else {
+            Vec::new()
+        };
         TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::clone(&self.roots)))
+            .root_certs(RootCerts::Specific(Arc::new(roots)))
             .client_cert(self.client.clone().filter(|_| own))
             .disable_verification(!verify)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))

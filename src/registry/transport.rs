@@ -24,7 +24,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::cancel::{Cancel, SLICE};
-use super::error::{Failure, words};
+use super::failure::{Failure, words};
 use super::net::Network;
 
 /// Longest time for one address to accept.

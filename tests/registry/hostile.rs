@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use moss::registry::{
-    Access, Cancel, Config, Error, ErrorKind, OCI_INDEX, OCI_MANIFEST, Registries, Target, Verified,
+    Access, Cancel, Config, Error, ErrorKind, OCI_INDEX, OCI_MANIFEST, Proxies, Registries, Target,
+    Verified,
 };
 use moss::types::digest::Digest;
 
@@ -608,6 +609,33 @@ fn a_mirror_gets_no_credentials() {
             .iter()
             .all(|head| head.field("authorization").is_none())
     );
+}
+
+#[test]
+fn a_proxy_is_asked_for_what_is_not_here() {
+    let proxy = Served::new(|head, stream| {
+        if head.method == "CONNECT" {
+            return send(stream, b"HTTP/1.1 200 Connected\r\n\r\n");
+        }
+        answer(stream, "200 OK", &[], br#"{"tags":["far"]}"#)
+    });
+    let registries = Registries::new(Config {
+        insecure_registries: vec!["far.invalid".into()],
+        proxies: Proxies {
+            http: format!("http://u:p@{}", proxy.address),
+            ..Proxies::default()
+        },
+        ..Config::default()
+    })
+    .expect("a sound configuration");
+    let repository = open(&registries, "far.invalid/a", None, Access::Pull);
+    assert_eq!(repository.tags().ok(), Some(vec!["far".to_owned()]));
+    let requests = proxy.requests();
+    assert_eq!(requests[0].target, "far.invalid:80");
+    assert_eq!(requests[0].field("proxy-authorization"), Some("Basic dTpw"));
+    assert_eq!(requests[1].target, "/v2/");
+    assert_eq!(requests[1].field("proxy-authorization"), None);
+    assert_eq!(requests[1].field("host"), Some("far.invalid"));
 }
 
 #[test]
