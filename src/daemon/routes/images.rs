@@ -204,7 +204,9 @@ fn pull_request(request: &Request, name: &str) -> Result<PullRequest, Failure> {
     if let Some(tag) = query.text("tag") {
         reference = match tag.parse() {
             Ok(digest) => reference.with_digest(digest),
-            Err(_) => reference.with_tag(tag).map_err(invalid)?,
+            Err(_) => reference
+                .with_tag(tag)
+                .map_err(|_| Failure::bad_request("invalid tag format"))?,
         };
     }
     let platform = query.text("platform").filter(|_| request.since(32));
