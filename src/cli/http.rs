@@ -249,7 +249,7 @@ impl Connection {
     ///
     /// # Errors
     /// The socket's; where the engine hung up while a stream was sent, its answer may still be
-    /// there to read.
+    /// there to read. Never a broken pipe, by which verbs know that nobody reads their output.
     pub fn send(
         &mut self,
         method: &str,
@@ -258,6 +258,20 @@ impl Connection {
         hijack: bool,
     ) -> io::Result<()> {
         self.used += 1;
+        let sent = self.write(method, target, body, hijack);
+        sent.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => io::ErrorKind::UnexpectedEof.into(),
+            _ => error,
+        })
+    }
+
+    fn write(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &mut Body<'_>,
+        hijack: bool,
+    ) -> io::Result<()> {
         let mut head = format!(
             "{method} {target} HTTP/1.1\r\nHost: api.moss.localhost\r\nUser-Agent: moss/{} (linux)\r\n",
             env!("CARGO_PKG_VERSION")
