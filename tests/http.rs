@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use moss::daemon::answer::{self, Answer, Failure};
 use moss::daemon::dispatch::{Dispatcher, Endpoints};
-use moss::daemon::hijack::{self, Gate};
+use moss::daemon::hijack;
 use moss::daemon::request::Request;
 use moss::daemon::router::Table;
 use moss::daemon::server::{self, Connections};
@@ -29,7 +29,6 @@ enum Target {
 }
 
 struct Fixture {
-    gate: Gate,
     left: mpsc::UnboundedSender<()>,
 }
 
@@ -48,10 +47,7 @@ impl Endpoints for Fixture {
                 Ok(answer::ok(&value))
             }
             Target::Panic => panic!("this handler panics on purpose"),
-            Target::Attach => {
-                let pass = self.gate.pass().await;
-                Ok(hijack::answer(&request, true, pass, echo))
-            }
+            Target::Attach => Ok(hijack::answer(&request, true, echo)),
             Target::Endless => {
                 let (feed, body) = answer::stream(1);
                 let left = self.left.clone();
@@ -103,10 +99,7 @@ impl Harness {
         let (sender, left) = mpsc::unbounded_channel();
         let connections = Arc::new(Connections::default());
         let shared = Arc::clone(&connections);
-        let fixture = Fixture {
-            gate: Gate::default(),
-            left: sender,
-        };
+        let fixture = Fixture { left: sender };
         let table = Table::new([
             (Method::GET, "/images/{name:.*}/json", Target::Name),
             (Method::POST, "/form/{name}", Target::Name),

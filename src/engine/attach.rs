@@ -4,6 +4,11 @@
 //! the connection is taken over ([`Engine::container_attach`]), and the connection comes after
 //! ([`AttachTicket::connect`]). A client that attaches before the start waits here, with whatever
 //! it sends still in its socket.
+//!
+//! `docker run` attaches, is told so, and starts the container at once, on another connection.
+//! Nothing of the first output may be lost between the telling and the connection's getting here,
+//! so a start waits for the tickets that are out. A start under way has taken its clients already:
+//! a connection that comes then waits for the start's end and is joined afterwards.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -11,10 +16,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::container::logs::{Follow, Query, Reader, Record};
 use crate::container::protocol::Attach;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Paths};
+use crate::engine::containers::{Arriving, Container, Paths};
 use crate::engine::error::{Error, Result};
 
 /// How long a client that asked for the log may leave it unread.
@@ -43,12 +50,18 @@ pub struct AttachTicket {
     attach: Attach,
     stream: bool,
     logs: bool,
+    arriving: Arriving,
 }
 
 impl AttachTicket {
     /// Whether the container has a terminal: its output is then raw.
     pub fn terminal(&self) -> bool {
         !self.attach.multiplexed
+    }
+
+    /// Whether joining takes as long as the client reads the log.
+    pub fn is_slow(&self) -> bool {
+        self.logs
     }
 
     /// Writes what was logged so far to the client, framed as its stream will be.
@@ -85,10 +98,12 @@ impl AttachTicket {
         if self.logs
             && let Err(error) = self.replay(engine, &connection)
         {
+            // Maybe in the middle of a frame, which nothing can follow.
             tracing::debug!(
                 id = self.container.id.short(),
                 "cannot replay the log: {error}"
             );
+            return;
         }
         if !self.stream {
             return;
@@ -97,15 +112,27 @@ impl AttachTicket {
             early,
             ..self.attach
         };
-        // A start under way has taken its clients already: wait for its end, join afterwards.
-        let _operation = self.container.operate();
-        let running = self.container.data().record.state.is_running();
-        if !running {
-            self.container.data().pending.push((attach, connection));
-        } else if let Err(error) = engine.shims.attach(&self.container.id, attach, connection) {
+        let mut data = self.container.settled();
+        if !data.record.state.is_running() {
+            data.pending.retain(|(_, client)| !has_left(client));
+            if !data.removed {
+                data.pending.push((attach, connection));
+            }
+            return;
+        }
+        drop(data);
+        if let Err(error) = engine.shims.attach(&self.container.id, attach, connection) {
             tracing::warn!(id = self.container.id.short(), "cannot attach: {error}");
         }
+        drop(self.arriving);
     }
+}
+
+/// Whether a client has closed its connection; one that has only sent all it will send has not.
+fn has_left(client: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(client, PollFlags::empty())];
+    let now = Timespec::default();
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
 }
 
 /// A container's log, opened.
@@ -137,6 +164,7 @@ impl Engine {
         }
         self.container_event(&record, "attach", []);
         Ok(AttachTicket {
+            arriving: container.arriving(),
             container,
             stream: options.stream,
             logs: options.logs,

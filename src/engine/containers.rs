@@ -1,19 +1,24 @@
 //! The containers of this engine in memory: one [`Container`] each, found by id, name or prefix.
 //!
 //! Who may change what. A container has two locks. `operation` is held by whoever starts, removes
-//! or renames it, for as long as that takes; `data` is held for moments only, by everybody, and
-//! never while anything is waited for. Events from shims take `data` alone, so an exit is recorded
-//! whatever an operation is doing. The index has a lock of its own, taken before neither.
+//! or renames it, for as long as that takes (a restart waits for its stop, maybe for ever), so only
+//! on a thread of its own; `data` is held for moments only, by everybody, and never while anything
+//! is waited for. Events from shims take `data` alone, so an exit is recorded whatever an operation
+//! is doing. The index has a lock of its own, taken before neither. Records are written by
+//! [`Container::save`], which takes turns: what was changed last is on disk in the end.
+//!
+//! Whoever waits for something in here holds a [`Waiting`], and waits no more when it is dropped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use crate::api::exec::ExecConfig;
 use crate::container::logs::Follow;
-use crate::container::protocol::{Attach, Exit};
-use crate::container::record::Record;
+use crate::container::protocol::{Attach, Exit, Started};
+use crate::container::record::{Record, RecordError};
 use crate::engine::error::{Error, Kind, Result};
 use crate::types::id::ContainerId;
 
@@ -27,6 +32,8 @@ pub struct Container {
     pub operation: Mutex<()>,
     data: Mutex<Data>,
     changed: Condvar,
+    /// Held while the record is written.
+    saving: Mutex<()>,
 }
 
 /// What changes of a container.
@@ -35,18 +42,25 @@ pub struct Data {
     pub record: Record,
     /// Clients that attached before the start.
     pub pending: Vec<(Attach, OwnedFd)>,
-    /// Who waits for what.
-    pub waiters: Vec<(WaitCondition, Waiter)>,
+    /// Clients on their way to be attached, whose connections are not here yet.
+    pub arriving: usize,
+    /// Who waits for what, by number.
+    waiters: BTreeMap<u64, (WaitCondition, Waiter)>,
+    next_waiter: u64,
     /// Who follows its log.
     pub followers: Vec<Weak<Follow>>,
     /// Its exec sessions, by id.
     pub execs: BTreeMap<String, Exec>,
     /// Somebody is removing it.
     pub removing: bool,
+    /// It is removed, and whoever still has it must expect nothing more of it.
+    pub removed: bool,
+    /// It is being stopped in order to be started again.
+    pub restarting: bool,
     /// A start is under way; an exit that comes meanwhile is kept in `early_exit`.
     pub starting: bool,
-    /// The exit of a process that ended before its start was recorded.
-    pub early_exit: Option<Exit>,
+    /// The exit of a process that ended before its start was recorded, and what went wrong.
+    pub early_exit: Option<(Exit, String)>,
     /// The user stopped or killed it.
     pub stopped_by_user: bool,
 }
@@ -68,6 +82,31 @@ pub struct Exec {
     pub pid: i32,
     /// Exit code, once ended.
     pub code: Option<i32>,
+    /// When it ended.
+    pub ended: Option<Instant>,
+}
+
+impl Exec {
+    /// A session of which nothing runs yet.
+    pub fn new(config: ExecConfig) -> Self {
+        Self {
+            config,
+            running: false,
+            started: false,
+            starting: false,
+            attached: false,
+            pid: 0,
+            code: None,
+            ended: None,
+        }
+    }
+
+    /// Its process has ended, or could not be started; a code that is known already stays.
+    pub fn end(&mut self, code: i32) {
+        self.running = false;
+        self.code.get_or_insert(code);
+        self.ended.get_or_insert_with(Instant::now);
+    }
 }
 
 /// How what was waited for has come.
@@ -113,13 +152,18 @@ impl Container {
             directory,
             operation: Mutex::new(()),
             changed: Condvar::new(),
+            saving: Mutex::new(()),
             data: Mutex::new(Data {
                 record,
                 pending: Vec::new(),
-                waiters: Vec::new(),
+                arriving: 0,
+                waiters: BTreeMap::new(),
+                next_waiter: 0,
                 followers: Vec::new(),
                 execs: BTreeMap::new(),
                 removing: false,
+                removed: false,
+                restarting: false,
                 starting: false,
                 early_exit: None,
                 stopped_by_user: false,
@@ -139,6 +183,22 @@ impl Container {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its changing part, once no start is under way.
+    pub fn settled(&self) -> MutexGuard<'_, Data> {
+        self.changed
+            .wait_while(self.data(), |data| data.starting)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the record as it is now. `durable` asks that it outlives a power cut.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save(&self, durable: bool) -> std::result::Result<(), RecordError> {
+        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.record().write(&self.directory, durable)
+    }
+
     /// Its record as it is now.
     pub fn record(&self) -> Record {
         self.data().record.clone()
@@ -150,11 +210,7 @@ impl Container {
     }
 
     /// Waits until `done` says so or `timeout` has passed; says whether it did.
-    pub fn wait_until(
-        &self,
-        timeout: Option<std::time::Duration>,
-        done: impl Fn(&Data) -> bool,
-    ) -> bool {
+    pub fn wait_until(&self, timeout: Option<Duration>, done: impl Fn(&Data) -> bool) -> bool {
         let guard = self.data();
         match timeout {
             None => {
@@ -177,13 +233,72 @@ impl Container {
 
     /// Takes out the waiters that `condition` satisfies.
     pub fn take_waiters(&self, satisfied: impl Fn(WaitCondition) -> bool) -> Vec<Waiter> {
-        let mut data = self.data();
-        let (fire, keep) = std::mem::take(&mut data.waiters)
+        let waiters = &mut self.data().waiters;
+        let (fired, kept) = std::mem::take(waiters)
             .into_iter()
-            .partition(|(condition, _)| satisfied(*condition));
-        data.waiters = keep;
-        let fire: Vec<(WaitCondition, Waiter)> = fire;
-        fire.into_iter().map(|(_, waiter)| waiter).collect()
+            .partition::<BTreeMap<_, _>, _>(|(_, (condition, _))| satisfied(*condition));
+        *waiters = kept;
+        fired.into_values().map(|(_, waiter)| waiter).collect()
+    }
+
+    /// Counts a client that is on its way.
+    pub fn arriving(self: &Arc<Self>) -> Arriving {
+        self.data().arriving += 1;
+        Arriving(Arc::clone(self))
+    }
+}
+
+impl Data {
+    /// Whether a process of it runs, or is about to.
+    pub fn is_busy(&self) -> bool {
+        self.record.state.is_running() || self.starting || self.restarting
+    }
+
+    /// Whether this run of it is over; another may have begun since.
+    pub fn is_over(&self, run: Option<Started>) -> bool {
+        run.is_none() || self.record.state.started() != run
+    }
+
+    /// Notes a waiter, of the container that this is of.
+    pub fn wait(
+        &mut self,
+        of: &Arc<Container>,
+        condition: WaitCondition,
+        waiter: Waiter,
+    ) -> Waiting {
+        let number = self.next_waiter;
+        self.next_waiter += 1;
+        self.waiters.insert(number, (condition, waiter));
+        Waiting {
+            container: Arc::downgrade(of),
+            number,
+        }
+    }
+}
+
+/// A client on its way to be attached.
+pub struct Arriving(Arc<Container>);
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.data().arriving -= 1;
+        self.0.notify();
+    }
+}
+
+/// Somebody waits; dropped, nobody does.
+pub struct Waiting {
+    container: Weak<Container>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(container) = self.container.upgrade() {
+            let waiter = container.data().waiters.remove(&self.number);
+            // Not under the lock: a waiter is somebody else's.
+            drop(waiter);
+        }
     }
 }
 
@@ -215,9 +330,12 @@ impl Index {
         Ok(())
     }
 
-    /// Gives a reserved name back.
-    pub fn release(&self, name: &str) {
-        self.write().names.remove(name);
+    /// Gives back a name that is reserved for `id`.
+    pub fn release(&self, name: &str, id: &ContainerId) {
+        let names = &mut self.write().names;
+        if names.get(name) == Some(id) {
+            names.remove(name);
+        }
     }
 
     /// Adds a container whose name is reserved.
@@ -225,11 +343,11 @@ impl Index {
         self.write().by_id.insert(container.id, container);
     }
 
-    /// Takes a container and its name out.
-    pub fn remove(&self, id: &ContainerId, name: &str) {
+    /// Takes a container out, with its name, or both names where it is just being renamed.
+    pub fn remove(&self, id: &ContainerId) {
         let mut inner = self.write();
         inner.by_id.remove(id);
-        inner.names.remove(name);
+        inner.names.retain(|_, owner| owner != id);
     }
 
     /// The container of exactly this id.
@@ -305,5 +423,126 @@ impl Paths<'_> {
     /// How the last run ended, as the shim wrote it.
     pub fn exit(&self) -> PathBuf {
         self.0.join("exit.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::container::protocol::Started;
+    use crate::container::record::State;
+    use crate::overlay::Driver;
+    use crate::types::digest::Digest;
+    use crate::types::timestamp::Timestamp;
+
+    fn container(directory: &Path) -> Arc<Container> {
+        let record = Record {
+            id: ContainerId::random(),
+            name: "old".to_owned(),
+            created: Timestamp::ZERO,
+            image: Digest::of(b""),
+            image_name: String::new(),
+            os: String::new(),
+            layers: Vec::new(),
+            driver: Driver::Overlay2,
+            config: Default::default(),
+            host_config: Default::default(),
+            networking: Default::default(),
+            mounts: Vec::new(),
+            state: State::Created { failure: None },
+            finished: None,
+            restart_count: 0,
+            boot_id: String::new(),
+        };
+        Container::new(record, directory.to_owned())
+    }
+
+    #[test]
+    fn who_waits_no_more_is_forgotten() {
+        let container = container(Path::new("/nonexistent"));
+        let called = Arc::new(AtomicUsize::new(0));
+        let wait = |condition| {
+            let called = Arc::clone(&called);
+            let waiter = Box::new(move |_| {
+                called.fetch_add(1, Ordering::SeqCst);
+            });
+            container.data().wait(&container, condition, waiter)
+        };
+        let (kept, left) = (wait(WaitCondition::NextExit), wait(WaitCondition::NextExit));
+        let removal = wait(WaitCondition::Removed);
+        drop(left);
+        for waiter in container.take_waiters(|condition| condition == WaitCondition::NextExit) {
+            waiter(Ended {
+                code: 0,
+                error: String::new(),
+            });
+        }
+        assert_eq!(called.load(Ordering::SeqCst), 1);
+        assert_eq!(container.data().waiters.len(), 1);
+        drop((kept, removal));
+        assert!(container.data().waiters.is_empty());
+    }
+
+    #[test]
+    fn a_start_waits_for_the_clients_on_their_way() {
+        let container = container(Path::new("/nonexistent"));
+        let client = container.arriving();
+        let here = |data: &Data| data.arriving == 0;
+        assert!(!container.wait_until(Some(Duration::from_millis(10)), here));
+        let waiting = Arc::clone(&container);
+        let start = std::thread::spawn(move || waiting.wait_until(None, here));
+        drop(client);
+        assert!(start.join().unwrap());
+    }
+
+    #[test]
+    fn one_run_is_not_another() {
+        let container = container(Path::new("/nonexistent"));
+        let run = |pid| Started {
+            pid,
+            start_time: 1,
+            at: 1,
+        };
+        let mut data = container.data();
+        data.record.state = State::Running { started: run(7) };
+        assert!(!data.is_over(Some(run(7))));
+        assert!(data.is_over(Some(run(6))));
+        assert!(data.is_over(None));
+    }
+
+    #[test]
+    fn what_was_changed_last_is_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let container = container(directory.path());
+        let threads = (0..8).map(|number| {
+            let container = Arc::clone(&container);
+            std::thread::spawn(move || {
+                container.data().record.restart_count += 1;
+                container.data().record.name = number.to_string();
+                container.save(false).unwrap();
+            })
+        });
+        for thread in threads.collect::<Vec<_>>() {
+            thread.join().unwrap();
+        }
+        let read = Record::read(directory.path()).unwrap();
+        assert_eq!(read.name, container.record().name);
+        assert_eq!(read.restart_count, 8);
+    }
+
+    #[test]
+    fn names_are_given_back_by_their_owner_alone() {
+        let index = Index::default();
+        let (a, b) = (ContainerId::random(), ContainerId::random());
+        index.reserve("old", &a).unwrap();
+        index.reserve("new", &a).unwrap();
+        // Removed while it was being renamed; the name is taken again at once.
+        index.remove(&a);
+        index.reserve("old", &b).unwrap();
+        index.release("old", &a);
+        assert!(index.reserve("old", &a).is_err());
+        index.reserve("new", &b).unwrap();
     }
 }

@@ -102,7 +102,7 @@ impl Engine {
                 })
             }
             Err(error) => {
-                self.containers.release(&name);
+                self.containers.release(&name, &id);
                 Err(error)
             }
         }

@@ -2,10 +2,11 @@
 //!
 //! The newest 256 events are kept, as Docker keeps them. A listener is a function called under
 //! the lock, in the order in which things happened; it must not block, and says `false` when it
-//! wants no more. Nothing here is on disk.
+//! wants no more. Whoever listens holds a [`Subscription`], as a client may leave while nothing
+//! happens that it asked for. Nothing here is on disk.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::event::{Actor, Event};
 use crate::api::filters::Filters;
@@ -21,13 +22,34 @@ pub type Sink = Box<dyn Fn(&Event) -> bool + Send + Sync>;
 /// The events of this daemon's life.
 #[derive(Default)]
 pub struct Events {
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Default)]
 struct Inner {
     kept: VecDeque<Event>,
-    sinks: Vec<(Filters, Sink)>,
+    sinks: BTreeMap<u64, (Filters, Sink)>,
+    next: u64,
+}
+
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A listener; dropped, it gets nothing any more.
+pub struct Subscription {
+    inner: Weak<Mutex<Inner>>,
+    number: u64,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.upgrade() {
+            let sink = lock(&inner).sinks.remove(&self.number);
+            // Not under the lock: a sink is somebody else's.
+            drop(sink);
+        }
+    }
 }
 
 impl Events {
@@ -52,10 +74,10 @@ impl Events {
             time: now.seconds(),
             time_nano: i64::try_from(now.nanos()).unwrap_or(i64::MAX),
         };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.inner);
         inner
             .sinks
-            .retain(|(filters, sink)| !matches(filters, &event) || sink(&event));
+            .retain(|_, (filters, sink)| !matches(filters, &event) || sink(&event));
         if inner.kept.len() == KEPT {
             inner.kept.pop_front();
         }
@@ -64,14 +86,12 @@ impl Events {
 
     /// How many listen.
     pub fn listeners(&self) -> usize {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .sinks
-            .len()
+        lock(&self.inner).sinks.len()
     }
 
-    /// Calls `sink` for the kept events from `since` to `until`, if one of these is given, then, if `live`, for each one to come. Nothing is lost or doubled in between.
+    /// Calls `sink` for the kept events from `since` to `until`, if one of these is given, then, if
+    /// `live`, for each one to come until what is returned is dropped. Nothing is lost or doubled
+    /// in between.
     pub fn subscribe(
         &self,
         since: Option<Timestamp>,
@@ -79,8 +99,8 @@ impl Events {
         filters: Filters,
         live: bool,
         sink: Sink,
-    ) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Option<Subscription> {
+        let mut inner = lock(&self.inner);
         if since.is_some() || until.is_some() {
             for event in &inner.kept {
                 let at = Timestamp::from_nanos(i128::from(event.time_nano));
@@ -89,13 +109,19 @@ impl Events {
                     && matches(&filters, event)
                     && !sink(event)
                 {
-                    return;
+                    return None;
                 }
             }
         }
-        if live {
-            inner.sinks.push((filters, sink));
-        }
+        live.then(|| {
+            let number = inner.next;
+            inner.next += 1;
+            inner.sinks.insert(number, (filters, sink));
+            Subscription {
+                inner: Arc::downgrade(&self.inner),
+                number,
+            }
+        })
     }
 }
 
@@ -171,6 +197,18 @@ mod tests {
             scope: "local".to_owned(),
             ..Event::default()
         }
+    }
+
+    #[test]
+    fn who_has_left_is_forgotten_though_nothing_happens() {
+        let events = Events::default();
+        let filters = Filters::parse(r#"{"container":["nosuch"]}"#).unwrap();
+        let listen = |live| events.subscribe(None, None, filters.clone(), live, Box::new(|_| true));
+        let subscription = listen(true);
+        assert!(listen(false).is_none());
+        assert_eq!(events.listeners(), 1);
+        drop(subscription);
+        assert_eq!(events.listeners(), 0);
     }
 
     #[test]

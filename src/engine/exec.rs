@@ -1,7 +1,8 @@
 //! Exec sessions: one more process in a running container.
 //!
-//! A session is made, then started once, and known until the container ends or an hour after its
-//! own end, whichever is first to be swept. The shim owns the process; what is here is what `inspect` shows.
+//! A session is made, then started once, and known until the container's next start or removal; of
+//! those that have ended the [`KEPT_SESSIONS`] last are kept. The shim owns the process; what is
+//! here is what `inspect` shows.
 
 use std::fs::File;
 use std::io::Read;
@@ -124,29 +125,16 @@ impl Engine {
         {
             let mut data = container.data();
             while data.execs.len() >= KEPT_SESSIONS {
-                let Some(old) = data
+                let ended = data
                     .execs
                     .iter()
-                    .find(|(_, exec)| exec.code.is_some())
-                    .map(|(id, _)| id.clone())
-                else {
-                    break;
-                };
+                    .filter_map(|(id, exec)| Some((exec.ended?, id)));
+                let Some((_, old)) = ended.min() else { break };
+                let old = old.clone();
                 data.execs.remove(&old);
                 self.execs.remove(&old);
             }
-            data.execs.insert(
-                id.clone(),
-                Exec {
-                    config,
-                    running: false,
-                    started: false,
-                    starting: false,
-                    attached: false,
-                    pid: 0,
-                    code: None,
-                },
-            );
+            data.execs.insert(id.clone(), Exec::new(config));
         }
         self.execs.insert(id.clone(), container.id);
         self.container_event(&record, &action, [("execID".to_owned(), id.clone())]);
@@ -232,7 +220,7 @@ impl Engine {
                 .map_err(|failure| {
                     if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
                         // dockerd's code for whatever is not plainly "not found".
-                        exec.code = Some(if failure.code == 127 { 127 } else { 126 });
+                        exec.end(if failure.code == 127 { 127 } else { 126 });
                     }
                     let kind = match failure.code {
                         126 | 127 => Kind::InvalidParameter,
@@ -250,8 +238,7 @@ impl Engine {
             }
             Err(error) => {
                 if let Some(exec) = ticket.container.data().execs.get_mut(&ticket.id) {
-                    exec.running = false;
-                    exec.code.get_or_insert(126);
+                    exec.end(126);
                 }
                 Err(error)
             }
@@ -262,8 +249,7 @@ impl Engine {
         let record = {
             let mut data = container.data();
             if let Some(exec) = data.execs.get_mut(id) {
-                exec.running = false;
-                exec.code = Some(code);
+                exec.end(code);
             }
             data.record.clone()
         };

@@ -105,26 +105,25 @@ impl Engine {
     /// Removes a container; `force` kills it first, `volumes` takes its anonymous volumes along.
     pub fn container_remove(&self, name: &str, volumes: bool, force: bool) -> Result<()> {
         let container = self.containers.find(name)?;
-        let running = {
+        {
             let mut data = container.data();
             if data.removing {
                 return Err(Error::conflict(format!(
                     "removal of container {name} is already in progress"
                 )));
             }
-            let running = data.record.state.is_running();
-            if running && !force {
+            if data.is_busy() && !force {
                 return Err(Error::conflict(format!(
                     "cannot remove container {name:?}: container is running: stop the container \
                      before removing or force remove"
                 )));
             }
             data.removing = true;
-            running
-        };
+        }
         let _operation = container.operate();
-        if (running || container.data().record.state.is_running())
-            && let Err(error) = self.kill_and_wait(&container)
+        let run = container.data().record.state.started();
+        if run.is_some()
+            && let Err(error) = self.kill_and_wait(&container, run)
         {
             container.data().removing = false;
             return Err(error.during(format!(
@@ -146,7 +145,7 @@ impl Engine {
         for container in self.containers.all() {
             let record = container.record();
             let labels = record.config.labels.clone().unwrap_or_default();
-            if record.state.is_running()
+            if container.data().is_busy()
                 || until.is_some_and(|until| record.created > until)
                 || !filters.matches_labels("label", &labels)
                 || !filters.excludes_labels("label!", &labels)
@@ -197,7 +196,8 @@ impl Engine {
         if let Err(error) = delete(&runtime) {
             tracing::warn!("cannot delete {}: {error}", runtime.display());
         }
-        self.containers.remove(&container.id, &record.name);
+        self.containers.remove(&container.id);
+        self.execs.retain(|owner| *owner != container.id);
         if volumes {
             for name in record
                 .mounts
@@ -219,7 +219,11 @@ impl Engine {
             }
         }
         self.container_event(&record, "destroy", []);
-        container.data().pending.clear();
+        {
+            let mut data = container.data();
+            data.removed = true;
+            data.pending.clear();
+        }
         container.notify();
         for waiter in container.take_waiters(|_: WaitCondition| true) {
             // What went wrong in its life is forgotten with it.

@@ -9,10 +9,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::api::exec::ExecConfig;
 use crate::container::protocol::{Exit, ShimState};
 use crate::container::record::{Record, State};
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Paths};
+use crate::engine::containers::{Container, Exec, Paths};
 use crate::engine::error::Error;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
@@ -111,14 +112,12 @@ impl Engine {
                     self.execs.insert(id.clone(), container.id);
                     container.data().execs.insert(
                         id,
-                        crate::engine::containers::Exec {
-                            config: crate::api::exec::ExecConfig::default(),
+                        Exec {
                             running: true,
                             started: true,
-                            starting: false,
                             attached: true,
                             pid,
-                            code: None,
+                            ..Exec::new(ExecConfig::default())
                         },
                     );
                 }

@@ -13,6 +13,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::container::client::Launched;
 use crate::container::protocol::{Exit, Failure, LogTarget, Message, Start};
@@ -24,6 +25,10 @@ use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::stage::{Origin, errno_text};
+
+/// How long a start waits for clients that were told that they are attached. They take
+/// microseconds; only one that left in between, or does not read what was logged, holds it up.
+const ARRIVAL: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Starts a container. 304 when it runs already. `checkpoint_dir` says that a directory for
@@ -42,8 +47,13 @@ impl Engine {
 
     /// Starts a container whose operation lock the caller holds.
     pub(super) fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
+        // `docker run` starts the container as soon as it is told that it is attached.
+        if !container.wait_until(Some(ARRIVAL), |data| data.arriving == 0) {
+            tracing::warn!("an attach is still under way; starting without it");
+        }
         let (record, pending) = {
             let mut data = container.data();
+            data.restarting = false;
             if data.removing {
                 return Err(Error::conflict(
                     "container is marked for removal and cannot be started",
@@ -55,8 +65,10 @@ impl Engine {
             data.starting = true;
             data.early_exit = None;
             data.stopped_by_user = false;
+            data.execs.clear();
             (data.record.clone(), std::mem::take(&mut data.pending))
         };
+        self.execs.retain(|owner| *owner != container.id);
         let launched = self.start_request(container, &record).and_then(|start| {
             self.shims
                 .launch(
@@ -87,8 +99,8 @@ impl Engine {
             data.early_exit.take()
         };
         container.notify();
-        if let Some(exit) = early {
-            self.finish(container, exit, String::new());
+        if let Some((exit, error)) = early {
+            self.finish(container, exit, error);
         }
         outcome
     }
@@ -106,7 +118,7 @@ impl Engine {
             data.record.boot_id.clone_from(&self.facts.boot_id);
             data.record.clone()
         };
-        if let Err(error) = record.write(&container.directory, false) {
+        if let Err(error) = container.save(false) {
             tracing::error!("{}", Error::system(&error));
         }
         self.container_event(&record, "start", []);
@@ -134,7 +146,7 @@ impl Engine {
             data.removing |= remove;
             (data.record.clone(), remove)
         };
-        if let Err(error) = record.write(&container.directory, false) {
+        if let Err(error) = container.save(false) {
             tracing::error!("{}", Error::system(&error));
         }
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
@@ -206,6 +218,9 @@ impl Engine {
                 return Err(Error::io("cannot remove the last exit status", &error));
             }
             _ => {}
+        }
+        if record.host_config.auto_remove {
+            reopen(&paths.work())?;
         }
         let config = &record.config;
         Ok(Start {
@@ -287,7 +302,7 @@ impl Engine {
         {
             let mut data = container.data();
             if data.starting {
-                data.early_exit = Some(exit);
+                data.early_exit = Some((exit, error));
                 return;
             }
         }
@@ -308,10 +323,9 @@ impl Engine {
                 error,
             };
             data.record.finished = Some(exit);
-            for exec in data.execs.values_mut().filter(|exec| exec.running) {
-                exec.running = false;
-                exec.code.get_or_insert(137);
-            }
+            // Their clients may ask for the exit code yet; the next start forgets them.
+            data.execs.retain(|_, exec| exec.started);
+            data.execs.values_mut().for_each(|exec| exec.end(137));
             for follower in data
                 .followers
                 .drain(..)
@@ -320,18 +334,17 @@ impl Engine {
                 follower.end();
             }
             let gone = data.removing;
-            let remove = data.record.host_config.auto_remove && !gone;
+            let remove = data.record.host_config.auto_remove && !gone && !data.restarting;
             data.removing |= remove;
             (data.record.clone(), remove, gone, lasted)
         };
         // A container being removed needs no record, and may have no directory any more.
         if !remove
             && !gone
-            && let Err(error) = record.write(&container.directory, true)
+            && let Err(error) = container.save(true)
         {
             tracing::error!("{}", Error::system(&error));
         }
-        self.execs.retain(|owner| *owner != container.id);
         self.shims.release(&container.id);
         for point in record.mounts.iter().filter(|point| point.name.is_some()) {
             self.volume_event("unmount", point, &record.id, []);
@@ -351,6 +364,18 @@ impl Engine {
         if remove {
             self.discard(container, true);
         }
+    }
+}
+
+/// Lets a volatile overlay be mounted once more: what the kernel leaves in its work directory says
+/// that files may be lacking, but the host has run on since, as the container was restarted.
+fn reopen(work: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(work.join("work/incompat")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(
+            "cannot make the container's root filesystem ready again",
+            &error,
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::container::protocol::Started;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, WaitCondition, Waiter};
+use crate::engine::containers::{Container, WaitCondition, Waiter, Waiting};
 use crate::engine::error::{Error, Kind, Result};
 use crate::types::signal::Signal;
 
@@ -44,9 +45,15 @@ impl Engine {
     ) -> Result<()> {
         let container = self.containers.find(name)?;
         let _operation = container.operate();
-        let running = container.data().record.state.is_running();
+        let running = {
+            let mut data = container.data();
+            // Its end is then no reason to remove it.
+            data.restarting = true;
+            data.record.state.is_running()
+        };
         let stopped = if running {
             self.stop(&container, signal, timeout)
+                .inspect_err(|_| container.data().restarting = false)
         } else {
             Ok(())
         };
@@ -68,7 +75,7 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<()> {
-        let (signal, timeout) = {
+        let (run, signal, timeout) = {
             let mut data = container.data();
             data.stopped_by_user = true;
             let config = &data.record.config;
@@ -77,23 +84,28 @@ impl Engine {
                 None => parse_signal(&config.stop_signal).unwrap_or(Signal::TERM),
             };
             (
+                data.record.state.started(),
                 signal,
                 timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT),
             )
         };
-        self.signal(container, signal)?;
+        self.signal(container, run, signal)?;
         let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
-        if !container.wait_until(patience, |data| !data.record.state.is_running()) {
-            self.kill_and_wait(container)?;
+        if !container.wait_until(patience, |data| data.is_over(run)) {
+            self.kill_and_wait(container, run)?;
         }
         self.container_event(&container.record(), "stop", []);
         Ok(())
     }
 
-    /// Sends SIGKILL and blocks until the container has ended.
-    pub(super) fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
-        self.signal(container, Signal::KILL)?;
-        if container.wait_until(Some(KILL_PATIENCE), |data| !data.record.state.is_running()) {
+    /// Sends SIGKILL and blocks until this run of the container has ended.
+    pub(super) fn kill_and_wait(
+        &self,
+        container: &Arc<Container>,
+        run: Option<Started>,
+    ) -> Result<()> {
+        self.signal(container, run, Signal::KILL)?;
+        if container.wait_until(Some(KILL_PATIENCE), |data| data.is_over(run)) {
             return Ok(());
         }
         Err(Error::new(
@@ -115,27 +127,32 @@ impl Engine {
             parse_signal(signal)?
         };
         let container = self.containers.find(name)?;
-        {
+        let run = {
             let mut data = container.data();
             if !data.record.state.is_running() {
                 return Err(Error::not_running(container.id.as_str()));
             }
             data.stopped_by_user |= signal == Signal::KILL || signal == Signal::TERM;
-        }
+            data.record.state.started()
+        };
         if signal == Signal::KILL {
-            self.kill_and_wait(&container)
+            self.kill_and_wait(&container, run)
         } else {
-            self.signal(&container, signal)
+            self.signal(&container, run, signal)
         }
     }
 
     /// Sends a signal and tells of it, before it can have an effect: "kill" comes before "die". A
-    /// container that ends at this moment has no one to signal, which is no error.
-    fn signal(&self, container: &Container, signal: Signal) -> Result<()> {
-        let record = container.record();
-        if !record.state.is_running() {
-            return Ok(());
-        }
+    /// container that ends at this moment has no one to signal, which is no error; one that was
+    /// started anew is not meant.
+    fn signal(&self, container: &Container, run: Option<Started>, signal: Signal) -> Result<()> {
+        let record = {
+            let data = container.data();
+            if data.is_over(run) {
+                return Ok(());
+            }
+            data.record.clone()
+        };
         self.container_event(
             &record,
             "kill",
@@ -143,33 +160,30 @@ impl Engine {
         );
         match self.shims.kill(&container.id, signal.number()) {
             Ok(()) => Ok(()),
-            Err(_) if !container.data().record.state.is_running() => Ok(()),
+            Err(_) if container.data().is_over(run) => Ok(()),
             Err(error) => Err(Error::system(&error)),
         }
     }
 
-    /// Calls `waiter` once what `condition` names has come, maybe at once.
+    /// Calls `waiter` once what `condition` names has come, maybe at once, unless what is returned
+    /// is dropped before.
     pub fn container_wait(
         &self,
         name: &str,
         condition: WaitCondition,
         waiter: Waiter,
-    ) -> Result<()> {
+    ) -> Result<Option<Waiting>> {
         let container = self.containers.find(name)?;
         let ended = {
             let mut data = container.data();
-            if condition == WaitCondition::NotRunning
-                && !data.record.state.is_running()
-                && !data.starting
-            {
-                super::start::ended(&data.record.state)
-            } else {
-                data.waiters.push((condition, waiter));
-                return Ok(());
+            let busy = data.record.state.is_running() || data.starting;
+            if !data.removed && (busy || condition != WaitCondition::NotRunning) {
+                return Ok(Some(data.wait(&container, condition, waiter)));
             }
+            super::start::ended(&data.record.state)
         };
         waiter(ended);
-        Ok(())
+        Ok(None)
     }
 
     /// Sets the size of a running container's terminal.
@@ -221,12 +235,12 @@ impl Engine {
             new.clone_into(&mut data.record.name);
             data.record.clone()
         };
-        if let Err(error) = record.write(&container.directory, true) {
+        if let Err(error) = container.save(true) {
             container.data().record.name = old;
-            self.containers.release(new);
+            self.containers.release(new, &container.id);
             return Err(Error::system(&error));
         }
-        self.containers.release(&old);
+        self.containers.release(&old, &container.id);
         self.container_event(
             &record,
             "rename",

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::event::Event;
 use crate::api::filters::Filters;
 use crate::api::system::{
     ComponentVersion, DiskUsage, IndexInfo, Info, PlatformInfo, PluginsInfo, RegistryConfig,
@@ -12,6 +11,7 @@ use crate::api::version::ApiVersion;
 use crate::container::record::State;
 use crate::engine::Engine;
 use crate::engine::error::Result;
+use crate::engine::events::{Sink, Subscription};
 use crate::engine::list::ListOptions;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
@@ -265,16 +265,17 @@ impl Engine {
         })
     }
 
-    /// Calls `sink` for the events from `since`, then for each to come unless `live` is false.
+    /// Calls `sink` for the events from `since`, then, if `live`, for each to come until what is
+    /// returned is dropped.
     pub fn events_subscribe(
         &self,
         since: Option<Timestamp>,
         until: Option<Timestamp>,
         filters: Filters,
         live: bool,
-        sink: Box<dyn Fn(&Event) -> bool + Send + Sync>,
-    ) {
-        self.events.subscribe(since, until, filters, live, sink);
+        sink: Sink,
+    ) -> Option<Subscription> {
+        self.events.subscribe(since, until, filters, live, sink)
     }
 }
 

@@ -115,9 +115,9 @@ pub async fn start(state: State, request: Request) -> Result<Answer, Failure> {
         ));
     }
     let custom = request.query.text("checkpoint-dir").is_some();
-    state.gate.settle().await;
     let name = request.name;
-    quick(&state, move |engine| engine.container_start(&name, custom)).await?;
+    // It may have to wait for a restart.
+    slow(&state, move |engine| engine.container_start(&name, custom)).await?;
     Ok(answer::no_content())
 }
 
@@ -164,7 +164,8 @@ pub async fn kill(state: State, request: Request) -> Result<Answer, Failure> {
 pub async fn rename(state: State, request: Request) -> Result<Answer, Failure> {
     let new = request.query.get("name").unwrap_or("").to_owned();
     let name = request.name;
-    quick(&state, move |engine| engine.container_rename(&name, &new)).await?;
+    // It may have to wait for a restart.
+    slow(&state, move |engine| engine.container_rename(&name, &new)).await?;
     Ok(answer::no_content())
 }
 
@@ -215,11 +216,12 @@ pub async fn wait(state: State, request: Request) -> Result<Answer, Failure> {
         }
     });
     let name = request.name.clone();
-    quick(&state, move |engine| {
+    let waiting = quick(&state, move |engine| {
         engine.container_wait(&name, condition, waiter)
     })
     .await?;
-    let mut stream = stream.until(request.ended()?);
+    let stream = stream.until(request.ended()?);
+    let mut stream = stream.on_end(move || drop(waiting));
     if !request.since(30) {
         let body = stream.next().await.unwrap_or_default();
         return Ok(answer::bytes(StatusCode::OK, "application/json", body).into());
@@ -243,15 +245,19 @@ pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
         engine.container_attach(&name, &options)
     })
     .await?;
-    let pass = state.gate.pass().await;
     let engine = Arc::clone(&state.engine);
     let multiplexed = !ticket.terminal();
     Ok(hijack::answer(
         &request,
         multiplexed,
-        pass,
         move |connection, early| {
-            ticket.connect(&engine, connection, early);
+            if !ticket.is_slow() {
+                return ticket.connect(&engine, connection, early);
+            }
+            let join = move || ticket.connect(&engine, connection, early);
+            if let Err(failure) = spawn("attach", join) {
+                tracing::error!("{failure}");
+            }
         },
     ))
 }

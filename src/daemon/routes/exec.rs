@@ -34,13 +34,11 @@ pub async fn start(state: State, mut request: Request) -> Result<Answer, Failure
         quick(&state, move |engine| ticket.detached(engine)).await?;
         return Ok(answer::empty(StatusCode::OK).into());
     }
-    let pass = state.gate.pass().await;
     let engine = Arc::clone(&state.engine);
     let multiplexed = !ticket.is_raw();
     Ok(hijack::answer(
         &request,
         multiplexed,
-        pass,
         move |connection, early| {
             ticket.connect(&engine, connection, early);
         },

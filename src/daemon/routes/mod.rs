@@ -33,7 +33,6 @@ use crate::engine::{self, Engine, Kind};
 
 use super::answer::{self, Answer, Failure};
 use super::dispatch::{Dispatcher, Endpoints};
-use super::hijack::Gate;
 use super::request::Request;
 use super::router::Table;
 
@@ -41,7 +40,6 @@ use super::router::Table;
 #[derive(Clone)]
 pub struct State {
     engine: Arc<Engine>,
-    gate: Gate,
 }
 
 type Reply = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
@@ -80,10 +78,7 @@ impl Endpoints for Api {
 
 /// The service over an engine.
 pub fn service(engine: Arc<Engine>) -> Dispatcher<Api> {
-    let state = State {
-        engine,
-        gate: Gate::default(),
-    };
+    let state = State { engine };
     Dispatcher::new(table(), Api(state), engine::system::SERVER_VERSION)
 }
 

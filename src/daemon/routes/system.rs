@@ -135,19 +135,19 @@ pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
     let (feed, stream) = answer::stream(EVENTS_DEPTH);
     // Emptied to end the stream.
     let feed = Arc::new(Mutex::new(Some(feed)));
-    if let Some(until) = until.filter(|_| live) {
+    let timer = until.filter(|_| live).map(|until| {
         let feed = Arc::clone(&feed);
         let wait = u64::try_from(until.nanos() - now.nanos()).unwrap_or(u64::MAX);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_nanos(wait)).await;
             feed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        });
-    }
+        })
+    });
     let stream = stream.until(request.ended()?);
     let version = request.version;
-    quick(&state, move |engine| {
+    let subscription = quick(&state, move |engine| {
         let sink = Arc::clone(&feed);
-        engine.events_subscribe(
+        let subscription = engine.events_subscribe(
             since,
             until,
             filters,
@@ -167,9 +167,15 @@ pub async fn events(state: State, request: Request) -> Result<Answer, Failure> {
         if !live {
             feed.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
-        Ok(())
+        Ok(subscription)
     })
     .await?;
+    let stream = stream.on_end(move || {
+        drop(subscription);
+        if let Some(timer) = timer {
+            timer.abort();
+        }
+    });
     Ok(answer::streamed(format.content_type(), stream))
 }
 
