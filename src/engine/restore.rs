@@ -5,12 +5,17 @@
 //! written the exit; one that did neither was killed (137), or the host was restarted (255). One
 //! that speaks another version of the protocol runs on: its container stays "running" and out of
 //! reach until a daemon of its version comes back, or the next start finds its exit.
+//!
+//! A daemon may die between a start and its record, too. So a record that does not say "running"
+//! is held against what a shim leaves outside it: its socket, and the exit of a later run than the
+//! record knows.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::api::exec::ExecConfig;
-use crate::container::protocol::{Exit, ShimState};
+use crate::container::protocol::{Exit, SOCKET, ShimState, Started};
 use crate::container::record::{Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Exec, Paths};
@@ -28,7 +33,14 @@ impl Engine {
         std::fs::create_dir_all(&root)?;
         let mut running = Vec::new();
         for entry in std::fs::read_dir(&root)? {
-            let directory = entry?.path();
+            let entry = entry?;
+            let directory = entry.path();
+            // A create that had not come to its end: not in its place, and never answered.
+            if entry.file_name().as_bytes().starts_with(b".") {
+                tracing::info!("removing a half-made container: {}", directory.display());
+                self.trash(&directory);
+                continue;
+            }
             let record = match Record::read(&directory) {
                 Ok(record) => record,
                 Err(error)
@@ -51,7 +63,7 @@ impl Engine {
             }
             let container = Container::new(record, directory);
             self.containers.insert(container.clone());
-            if container.data().record.state.is_running() {
+            if container.data().record.state.is_running() || self.ran_unrecorded(&container) {
                 running.push(container);
             } else if container.data().record.host_config.auto_remove
                 && matches!(container.data().record.state, State::Exited { .. })
@@ -99,6 +111,46 @@ impl Engine {
         }
     }
 
+    /// Whether the container was started without its record saying so; afterwards it does.
+    fn ran_unrecorded(&self, container: &Container) -> bool {
+        let directory = self.runtime_directory(&container.id);
+        let known = container.data().record.finished.map(|exit| exit.at);
+        let shim = match directory.join(SOCKET).exists() {
+            true => self.shims.adopt(container.id, &directory).ok(),
+            false => None,
+        };
+        let started = match shim {
+            Some(ShimState {
+                running: Some(started),
+                exit,
+                ..
+            }) if exit.is_none_or(|exit| Some(exit.at) != known) => started,
+            Some(_) => {
+                // The shim of the run that is recorded, about to leave.
+                self.shims.release(&container.id);
+                return false;
+            }
+            None => match written_exit(container) {
+                Some(exit) if Some(exit.at) != known => Started {
+                    pid: 0,
+                    start_time: 0,
+                    at: exit.at,
+                },
+                _ => return false,
+            },
+        };
+        tracing::info!(id = container.id.short(), "was started and not recorded");
+        {
+            let mut data = container.data();
+            data.record.state = State::Running { started };
+            data.record.boot_id.clone_from(&self.facts.boot_id);
+        }
+        if let Err(error) = container.save(false) {
+            tracing::error!("{}", Error::system(&error));
+        }
+        true
+    }
+
     fn adopt(&self, container: &Arc<Container>) {
         let directory = self.runtime_directory(&container.id);
         match self.shims.adopt(container.id, &directory) {
@@ -136,9 +188,7 @@ impl Engine {
 
     /// The exit of a container whose shim is gone.
     fn finish_unseen(&self, container: &Arc<Container>) {
-        let written = std::fs::read(Paths(&container.directory).exit())
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Exit>(&bytes).ok());
+        let written = written_exit(container);
         let rebooted = container.data().record.boot_id != self.facts.boot_id;
         let (exit, error) = match written {
             Some(exit) => (exit, String::new()),
@@ -147,6 +197,12 @@ impl Engine {
         };
         self.finish(container, exit, error);
     }
+}
+
+/// How the last run ended, as its shim wrote it.
+fn written_exit(container: &Container) -> Option<Exit> {
+    let bytes = std::fs::read(Paths(&container.directory).exit()).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn lost(code: i32) -> Exit {

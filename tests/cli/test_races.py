@@ -1,5 +1,6 @@
-"""Clients that leave without a goodbye, requests that meet, and engines that break off."""
+"""Clients that leave without a goodbye, requests that meet, engines that break off, and a daemon killed between two of its steps."""
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,71 @@ import time
 import harness
 from harness import check, eventually, fail, once, run
 from test_faults import Own, children_named, parent
+
+
+def record_of(daemon, container):
+    return f"{daemon.data_home}/moss/containers/{container}/record.json"
+
+
+def change_record(daemon, container, **fields):
+    """Rewrites a record as a daemon that was killed would have left it; files of the user's own id."""
+    path = record_of(daemon, container)
+    with open(path, encoding="utf-8") as file:
+        record = json.load(file)
+    record.update(fields)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+
+
+@once
+class KilledBetweenSteps(Own):
+    """What is on disk when the daemon dies at the worst moment, made by hand."""
+
+    def test_started_and_not_recorded(self):
+        container = self.docker("create", "--name", "cc", "busybox", "sh", "-c", "echo up; exec sleep 1000").out.strip()
+        with open(record_of(self.daemon, container), encoding="utf-8") as file:
+            created = json.load(file)["state"]
+        self.docker("start", "cc")
+        pid = self.daemon.inspect("cc")["State"]["Pid"]
+        self.daemon.kill()
+        change_record(self.daemon, container, state=created)
+        self.daemon.start()
+        state = self.daemon.inspect("cc")["State"]
+        if (state["Running"], state["Pid"]) != (True, pid):
+            fail("docker inspect", f"running, pid {pid}", state)
+        self.docker("exec", "cc", "echo", "in", out="in")
+        self.docker("rm", "-f", "cc")
+
+    def test_ran_and_nothing_of_it_recorded(self):
+        container = self.docker("create", "--name", "cc", "busybox", "sh", "-c", "echo up; sleep 0.5; exit 7").out.strip()
+        with open(record_of(self.daemon, container), encoding="utf-8") as file:
+            created = json.load(file)["state"]
+        self.docker("start", "cc")
+        self.daemon.kill()
+        change_record(self.daemon, container, state=created)
+        time.sleep(1)
+        self.daemon.start()
+        self.docker("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "cc", out="exited 7")
+        self.docker("rm", "cc")
+
+    def test_failed_start_stays_one(self):
+        self.docker("create", "--name", "cc", "busybox", "nosuch")
+        self.docker("start", "cc", code=1)
+        before = self.daemon.inspect("cc")["State"]
+        self.daemon.kill()
+        self.daemon.start()
+        after = self.daemon.inspect("cc")["State"]
+        if before != after:
+            fail("docker inspect", before, after)
+
+    def test_created_and_not_in_its_place(self):
+        container = self.docker("create", "--name", "cc", "busybox", "true").out.strip()
+        self.daemon.kill()
+        place = os.path.dirname(record_of(self.daemon, container))
+        os.rename(place, os.path.join(os.path.dirname(place), "." + container))
+        self.daemon.start()
+        self.docker("ps", "-aq", out="")
+        self.docker("run", "--rm", "--name", "cc", "busybox", "echo", "ok", out="ok")
 
 
 @once
