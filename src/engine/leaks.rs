@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::container::record::RECORD_FILE;
+use crate::sys::lock;
 use crate::sys::nsfs;
 use crate::userns::keeper::{Identity, TITLE};
 
@@ -86,6 +87,8 @@ struct Snapshot {
     now: Option<SystemTime>,
     /// The keeper that `keeper.json` names: pid and user namespace.
     keeper: Option<(i32, u64)>,
+    /// The daemon that holds the data root's lock. Its name may be any.
+    daemon: Option<i32>,
     processes: Vec<Process>,
     /// Mounts of the caller's and the keeper's namespace.
     mounts: Vec<Mount>,
@@ -151,6 +154,7 @@ impl Snapshot {
             exec_root: exec_root.to_owned(),
             now: Some(SystemTime::now()),
             keeper: identity.as_ref().map(|it| (it.pid, it.user_namespace)),
+            daemon: lock::holder(data_root).and_then(|holder| holder.pid.try_into().ok()),
             gone: gone.filter(|root| !root.exists()).collect(),
             mounts,
             containers: containers.collect(),
@@ -247,7 +251,7 @@ impl Snapshot {
                     // One that is not listening yet has only just been forked.
                     _ => drop(owners.insert(process.pid)),
                 }
-            } else if inside && process.is_daemon() {
+            } else if inside && Some(process.pid) == self.daemon {
                 owners.insert(process.pid);
             } else if inside
                 || process
@@ -296,7 +300,6 @@ impl Snapshot {
     }
 
     fn leaked_objects(&self) -> Vec<Leak> {
-        let daemon = self.daemon_runs();
         let half_made = self
             .containers
             .iter()
@@ -316,7 +319,7 @@ impl Snapshot {
                 .now
                 .zip(*touched)
                 .and_then(|(now, then)| now.duration_since(then).ok());
-            !daemon || age.is_some_and(|age| age > AT_WORK)
+            self.daemon.is_none() || age.is_some_and(|age| age > AT_WORK)
         });
         let left = left.map(|(path, _)| Leak {
             kind: Kind::Object,
@@ -324,15 +327,6 @@ impl Snapshot {
             why: "half made or half removed; the next daemon clears it away".into(),
         });
         half_made.chain(left).collect()
-    }
-
-    fn daemon_runs(&self) -> bool {
-        let namespaces = self.namespaces();
-        let mut inside = self
-            .processes
-            .iter()
-            .filter(|process| namespaces.contains(&process.user_namespace));
-        inside.any(Process::is_daemon)
     }
 }
 
@@ -344,16 +338,6 @@ impl Process {
             [title, root, ..] if title == TITLE && self.name == "moss-keeper" => Some(root.into()),
             _ => None,
         }
-    }
-
-    fn is_daemon(&self) -> bool {
-        let Some((program, arguments)) = self.arguments.split_first() else {
-            return false;
-        };
-        let named = Path::new(program)
-            .file_name()
-            .is_some_and(|name| name == "moss");
-        named && arguments.iter().any(|argument| argument == "daemon")
     }
 }
 
@@ -515,11 +499,12 @@ mod tests {
             exec_root: "/run/x".into(),
             now: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)),
             keeper: Some((20, KEEPER)),
+            daemon: Some(25),
             processes: vec![
                 at(1, 0, "init", "init", HOST),
                 at(9, 1, "bash", "bash", HOST),
                 at(20, 1, "moss-keeper", "moss: keeper|/run/x|3", KEEPER),
-                at(25, 1, "tokio", "/usr/bin/moss|daemon", KEEPER),
+                at(25, 1, "tokio", "/usr/bin/engine|daemon", KEEPER),
                 shim,
                 at(31, 30, "sh", "sh", NESTED),
                 at(32, 31, "sleep", "sleep|9", NESTED),
@@ -636,6 +621,7 @@ mod tests {
             "object     /data/containers/half: a container without a record"
         );
         assert!(found[1].starts_with("object     /data/trash/old: half made"));
+        snapshot.daemon = None;
         snapshot.processes.retain(|process| process.pid != 25);
         assert_eq!(lines(&snapshot).len(), 3);
     }
