@@ -1,0 +1,353 @@
+//! From words to a verb, or to docker's words for what makes no sense.
+
+use std::fmt;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
+
+use super::*;
+use crate::cli::error::ENGINE_FAILED;
+
+/// Why there is nothing to do: help was asked for, or the command line makes no sense.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What to print: to standard output where the status is 0.
+    pub message: String,
+    /// The exit status.
+    pub status: i32,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A truth value, as Go's `strconv.ParseBool` has it.
+pub(super) fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err(format!("parsing {text:?}: invalid syntax")),
+    }
+}
+
+/// Lets every switch take `=true` and `=false`.
+fn with_truth_values(command: Command) -> Command {
+    let adjust = |arg: Arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false")
+            .value_parser(truth),
+        _ => arg,
+    };
+    command
+        .args_override_self(true)
+        .mut_args(adjust)
+        .mut_subcommands(with_truth_values)
+}
+
+/// The definition, for parsing, help and completions.
+pub fn command() -> Command {
+    CommandLine::command().version(env!("CARGO_PKG_VERSION"))
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// Help and version, where they are asked for; docker's words for what makes no sense.
+pub fn parse(words: &[String]) -> Result<Parsed, Refusal> {
+    let mut bent = with_truth_values(only_named(command(), words));
+    let line = bent
+        .try_get_matches_from_mut(words)
+        .and_then(|matches| CommandLine::from_arg_matches(&matches));
+    match line {
+        Ok(line) => Ok(Parsed {
+            host: line.host,
+            verb: ungroup(line.verb),
+        }),
+        Err(error) => Err(refuse(&command(), words, &error)),
+    }
+}
+
+/// `command` with the flags of the verbs that `words` may name, and no others: to define those of
+/// every verb takes longer than to ask the daemon something.
+fn only_named(command: Command, words: &[String]) -> Command {
+    let mut command = command.mut_subcommands(|verb| {
+        let named = |word: &String| {
+            verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word)
+        };
+        if words.iter().any(named) {
+            verb
+        } else {
+            verb.defer(|verb| verb)
+        }
+    });
+    command.build();
+    command
+}
+
+/// The verbs of the groups that are verbs of their own too.
+fn ungroup(verb: Verb) -> Verb {
+    let of = |mut inspect: Inspect, kind: &str| {
+        inspect.kind = Some(kind.to_owned());
+        Verb::Inspect(inspect)
+    };
+    match verb {
+        Verb::Container(group) => match group {
+            ContainerGroup::Attach(verb) => Verb::Attach(verb),
+            ContainerGroup::Create(verb) => Verb::Create(verb),
+            ContainerGroup::Exec(verb) => Verb::Exec(verb),
+            ContainerGroup::Inspect(verb) => of(verb, "container"),
+            ContainerGroup::Kill(verb) => Verb::Kill(verb),
+            ContainerGroup::Logs(verb) => Verb::Logs(verb),
+            ContainerGroup::Ls(verb) => Verb::Ps(verb),
+            ContainerGroup::Rename(verb) => Verb::Rename(verb),
+            ContainerGroup::Restart(verb) => Verb::Restart(verb),
+            ContainerGroup::Rm(verb) => Verb::Rm(verb),
+            ContainerGroup::Run(verb) => Verb::Run(verb),
+            ContainerGroup::Start(verb) => Verb::Start(verb),
+            ContainerGroup::Stop(verb) => Verb::Stop(verb),
+            ContainerGroup::Top(verb) => Verb::Top(verb),
+            ContainerGroup::Wait(verb) => Verb::Wait(verb),
+            ContainerGroup::Prune(_) => Verb::Container(group),
+        },
+        Verb::Image(group) => match group {
+            ImageGroup::History(verb) => Verb::History(verb),
+            ImageGroup::Import(verb) => Verb::Import(verb),
+            ImageGroup::Inspect(verb) => of(verb, "image"),
+            ImageGroup::Pull(verb) => Verb::Pull(verb),
+            ImageGroup::Load(verb) => Verb::Load(verb),
+            ImageGroup::Ls(verb) => Verb::Images(verb),
+            ImageGroup::Rm(verb) => Verb::Rmi(verb),
+            ImageGroup::Save(verb) => Verb::Save(verb),
+            ImageGroup::Tag(verb) => Verb::Tag(verb),
+            ImageGroup::Prune(_) => Verb::Image(group),
+        },
+        Verb::Volume(VolumeGroup::Inspect(verb)) => of(verb, "volume"),
+        Verb::Network(NetworkGroup::Inspect(verb)) => of(verb, "network"),
+        Verb::System(SystemGroup::Events(verb)) => Verb::Events(verb),
+        Verb::System(SystemGroup::Info(verb)) => Verb::Info(verb),
+        other => other,
+    }
+}
+
+/// What to say instead of doing something.
+fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
+    let said = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        Some(ContextValue::Strings(texts)) => texts.first().map(String::as_str),
+        _ => None,
+    };
+    let (mut inner, path) = innermost(command, words);
+    let named = path.join(" ");
+    let usage = inner
+        .render_usage()
+        .to_string()
+        .replacen("Usage: ", "Usage:  ", 1);
+    let help = format!("Run '{named} --help' for more information");
+    let sentence = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // From the definition as it stands, which shows switches as switches.
+            return Refusal {
+                message: inner.render_help().to_string(),
+                status: 0,
+            };
+        }
+        ErrorKind::DisplayVersion => {
+            return Refusal {
+                message: format!("moss version {}\n", env!("CARGO_PKG_VERSION")),
+                status: 0,
+            };
+        }
+        ErrorKind::UnknownArgument => match said(ContextKind::InvalidArg).unwrap_or_default() {
+            flag if flag.starts_with("--") => {
+                format!("unknown flag: {}", flag.split('=').next().unwrap_or(flag))
+            }
+            flag if flag.starts_with('-') => {
+                let letter = flag.chars().nth(1).unwrap_or('-');
+                format!("unknown shorthand flag: '{letter}' in {flag}")
+            }
+            _ => format!("'{named}' accepts no more arguments"),
+        },
+        ErrorKind::InvalidSubcommand => {
+            let verb = said(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let message = format!("{named}: '{verb}' is not a moss command.\nSee '{named} --help'");
+            return Refusal { message, status: 1 };
+        }
+        ErrorKind::MissingRequiredArgument
+        | ErrorKind::TooFewValues
+        | ErrorKind::WrongNumberOfValues
+        | ErrorKind::MissingSubcommand => {
+            let positionals: usize = inner
+                .get_positionals()
+                .map(|arg| match arg.get_num_args() {
+                    Some(range) => range.min_values().max(1),
+                    None => 1,
+                })
+                .sum();
+            let plural = if positionals == 1 { "" } else { "s" };
+            let many = inner
+                .get_positionals()
+                .any(|arg| matches!(arg.get_action(), ArgAction::Append));
+            let at_least = if many { "at least " } else { "" };
+            let sentence = format!("'{named}' requires {at_least}{positionals} argument{plural}");
+            return Refusal {
+                message: format!("moss: {sentence}\n\n{usage}\n\n{help}"),
+                status: 1,
+            };
+        }
+        ErrorKind::InvalidValue | ErrorKind::NoEquals
+            if said(ContextKind::InvalidValue).is_none_or(str::is_empty) =>
+        {
+            let flag = said(ContextKind::InvalidArg).unwrap_or_default();
+            let flag = flag.split([' ', '=', '[']).next().unwrap_or_default();
+            format!("flag needs an argument: {flag}")
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let value = said(ContextKind::InvalidValue).unwrap_or_default();
+            let flag = said(ContextKind::InvalidArg).unwrap_or_default();
+            let flag = flag.split([' ', '=', '[']).next().unwrap_or_default();
+            let why =
+                std::error::Error::source(error).map_or_else(String::new, |why| format!(": {why}"));
+            format!("invalid argument \"{value}\" for \"{flag}\" flag{why}")
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    };
+    Refusal {
+        message: format!("{sentence}\n\n{usage}\n\n{help}"),
+        status: ENGINE_FAILED,
+    }
+}
+
+fn laid_out(command: Command, tidy: &dyn Fn(Arg) -> Arg) -> Command {
+    command
+        .next_line_help(false)
+        .mut_args(tidy)
+        .mut_subcommands(|inner| laid_out(inner, tidy))
+}
+
+/// The command that the words lead to, and its names.
+fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
+    // One line for each flag, by their names, with no default that is empty text.
+    let tidy = |arg: Arg| {
+        let arg = arg.display_order(0);
+        match arg.get_default_values() {
+            [only] if only.is_empty() => arg.hide_default_value(true),
+            _ => arg,
+        }
+    };
+    let mut command = command.clone();
+    // First, since a verb has no flags before.
+    command.build();
+    let mut command = laid_out(command, &tidy);
+    let mut path = vec![command.get_name().to_owned()];
+    for word in words.iter().skip(1) {
+        if let Some(inner) = command.find_subcommand(word) {
+            let inner = inner.clone();
+            path.push(inner.get_name().to_owned());
+            command = inner;
+        } else if !word.starts_with('-') && path.len() > 1 {
+            break;
+        }
+    }
+    (command, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Parsed, Refusal> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        with_truth_values(command()).debug_assert();
+    }
+
+    #[test]
+    fn truth_values_have_the_defaults_that_they_say() {
+        let run = |line| match parse_line(line).map(|parsed| parsed.verb) {
+            Ok(Verb::Run(run)) => (run.sig_proxy, run.detach),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(run("moss run x"), (true, false));
+        assert_eq!(run("moss run --sig-proxy=false -d x"), (false, true));
+        assert_eq!(run("moss run --sig-proxy -d=0 x"), (true, false));
+    }
+
+    #[test]
+    fn groups_are_aliases() {
+        for (line, verb) in [
+            ("moss container ls -aq", "Ps("),
+            ("moss container list", "Ps("),
+            ("moss image rm -f x", "Rmi("),
+            ("moss image ls", "Images("),
+            ("moss volume list", "Volume("),
+            ("moss system info", "Info("),
+            ("moss -H unix:///x stop -t 3 a b", "Stop("),
+            ("moss stop --time=3 a", "Stop("),
+        ] {
+            let parsed = parse_line(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert!(format!("{:?}", parsed.verb).starts_with(verb), "{line}");
+        }
+        let Ok(Verb::Inspect(inspect)) = parse_line("moss volume inspect v").map(|p| p.verb) else {
+            panic!("no inspect");
+        };
+        assert_eq!(inspect.kind.as_deref(), Some("volume"));
+    }
+
+    #[test]
+    fn what_follows_the_container_is_its_own() {
+        let Ok(Verb::Exec(exec)) = parse_line("moss exec -it c ls -l --help").map(|p| p.verb)
+        else {
+            panic!("no exec");
+        };
+        assert!(exec.interactive && exec.tty);
+        assert_eq!(exec.words, ["c", "ls", "-l", "--help"]);
+    }
+
+    #[test]
+    fn errors_are_said_as_docker_says_them() {
+        let refused = |line| parse_line(line).unwrap_err();
+        let error = refused("moss ps --nosuch");
+        assert_eq!(error.status, ENGINE_FAILED);
+        assert_eq!(
+            error.message,
+            "unknown flag: --nosuch\n\nUsage:  moss ps [OPTIONS]\n\n\
+             Run 'moss ps --help' for more information"
+        );
+        assert!(
+            refused("moss nosuch")
+                .message
+                .contains("'nosuch' is not a moss command")
+        );
+        let error = refused("moss exec c");
+        assert!(
+            error
+                .message
+                .starts_with("moss: 'moss exec' requires at least 2 arguments"),
+            "{error}"
+        );
+        let help = refused("moss run --help");
+        assert_eq!(help.status, 0);
+        // Switches are shown as switches, and defaults that are nothing are not shown.
+        assert!(help.message.contains("--rm\n") && !help.message.contains("--rm[="));
+        assert!(!help.message.contains("default: \"\""));
+        assert!(
+            refused("moss ps --all=perhaps")
+                .message
+                .contains("invalid argument \"perhaps\"")
+        );
+    }
+}
