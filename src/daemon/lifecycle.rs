@@ -44,6 +44,7 @@ use crate::sys::heap;
 use crate::sys::lock::{Holder, Lock, LockError};
 use crate::sys::paths::{self, Paths};
 use crate::sys::pidfd;
+use crate::types::chain::chain;
 use crate::userns::idmap::{IdMap, Origin};
 use crate::userns::keeper::{Keeper, KeeperError, Start};
 
@@ -141,18 +142,6 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         notify.failed(&chain(error));
     }
     result
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 /// Where this daemon keeps and serves things.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::types::chain::chain;
+
 /// What went wrong, as the API's status codes distinguish it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -68,14 +70,7 @@ impl Error {
 
     /// 500, with the whole chain of causes in one line.
     pub fn system(error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            message.push_str(": ");
-            message.push_str(&inner.to_string());
-            cause = inner.source();
-        }
-        Self::new(Kind::System, message)
+        Self::new(Kind::System, chain(error))
     }
 
     /// 500 for an operating system error, naming what was being done.

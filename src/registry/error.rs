@@ -6,11 +6,11 @@
 //! a client is shown: `Get "https://r.example/v2/": dial tcp 192.0.2.1:443: connect: connection
 //! refused`.
 
-use std::error::Error as _;
 use std::io;
 
 use super::failure::Failure;
 use super::refusal::Refusal;
+use crate::types::chain::chain;
 use crate::types::digest::Digest;
 use crate::types::reference::ReferenceError;
 
@@ -283,14 +283,7 @@ impl Error {
 
     /// The sentence and its causes, joined as Docker's messages are.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(inner) = cause {
-            text.push_str(": ");
-            text.push_str(&inner.to_string());
-            cause = inner.source();
-        }
-        text
+        chain(self)
     }
 
     /// The same, as what kept a request from being sent.

@@ -6,6 +6,7 @@
 //! reads back unchanged.
 
 pub mod base64;
+pub mod chain;
 pub mod detach_keys;
 pub mod digest;
 pub mod duration;

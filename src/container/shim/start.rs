@@ -3,7 +3,6 @@
 //! Everything else in the shim works with any process that has a pidfd and two or three
 //! descriptors, and is tested with ordinary children.
 
-use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -13,6 +12,7 @@ use super::streams::Ends;
 use crate::container::protocol::{Failure, Start, Started};
 use crate::overlay;
 use crate::sys::signal;
+use crate::types::chain::chain;
 use crate::types::timestamp::Timestamp;
 use crate::userns::plan::{Process, ProcessIdentity};
 use crate::userns::stage::{self, Origin, Running, Stdio};
@@ -199,15 +199,4 @@ fn stage_phases(running: &Running) -> Vec<(String, u64)> {
     ]
     .map(|(name, nanos)| (name.to_owned(), nanos))
     .into()
-}
-
-/// An error with its sources, as one sentence.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
