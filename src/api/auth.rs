@@ -44,6 +44,12 @@ impl AuthConfig {
         let json = HEADER.decode(value).unwrap_or_default();
         serde_json::from_slice(&json).unwrap_or_default()
     }
+
+    /// The value of `X-Registry-Auth`.
+    pub fn to_header(&self) -> String {
+        // A struct of strings always serialises.
+        HEADER.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
 }
 
 impl fmt::Debug for AuthConfig {
@@ -60,6 +66,7 @@ impl fmt::Debug for AuthConfig {
 #[serde(rename_all = "PascalCase", default)]
 pub struct AuthResponse {
     /// A token to keep in the password's place.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub identity_token: String,
     /// `Login Succeeded`.
     pub status: String,
@@ -76,6 +83,13 @@ mod tests {
         assert_eq!((&*read.username, &*read.password), ("a", ">>>???"));
         assert_eq!(AuthConfig::from_header(b"e30="), AuthConfig::default());
         assert_eq!(AuthConfig::from_header(b"e30"), AuthConfig::default());
+        let sent = AuthConfig {
+            username: "a".into(),
+            password: ">>>???".into(),
+            ..AuthConfig::default()
+        };
+        assert_eq!(AuthConfig::from_header(sent.to_header().as_bytes()), sent);
+        assert_eq!(AuthConfig::default().to_header(), "e30=");
         for nothing in [&b""[..], b"!", b"AAAA", b"\xff"] {
             assert_eq!(AuthConfig::from_header(nothing), AuthConfig::default());
         }

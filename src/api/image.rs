@@ -182,6 +182,9 @@ pub struct OciPlatform {
     /// Version of the system (Windows).
     #[serde(rename = "os.version", skip_serializing_if = "is_default")]
     pub os_version: String,
+    /// What it needs of the system (Windows).
+    #[serde(rename = "os.features", skip_serializing_if = "is_empty")]
+    pub os_features: Option<Vec<String>>,
     /// Variant of the architecture.
     #[serde(skip_serializing_if = "is_default")]
     pub variant: String,

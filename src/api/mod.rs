@@ -18,6 +18,7 @@ pub mod image;
 pub mod json;
 pub mod network;
 pub mod progress;
+pub mod registry;
 pub mod shape;
 pub mod stream;
 pub mod system;

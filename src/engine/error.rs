@@ -23,6 +23,8 @@ pub enum Kind {
     NotFound,
     /// 409: the object's state forbids it.
     Conflict,
+    /// 429: a registry wants to be left alone for a while.
+    TooManyRequests,
     /// 500: the host failed us.
     System,
     /// 501: not part of this version.

@@ -16,6 +16,7 @@
 //! | `remove` | rm, prune, the janitor |
 //! | `list`, `inspect` | ps, inspect, top |
 //! | `pull` | pull |
+//! | `registries` | login, search, looking up a name |
 //! | `images`, `volumes`, `networks`, `system` | theirs |
 //! | `restore` | finding again what runs, at start |
 //!
@@ -36,6 +37,7 @@ pub mod list;
 mod networks;
 mod plan;
 pub mod pull;
+mod registries;
 mod remove;
 mod restore;
 mod start;

@@ -155,7 +155,7 @@ fn warn_of_platform(name: &Reference, wanted: &Platform, found: &image::Image, t
     tell(JsonMessage::status("", warning));
 }
 
-fn credentials(sent: &AuthConfig) -> Option<Credentials> {
+pub(super) fn credentials(sent: &AuthConfig) -> Option<Credentials> {
     (*sent != AuthConfig::default()).then(|| Credentials {
         username: sent.username.clone(),
         password: sent.password.clone(),

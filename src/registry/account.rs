@@ -58,12 +58,17 @@ impl Registries {
                         .refresh_token()
                         .filter(|token| *token != credentials.identity_token));
                 }
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Cancelled) =>
-                {
+                Err(error) if error.kind() == ErrorKind::Cancelled || is_refused(&error) => {
                     return Err(error);
                 }
-                Err(error) => last = Some(error),
+                Err(error) => {
+                    tracing::info!(
+                        endpoint = %root,
+                        error = error.chain(),
+                        "cannot log in at an endpoint, trying the next one"
+                    );
+                    last = Some(error);
+                }
             }
         }
         Err(last.unwrap_or(Error::Cancelled))
@@ -115,7 +120,7 @@ impl Registries {
         let response = http.send(request)?;
         if response.status != StatusCode::OK {
             return Err(Error::Search(format!(
-                "Unexpected status code {}",
+                "unexpected status code {}",
                 response.status.as_u16()
             )));
         }
@@ -189,6 +194,12 @@ fn login_at(http: &Http, root: &Url, auth: &Authorizer) -> Result<(), Error> {
         url: url.to_string(),
         status: response.status_text(),
     })
+}
+
+/// Whether the credentials were looked at and are wrong: nobody else is to see them then.
+fn is_refused(error: &Error) -> bool {
+    let refusal = error.refusal();
+    refusal.is_some_and(|refusal| refusal.code() == "UNAUTHORIZED")
 }
 
 /// The host of what `docker login` was given.

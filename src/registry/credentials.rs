@@ -79,6 +79,11 @@ impl CredentialStore {
         })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The credentials for a registry; nothing if there are none.
     pub fn get(&self, server: &str) -> Result<Option<Credentials>, Error> {
         match self.helper(server) {
@@ -87,7 +92,7 @@ impl CredentialStore {
         }
     }
 
-    /// Keeps credentials; whether they are now in the file, readable for who can read it.
+    /// Keeps credentials; whether they were put into the file, readable for who can read it.
     pub fn store(&mut self, server: &str, credentials: &Credentials) -> Result<bool, Error> {
         let helper = self.helper(server);
         let entry = match &helper {
@@ -117,7 +122,10 @@ impl CredentialStore {
             *auths = Value::Object(Map::new());
         }
         if let Some(auths) = auths.as_object_mut() {
-            auths.insert(server.to_owned(), entry);
+            let before = auths.insert(server.to_owned(), entry.clone());
+            if before.is_some_and(|before| before == entry) {
+                return Ok(false);
+            }
         }
         self.save()?;
         Ok(helper.is_none())

@@ -281,6 +281,18 @@ impl Error {
         }
     }
 
+    /// The registry's own words, where it is the registry that said no.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(source)
+            | Self::ManifestUnknown { source, .. }
+            | Self::PullDenied { source, .. }
+            | Self::NameUnknown { source, .. } => Some(source),
+            Self::Proof { source, .. } => source.refusal(),
+            _ => None,
+        }
+    }
+
     /// The sentence and its causes, joined as Docker's messages are.
     pub fn chain(&self) -> String {
         chain(self)

@@ -66,6 +66,8 @@ same_in_all_versions!(
     image::PruneResponse,
     network::NetworkCreateResponse,
     network::NetworkPruneResponse,
+    super::registry::DistributionInspect,
+    super::registry::SearchResult,
     system::Version,
     volume::ListResponse,
     volume::PruneResponse,

@@ -17,7 +17,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
     let (get, post, put) = (Method::GET, Method::POST, Method::PUT);
     let delete = Method::DELETE;
     let mut entries = vec![
-        (post.clone(), "/auth", Absent("logging in to registries")),
         (post.clone(), "/build", Absent("building images")),
         (post.clone(), "/build/cancel", Absent("building images")),
         (post.clone(), "/session", Absent("building images")),
@@ -29,11 +28,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
         ),
         (
             get.clone(),
-            "/images/search",
-            Absent("searching registries"),
-        ),
-        (
-            get.clone(),
             "/images/{name:.*}/attestations",
             Absent("telling an image's attestations"),
         ),
@@ -41,11 +35,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
             post.clone(),
             "/images/{name:.*}/push",
             Absent("pushing images"),
-        ),
-        (
-            get.clone(),
-            "/distribution/{name:.*}/json",
-            Absent("asking registries about images"),
         ),
         (
             get.clone(),

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use hyper::StatusCode;
 use tokio::sync::oneshot;
 
+use super::registries::{cancelled_by_leaving, proof};
 use super::{Request, State, absent, filters, quick, shaped, slow, spawn};
-use crate::api::auth::AuthConfig;
 use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
@@ -15,7 +15,6 @@ use crate::engine;
 use crate::engine::images::ImageListOptions;
 use crate::engine::pull::PullRequest;
 use crate::image::{Config, Import};
-use crate::registry::Cancel;
 use crate::types::platform::PlatformError;
 use crate::types::reference::{Reference, ReferenceError};
 
@@ -210,16 +209,13 @@ fn pull_request(request: &Request, name: &str) -> Result<PullRequest, Failure> {
         };
     }
     let platform = query.text("platform").filter(|_| request.since(32));
-    let header = request.headers.get("X-Registry-Auth");
     Ok(PullRequest {
         reference,
         platform: platform
             .map(str::parse)
             .transpose()
             .map_err(|error: PlatformError| Failure::bad_request(error.to_string()))?,
-        credentials: header
-            .map(|value| AuthConfig::from_header(value.as_bytes()))
-            .unwrap_or_default(),
+        credentials: proof(request),
     })
 }
 
@@ -228,16 +224,7 @@ fn pull_request(request: &Request, name: &str) -> Result<PullRequest, Failure> {
 async fn run_pull(state: State, request: &Request, pull: PullRequest) -> Result<Answer, Failure> {
     let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
     let (begin, begun) = oneshot::channel::<Result<(), engine::Error>>();
-    let (over, is_over) = oneshot::channel::<()>();
-    let cancel = Cancel::new();
-    let ended = request.ended()?;
-    let watched = cancel.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = ended => watched.cancel(),
-            _ = is_over => {}
-        }
-    });
+    let (cancel, over) = cancelled_by_leaving(request)?;
     spawn("pull", move || {
         let begin = Mutex::new(Some(begin));
         let first = || begin.lock().unwrap_or_else(PoisonError::into_inner).take();

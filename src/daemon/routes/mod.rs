@@ -18,6 +18,7 @@ mod containers;
 mod exec;
 mod images;
 mod networks;
+mod registries;
 mod system;
 mod volumes;
 
@@ -98,6 +99,13 @@ fn table() -> Table<Target> {
         (Method::GET, "/version", route!(system::version)),
         (Method::GET, "/events", route!(system::events)),
         (Method::GET, "/system/df", route!(system::disk_usage)),
+        (Method::POST, "/auth", route!(registries::login)),
+        (Method::GET, "/images/search", route!(registries::search)),
+        (
+            Method::GET,
+            "/distribution/{name:.*}/json",
+            route!(registries::inspect),
+        ),
         (Method::GET, "/containers/json", route!(containers::list)),
         (
             Method::POST,
@@ -250,6 +258,7 @@ impl From<engine::Error> for Failure {
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Conflict => StatusCode::CONFLICT,
+            Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Kind::System => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
