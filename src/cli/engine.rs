@@ -265,20 +265,31 @@ impl Client {
 
     /// Sends a request on the kept connection, or on a new one where the engine has closed that,
     /// and reads the head of the answer. Refusals are errors.
-    pub fn ask(&self, method: &str, target: &Target, mut body: Body<'_>) -> Result<Answer> {
+    pub fn ask(&self, method: &str, target: &Target, body: Body<'_>) -> Result<Answer> {
+        self.ask_with(method, target, &[], body)
+    }
+
+    /// The same with more fields in the request's head.
+    pub fn ask_with(
+        &self,
+        method: &str,
+        target: &Target,
+        fields: &[(&str, &str)],
+        mut body: Body<'_>,
+    ) -> Result<Answer> {
         let kept = self.idle.borrow_mut().take();
         let mut connection = match kept {
             Some(connection) => connection,
             None => self.connect()?,
         };
         let target = versioned(target);
-        let sent = connection.send(method, &target, &mut body, false);
+        let sent = connection.send(method, &target, fields, &mut body, false);
         let head = match (sent, connection.head()) {
             (_, Ok(head)) => head,
             // Closed since the last answer: it has not seen this request.
             (_, Err(_)) if connection.is_used() && !matches!(body, Body::Stream(_)) => {
                 connection = self.connect()?;
-                connection.send(method, &target, &mut body, false)?;
+                connection.send(method, &target, fields, &mut body, false)?;
                 connection.head().context("no answer from the engine")?
             }
             (Err(error), Err(_)) => {
@@ -371,7 +382,7 @@ impl Client {
         let mut body = body;
         let mut connection = self.connect()?;
         connection
-            .send("POST", &versioned(target), &mut body, hijack)
+            .send("POST", &versioned(target), &[], &mut body, hijack)
             .context("cannot send the request")?;
         Ok(Pending { connection })
     }

@@ -245,7 +245,8 @@ impl Connection {
         self.used > 1
     }
 
-    /// Sends a request. `hijack` asks to leave HTTP.
+    /// Sends a request with these fields in its head besides the usual ones. `hijack` asks to leave
+    /// HTTP.
     ///
     /// # Errors
     /// The socket's; where the engine hung up while a stream was sent, its answer may still be
@@ -254,11 +255,12 @@ impl Connection {
         &mut self,
         method: &str,
         target: &str,
+        fields: &[(&str, &str)],
         body: &mut Body<'_>,
         hijack: bool,
     ) -> io::Result<()> {
         self.used += 1;
-        let sent = self.write(method, target, body, hijack);
+        let sent = self.write(method, target, fields, body, hijack);
         sent.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => io::ErrorKind::UnexpectedEof.into(),
             _ => error,
@@ -269,6 +271,7 @@ impl Connection {
         &mut self,
         method: &str,
         target: &str,
+        fields: &[(&str, &str)],
         body: &mut Body<'_>,
         hijack: bool,
     ) -> io::Result<()> {
@@ -276,6 +279,9 @@ impl Connection {
             "{method} {target} HTTP/1.1\r\nHost: api.moss.localhost\r\nUser-Agent: moss/{} (linux)\r\n",
             env!("CARGO_PKG_VERSION")
         );
+        for (name, value) in fields {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
         if hijack {
             head.push_str("Connection: Upgrade\r\nUpgrade: tcp\r\n");
         }

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use super::accounts::{self, PROOF};
 use super::args;
 use super::containers::{ago, date, filters};
 use super::engine::Client;
@@ -166,7 +167,8 @@ pub fn fetch<W: Write + IsTerminal>(
         .with("fromImage", name.familiar_name())
         .with_some("tag", &tag)
         .with_some("platform", platform);
-    let answer = client.ask("POST", &target, Body::Empty)?;
+    let proof = accounts::proof(name.domain())?;
+    let answer = client.ask_with("POST", &target, &[(PROOF, &proof)], Body::Empty)?;
     progress::show(answer.body, out, quiet)
 }
 

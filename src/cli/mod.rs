@@ -7,7 +7,8 @@
 //! | [`http`] | HTTP/1.1 as a client, and leaving it |
 //! | [`create`] | flags to create requests |
 //! | [`run`] | containers with somebody at the other end; [`streams`], [`terminal`] |
-//! | [`containers`], [`images`], [`objects`], [`system`] | the other verbs |
+//! | [`containers`], [`images`], [`search`], [`objects`], [`system`] | the other verbs |
+//! | [`accounts`] | logins at registries, and the proof that goes with requests |
 //! | [`host`] | what needs no daemon |
 //! | [`template`], [`table`], [`progress`], [`output`] | how answers look |
 //! | [`error`] | how a verb ends |
@@ -15,6 +16,7 @@
 //! A verb is single-threaded, blocking code. It knows nothing of the engine but the API; only
 //! [`host`] looks at this user's host itself.
 
+pub mod accounts;
 pub mod args;
 pub mod containers;
 pub mod create;
@@ -27,6 +29,7 @@ pub mod objects;
 pub mod output;
 pub mod progress;
 pub mod run;
+pub mod search;
 pub mod streams;
 pub mod system;
 pub mod table;
@@ -78,6 +81,7 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
         Verb::Doctor(roots) => return host::doctor(roots),
         Verb::Daemon(daemon) => return serve(daemon),
         Verb::Version(version) => return system::version(&place, version),
+        Verb::Logout(logout) => return accounts::logout(logout),
         Verb::System(SystemGroup::Check(roots)) => return host::check(roots),
         Verb::System(SystemGroup::Stop(stop)) => return host::stop(&place, stop),
         _ => {}
@@ -102,12 +106,14 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
         Verb::Inspect(verb) => objects::inspect(&find()?, &verb),
         Verb::Images(verb) => images::list(&find()?, &verb),
         Verb::Pull(verb) => images::pull(&find()?, &verb),
+        Verb::Search(verb) => search::search(&find()?, &verb),
         Verb::Load(verb) => images::load(&find()?, &verb),
         Verb::Save(verb) => images::save(&find()?, &verb),
         Verb::Import(verb) => images::import(&find()?, &verb),
         Verb::Rmi(verb) => images::remove(&find()?, &verb),
         Verb::Tag(verb) => images::tag(&find()?, &verb),
         Verb::History(verb) => images::history(&find()?, &verb),
+        Verb::Login(verb) => accounts::login(&find()?, &verb),
         Verb::Info(verb) => system::info(&find()?, &verb),
         Verb::Events(verb) => system::events(&find()?, &verb),
         Verb::Volume(verb) => objects::volume(&find()?, &verb),
@@ -118,6 +124,7 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
         Verb::Doctor(_)
         | Verb::Daemon(_)
         | Verb::Version(_)
+        | Verb::Logout(_)
         | Verb::Container(_)
         | Verb::Image(_)
         | Verb::System(_) => unreachable!("obeyed above, or made a verb of its own by the parser"),

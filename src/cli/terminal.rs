@@ -1,6 +1,6 @@
 //! The user's terminal: raw mode, its size, keys that detach.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::termios::{self, OptionalActions, Termios};
@@ -33,6 +33,29 @@ impl Drop for Raw {
         // There is nobody to tell: the terminal itself may be gone.
         let _ = termios::tcsetattr(&self.terminal, OptionalActions::Now, &self.former);
     }
+}
+
+/// Reads a line that the terminal does not show: a password. `None` where it was given up.
+pub fn read_hidden() -> io::Result<Option<String>> {
+    let _raw = Raw::enter()?;
+    hidden_line(io::stdin().lock().bytes())
+}
+
+/// The line that keys come to: backspace and control-u take back, control-c gives up.
+fn hidden_line(keys: impl Iterator<Item = io::Result<u8>>) -> io::Result<Option<String>> {
+    let mut typed = Vec::new();
+    for key in keys {
+        match key? {
+            b'\r' | b'\n' => return Ok(Some(String::from_utf8_lossy(&typed).into_owned())),
+            3 => return Ok(None),
+            4 if typed.is_empty() => return Ok(None),
+            // A character of several bytes goes at once.
+            8 | 127 => while typed.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
+            21 => typed.clear(),
+            key => typed.push(key),
+        }
+    }
+    Ok(None)
 }
 
 /// Rows and columns of the terminal behind standard output; `None` where there is none.
@@ -112,6 +135,17 @@ fn key(name: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hidden_lines_can_be_corrected() {
+        let line = |keys: &[u8]| hidden_line(keys.iter().copied().map(Ok)).unwrap();
+        assert_eq!(line(b"secret\rx").as_deref(), Some("secret"));
+        assert_eq!(line("aé\x7fb\r".as_bytes()).as_deref(), Some("ab"));
+        assert_eq!(line(b"\x7fab\x15c\n").as_deref(), Some("c"));
+        assert_eq!(line(b"ab\x03\r"), None);
+        assert_eq!(line(b"\x04"), None);
+        assert_eq!(line(b"ab"), None);
+    }
 
     #[test]
     fn keys_are_found_across_reads() {

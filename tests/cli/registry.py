@@ -1,4 +1,4 @@
-"""A real registry on loopback (Debian's docker-registry), images made up for it, and a bad line to it."""
+"""Real registries (Debian's docker-registry), open or guarded, images made up for them, and bad ways to them."""
 
 import hashlib
 import io
@@ -10,7 +10,9 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from archive import ARCHITECTURE
 from harness import eventually, need
@@ -36,30 +38,33 @@ def layer(**files):
     return out.getvalue()
 
 
-def free_port():
+def free_port(address="127.0.0.1"):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return probe.getsockname()[1]
 
 
 class Registry:
-    """docker-registry with its storage in a directory of its own."""
+    """docker-registry with its storage in a directory of its own, or in another's: what was pushed to an open one
+    is then pulled from one that is guarded by `auth` or served over `tls`, both as its configuration has them."""
 
-    def __init__(self):
+    def __init__(self, beside=None, auth=None, tls=None, address="127.0.0.1"):
         program = os.environ.get("MOSS_TEST_REGISTRY") or need("docker-registry")
         self.top = tempfile.mkdtemp(prefix="mr.", dir="/tmp")
-        self.host = f"127.0.0.1:{free_port()}"
+        self.host = f"{address}:{free_port(address)}"
+        config = {"version": "0.1", "log": {"level": "error"},
+                  "storage": {"filesystem": {"rootdirectory": (beside or self).top + "/store"}},
+                  "http": {"addr": self.host, **({"tls": tls} if tls else {})}, **({"auth": auth} if auth else {})}
         with open(self.top + "/config.yml", "w", encoding="utf-8") as file:
-            file.write("version: 0.1\nlog: {level: error}\n"
-                       f"storage: {{filesystem: {{rootdirectory: {self.top}/store}}}}\n"
-                       f"http: {{addr: '{self.host}'}}\n")
+            json.dump(config, file)
         with open(self.top + "/log", "wb") as log:
             self.process = subprocess.Popen([program, "serve", self.top + "/config.yml"], stdout=log, stderr=log)
-        eventually(self.answers, "an answer of the registry")
+        eventually(self.answers, "an answer of the registry", 30)
 
     def answers(self):
         try:
-            return self.ask("GET", "/v2/").status == 200
+            socket.create_connection(tuple(self.host.split(":")), 10).close()
+            return True
         except OSError:
             return False
 
@@ -159,6 +164,80 @@ class Line:
     def close(self):
         self.open.set()
         self.listener.close()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """Clients may hang up, and try TLS first."""
+
+
+def serve(handler):
+    """An HTTP server on loopback."""
+    server = Server(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+class Front:
+    """An HTTP server before a registry. `answer(request)` may answer by itself, and then returns true."""
+
+    def __init__(self, registry, answer):
+        self.registry, self.answer = registry, answer
+        self.requests = []
+        front = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                front.requests.append((self.command, self.path, self.headers))
+                try:
+                    if not front.answer(self):
+                        front.pass_on(self)
+                except OSError:
+                    self.close_connection = True
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = serve(Handler)
+        self.host = "127.0.0.1:%d" % self.server.server_address[1]
+
+    def pass_on(self, request):
+        passed = {name: value for name, value in request.headers.items() if name.lower() in ("accept", "range")}
+        asked = urllib.request.Request(f"http://{self.registry.host}{request.path}", headers=passed, method=request.command)
+        try:
+            got = urllib.request.urlopen(asked, timeout=30)
+        except urllib.error.HTTPError as refusal:
+            got = refusal
+        with got:
+            fields = {name: got.headers[name] for name in
+                      ("Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest") if got.headers[name]}
+            reply(request, got.status, got.read(), **fields)
+
+    def count(self, part):
+        return sum(part in path for _, path, _ in self.requests)
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def reply(request, status, body=b"", **fields):
+    """Answers a request to a Front; underscores in the names of fields are hyphens."""
+    request.send_response(status)
+    fields = {name.replace("_", "-"): value for name, value in fields.items()}
+    fields.setdefault("Content-Length", str(len(body)))
+    for name, value in fields.items():
+        request.send_header(name, value)
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(body)
+    return True
 
 
 def index(*manifests):

@@ -2,6 +2,31 @@
 
 use clap::Args;
 
+/// `moss login`
+#[derive(Debug, Args)]
+pub struct Login {
+    /// Password or Personal Access Token (PAT), or "-" to read from stdin
+    #[arg(short, long, value_name = "string", allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Take the Password or Personal Access Token (PAT) from stdin
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Username
+    #[arg(short, long, value_name = "string")]
+    pub username: Option<String>,
+    /// The registry; Docker Hub if none is named
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
+/// `moss logout`
+#[derive(Debug, Args)]
+pub struct Logout {
+    /// The registry; Docker Hub if none is named
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+}
+
 /// `moss info`
 #[derive(Debug, Args)]
 pub struct Info {

@@ -39,6 +39,31 @@ pub struct Pull {
     pub name: String,
 }
 
+/// `moss search`
+#[derive(Debug, Args)]
+pub struct Search {
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter")]
+    pub filter: Vec<String>,
+    /// Format output using a custom template: 'table', 'table TEMPLATE', 'json' or TEMPLATE
+    #[arg(long, value_name = "string")]
+    pub format: Option<String>,
+    /// Max number of search results
+    #[arg(
+        long,
+        value_name = "int",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub limit: i64,
+    /// Don't truncate output
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// What to look for
+    #[arg(value_name = "TERM")]
+    pub term: String,
+}
+
 /// `moss load`
 #[derive(Debug, Args)]
 pub struct Load {

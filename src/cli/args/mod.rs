@@ -83,6 +83,8 @@ pub enum Verb {
     Images(Images),
     /// Download an image from a registry
     Pull(Pull),
+    /// Search Docker Hub for images
+    Search(Search),
     /// Load an image from a tar archive or STDIN
     Load(Load),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
@@ -95,6 +97,10 @@ pub enum Verb {
     Tag(Tag),
     /// Show the history of an image
     History(History),
+    /// Authenticate to a registry
+    Login(Login),
+    /// Log out from a registry
+    Logout(Logout),
     /// Display system-wide information
     Info(Info),
     /// Show the moss version information
