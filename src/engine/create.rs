@@ -19,7 +19,9 @@ use crate::container::spec;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Paths};
 use crate::engine::error::{Error, Kind, Result};
-use crate::image::Image;
+use crate::engine::images::image_error;
+use crate::image::{self, Image};
+use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
 use crate::types::name;
 use crate::types::path;
@@ -28,6 +30,9 @@ use crate::types::timestamp::Timestamp;
 
 /// Attempts at finding a free random name.
 const NAME_ATTEMPTS: u32 = 50;
+
+/// Options of a log by which it would be rotated.
+const ROTATION: [&str; 3] = ["max-size", "max-file", "compress"];
 
 impl Engine {
     /// Makes a container. With `read_only_non_recursive`, read-only binds leave the mounts below
@@ -58,11 +63,21 @@ impl Engine {
         }
         let image = self.find_image(&image_name)?;
         check_platform(platform, &image, &image_name)?;
+        if host_config
+            .storage_opt
+            .as_ref()
+            .is_some_and(|options| !options.is_empty())
+        {
+            let only =
+                "--storage-opt is supported only for overlay over xfs with 'pquota' mount option";
+            return Err(Error::new(Kind::System, only));
+        }
         let mut warnings = warnings_of(platform, &image, &host_config);
         let defaults: ContainerConfig = serde_json::to_value(&image.config.config)
             .and_then(serde_json::from_value)
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
+        warnings.extend(not_done(&config, &host_config));
         self.name_by_id(&mut host_config);
         fill_defaults(&mut config, &mut host_config);
         let id = ContainerId::random();
@@ -83,28 +98,48 @@ impl Engine {
             joined.as_deref(),
         );
         let name = self.reserve_name(name, &id)?;
-        let made = self.make(
-            &id,
-            &name,
-            &image,
-            image_name,
-            config,
-            host_config,
-            networking_config,
-            read_only_non_recursive,
-        );
-        match made {
-            Ok(more) => {
-                warnings.extend(more);
-                Ok(CreateResponse {
-                    id: id.as_str().to_owned(),
-                    warnings,
-                })
+        let made = self.hold_layers(&image, &image_name).and_then(|()| {
+            let made = self.make(
+                &id,
+                &name,
+                &image,
+                image_name,
+                config,
+                host_config,
+                networking_config,
+                read_only_non_recursive,
+            );
+            if made.is_err() {
+                self.release_layers(&image.layers);
             }
+            made
+        });
+        match made {
+            Ok(()) => Ok(CreateResponse {
+                id: id.as_str().to_owned(),
+                warnings,
+            }),
             Err(error) => {
                 self.containers.release(&name, &id);
                 Err(error)
             }
+        }
+    }
+
+    /// Keeps an image's layers for a container, if they are all there yet.
+    fn hold_layers(&self, image: &Image, name: &str) -> Result<()> {
+        if self.images.hold(&image.layers) {
+            return Ok(());
+        }
+        self.release_layers(&image.layers);
+        let gone = image::Error::NoSuchImage(name.to_owned());
+        Err(image_error(&gone))
+    }
+
+    /// Lets go of a container's layers.
+    pub(super) fn release_layers(&self, layers: &[Digest]) {
+        if let Err(error) = self.images.release(layers) {
+            tracing::error!("cannot remove a container's layers: {}", error.chain());
         }
     }
 
@@ -122,7 +157,7 @@ impl Engine {
         host_config: HostConfig,
         networking: NetworkingConfig,
         read_only_non_recursive: bool,
-    ) -> Result<Vec<String>> {
+    ) -> Result<()> {
         let mut mounts =
             mounts::resolve(&config, &host_config).map_err(|error| mount_error(&error))?;
         for point in &mut mounts {
@@ -163,9 +198,8 @@ impl Engine {
             }
             return Err(error);
         }
-        let warnings = self.create_warnings(&record);
         self.container_event(&record, "create", []);
-        Ok(warnings)
+        Ok(())
     }
 
     /// Writes the container's directory and makes it known.
@@ -298,31 +332,59 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// What was asked for and cannot be had here, one sentence each.
-    fn create_warnings(&self, record: &Record) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let host = &record.host_config;
-        if matches!(host.network_mode.as_str(), "default" | "bridge") {
-            warnings.push(
-                "This version of moss has no networks yet: the container gets a loopback interface \
-                 alone. Use --network host to reach the network."
-                    .to_owned(),
-            );
-        }
-        let limited = host.memory > 0
-            || host.nano_cpus > 0
-            || host.cpu_quota > 0
-            || host.cpu_shares > 0
-            || !host.cpuset_cpus.is_empty()
-            || host.pids_limit.is_some_and(|limit| limit > 0);
-        if limited {
-            warnings.push(
-                "This version of moss sets no cgroup limits. Limitation discarded.".to_owned(),
-            );
-        }
-        warnings
-    }
+/// What was asked for and is not done, a sentence each.
+fn not_done(config: &ContainerConfig, host: &HostConfig) -> Vec<String> {
+    let limited = host.memory > 0
+        || host.nano_cpus > 0
+        || host.cpu_quota > 0
+        || host.cpu_shares > 0
+        || !host.cpuset_cpus.is_empty()
+        || host.pids_limit.is_some_and(|limit| limit > 0);
+    let check = config.healthcheck.as_ref();
+    let check = check.and_then(|check| check.test.as_ref()?.first());
+    let log_options = host.log_config.config.iter().flatten();
+    let rotated = log_options
+        .into_iter()
+        .any(|(name, _)| ROTATION.contains(&name.as_str()));
+    let published = host
+        .port_bindings
+        .as_ref()
+        .is_some_and(|map| !map.is_empty());
+    let all = [
+        (
+            matches!(host.network_mode.as_str(), "" | "default" | "bridge"),
+            "This version of moss has no networks yet: the container gets a loopback interface \
+             alone. Use --network host to reach the network.",
+        ),
+        (
+            limited,
+            "This version of moss sets no cgroup limits. Limitation discarded.",
+        ),
+        (
+            published && host.network_mode != "host",
+            "This version of moss publishes no ports. Port bindings discarded.",
+        ),
+        (
+            host.links.as_ref().is_some_and(|links| !links.is_empty()),
+            "This version of moss has no links. Links discarded.",
+        ),
+        (
+            !matches!(host.restart_policy.name.as_str(), "" | "no"),
+            "This version of moss restarts no containers. Restart policy ignored.",
+        ),
+        (
+            check.is_some_and(|kind| kind != "NONE"),
+            "This version of moss runs no health checks. Health check ignored.",
+        ),
+        (
+            rotated,
+            "This version of moss does not rotate logs. Log size options ignored.",
+        ),
+    ];
+    let asked = all.into_iter().filter(|(asked, _)| *asked);
+    asked.map(|(_, sentence)| sentence.to_owned()).collect()
 }
 
 /// What is asked of the volume at this place: `--mount` can say more than a name.

@@ -250,8 +250,7 @@ impl Engine {
         let until = super::remove::prune_bound(filters)?;
         let before = self.images.layers_size();
         // What an interrupted pull left belongs to no image.
-        self.collect_layers(true)
-            .map_err(|error| image_error(&error))?;
+        self.images.collect().map_err(|error| image_error(&error))?;
         let mut deleted = Vec::new();
         for image in self.images.list() {
             let labels = image.config.config.labels.clone().unwrap_or_default();

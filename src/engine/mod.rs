@@ -45,7 +45,7 @@ mod stop;
 pub mod system;
 mod volumes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -59,7 +59,6 @@ use crate::engine::remove::Janitor;
 use crate::image;
 use crate::overlay::{self, Driver};
 use crate::registry::{self, Registries};
-use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::Keeper;
@@ -198,7 +197,7 @@ impl Engine {
             .map_err(|error| Error::io("cannot read the containers", &error))?;
         // A daemon that was killed between a load's layers and its image left them; those of a pull
         // wait for it to be tried again.
-        if let Err(error) = engine.collect_layers(false) {
+        if let Err(error) = engine.images.collect_stale() {
             tracing::error!("cannot remove unused layers: {}", error.chain());
         }
         // Only one image is missing then.
@@ -217,18 +216,6 @@ impl Engine {
         let mut layers = self.images.layer_paths_of(&record.layers);
         layers.push(self.settings.data_root.join(INIT_LAYER));
         layers
-    }
-
-    /// Removes the layers that neither an image nor a container has; `pulled` ones too, that an
-    /// interrupted pull brought lately.
-    fn collect_layers(&self, pulled: bool) -> std::result::Result<(), image::Error> {
-        let records = self.containers.all().into_iter();
-        let used: HashSet<_> = records.flat_map(|it| it.record().layers).collect();
-        let is_used = |layer: &Digest| used.contains(layer);
-        match pulled {
-            true => self.images.collect_unless(is_used),
-            false => self.images.collect_stale(is_used),
-        }
     }
 
     /// Where a container's shim has its socket.

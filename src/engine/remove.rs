@@ -4,7 +4,7 @@
 //! of its own (the janitor) deletes what is in the trash, since a container may leave a million
 //! files behind. A daemon that dies in between finds the trash at its next start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -13,6 +13,7 @@ use crate::api::filters::Filters;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, WaitCondition};
 use crate::engine::error::{Error, Result};
+use crate::sys::trash;
 use crate::types::timestamp::Timestamp;
 
 /// Deletes directories on a thread of its own.
@@ -56,10 +57,12 @@ impl Janitor {
         Ok(Self { queue })
     }
 
-    /// Deletes `path`, soon.
-    pub fn discard(&self, path: PathBuf) {
-        // The thread ends only with the process.
-        let _ = self.queue.send(Task::Delete(path));
+    /// Deletes what was moved to this path, if anything was, soon.
+    pub fn discard(&self, path: Option<PathBuf>) {
+        if let Some(path) = path {
+            // The thread ends only with the process.
+            let _ = self.queue.send(Task::Delete(path));
+        }
     }
 
     /// Waits until everything discarded so far is deleted.
@@ -175,28 +178,26 @@ impl Engine {
         self.events.emit(kind, "prune", "", attributes);
     }
 
+    /// Takes a container's directory, or what there is of it, away.
+    pub(super) fn trash(&self, purpose: &str, directory: &Path) {
+        let trash = self.settings.data_root.join("trash");
+        match trash::discard(&trash, purpose, directory) {
+            Ok(discarded) => self.janitor.discard(discarded),
+            Err(error) => tracing::error!("cannot remove {}: {error}", directory.display()),
+        }
+    }
+
     /// Takes away a container that does not run and that the caller has marked as `removing`.
     pub(super) fn discard(&self, container: &Arc<Container>, volumes: bool) {
         let record = container.record();
-        let trashed = self
-            .settings
-            .data_root
-            .join("trash")
-            .join(format!("container-{}", container.id));
-        if let Err(error) = std::fs::rename(&container.directory, &trashed) {
-            tracing::error!(
-                "cannot move {} to the trash: {error}",
-                container.directory.display()
-            );
-        } else {
-            self.janitor.discard(trashed);
-        }
+        self.trash("container", &container.directory);
         // A socket and little else: gone at once, so that a daemon that ends now leaves none of it.
         let runtime = self.runtime_directory(&container.id);
         if let Err(error) = delete(&runtime) {
             tracing::warn!("cannot delete {}: {error}", runtime.display());
         }
         self.containers.remove(&container.id);
+        self.release_layers(&record.layers);
         self.execs.retain(|owner| *owner != container.id);
         if volumes {
             for name in record

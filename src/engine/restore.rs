@@ -11,7 +11,6 @@
 //! record knows.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::api::exec::ExecConfig;
@@ -38,7 +37,7 @@ impl Engine {
             // A create that had not come to its end: not in its place, and never answered.
             if entry.file_name().as_bytes().starts_with(b".") {
                 tracing::info!("removing a half-made container: {}", directory.display());
-                self.trash(&directory);
+                self.trash("half-container", &directory);
                 continue;
             }
             let record = match Record::read(&directory) {
@@ -49,7 +48,7 @@ impl Engine {
                         .exists() =>
                 {
                     tracing::info!("removing a half-made container: {error}");
-                    self.trash(&directory);
+                    self.trash("half-container", &directory);
                     continue;
                 }
                 Err(error) => {
@@ -57,6 +56,8 @@ impl Engine {
                     continue;
                 }
             };
+            // Layers that are missing are found so when the container is started.
+            self.images.hold(&record.layers);
             if self.containers.reserve(&record.name, &record.id).is_err() {
                 tracing::error!("two containers are named {}", record.name);
                 continue;
@@ -92,23 +93,10 @@ impl Engine {
                 .and_then(|name| name.parse::<ContainerId>().ok())
                 .is_some_and(|id| self.containers.by_id(&id).is_some());
             if !known {
-                self.janitor.discard(entry.path());
+                self.janitor.discard(Some(entry.path()));
             }
         }
         Ok(())
-    }
-
-    fn trash(&self, directory: &Path) {
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
-        let target = self
-            .settings
-            .data_root
-            .join("trash")
-            .join(format!("half-{name}"));
-        match std::fs::rename(directory, &target) {
-            Ok(()) => self.janitor.discard(target),
-            Err(error) => tracing::error!("cannot remove {}: {error}", directory.display()),
-        }
     }
 
     /// Whether the container was started without its record saying so; afterwards it does.

@@ -129,7 +129,7 @@ impl Store {
         };
         let made = self.commit_image(parts, &mut layers);
         if made.is_err() {
-            self.collect()?;
+            self.collect_stale()?;
         }
         made
     }

@@ -156,7 +156,7 @@ impl Store {
         if loaded.is_err() {
             // Layers that got into place before the error and belong to nothing.
             drop(intake);
-            self.collect()?;
+            self.collect_stale()?;
         }
         loaded
     }

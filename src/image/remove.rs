@@ -162,15 +162,17 @@ impl Store {
             images.any(|other| chain_ids(other.config.diff_ids()).contains(chain))
         };
         let chains = chain_ids(diff_ids);
-        let gone: Vec<_> = chains.iter().rev().filter(|chain| !kept(chain)).collect();
-        removed.extend(gone.into_iter().map(|chain| Removed::Layer(*chain)));
+        let gone = chains.iter().zip(diff_ids).rev();
+        let gone = gone.filter(|(chain, layer)| !kept(chain) && !index.pins.contains_key(*layer));
+        removed.extend(gone.map(|(chain, _)| Removed::Layer(*chain)));
         for diff_id in diff_ids {
             self.drop_layer(index, diff_id)?;
         }
         Ok(())
     }
 
-    fn drop_layer(&self, index: &mut Index, diff_id: &Digest) -> Result<(), Error> {
+    /// Removes a layer that no image and nobody else needs.
+    pub(super) fn drop_layer(&self, index: &mut Index, diff_id: &Digest) -> Result<(), Error> {
         if index.is_used(diff_id) || !index.layers.contains_key(diff_id) {
             return Ok(());
         }
@@ -188,28 +190,30 @@ impl Store {
         Ok(())
     }
 
-    /// Removes layers that belong to no image: what a crash between a layer and its image left.
-    /// or a pull that was interrupted. Those `in_use`, by containers whose image is damaged, stay,
-    /// and those that a load or pull under way counts on.
-    pub fn collect_unless(&self, in_use: impl Fn(&Digest) -> bool) -> Result<(), Error> {
+    /// Removes layers that belong to no image and that nobody counts on: what a crash between a
+    /// layer and its image left, or a pull that was interrupted.
+    ///
+    /// # Errors
+    /// When one can't be removed.
+    pub fn collect(&self) -> Result<(), Error> {
+        self.collect_where(|_| true)
+    }
+
+    /// The same, but what a pull brought lately stays: it may be tried again.
+    ///
+    /// # Errors
+    /// When one can't be removed.
+    pub fn collect_stale(&self) -> Result<(), Error> {
+        self.collect_where(|layer| !layer::is_recent_pull(&self.layer_path(layer)))
+    }
+
+    fn collect_where(&self, may_go: impl Fn(&Digest) -> bool) -> Result<(), Error> {
         let mut index = self.lock();
-        let mut layers: Vec<Digest> = index.layers.keys().copied().collect();
-        layers.retain(|diff_id| !in_use(diff_id));
+        let layers: Vec<Digest> = index.layers.keys().copied().filter(may_go).collect();
         for diff_id in layers {
             self.drop_layer(&mut index, &diff_id)?;
         }
         Ok(())
-    }
-
-    /// The same, but what a pull brought lately stays: it may be tried again.
-    pub fn collect_stale(&self, in_use: impl Fn(&Digest) -> bool) -> Result<(), Error> {
-        let is_recent = |layer: &Digest| layer::is_recent_pull(&self.layer_path(layer));
-        self.collect_unless(|layer| in_use(layer) || is_recent(layer))
-    }
-
-    /// The same where every layer in use belongs to an image.
-    pub(super) fn collect(&self) -> Result<(), Error> {
-        self.collect_stale(|_| false)
     }
 
     /// Waits until what was removed is off the disk and what was added is on it.

@@ -50,6 +50,7 @@ use super::refs::Refs;
 use super::scratch::Scratch;
 use super::unpack::Limits;
 use crate::sys::atomic::{self, Durability};
+use crate::sys::trash;
 use crate::types::digest::Digest;
 use crate::types::timestamp::Timestamp;
 
@@ -184,14 +185,7 @@ impl Store {
 
     /// Moves something into the trash, where the janitor finds it.
     pub(super) fn trash(&self, path: &Path) -> Result<(), Error> {
-        let hole = Scratch::new(&self.root.join("trash"), "removed")?;
-        let target = hole.path().join("it");
-        match fs::rename(path, &target) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            result => result.map_err(store("remove", path))?,
-        }
-        // The janitor removes it, without anybody waiting.
-        std::mem::forget(hole);
+        trash::discard(&self.root.join("trash"), "image", path).map_err(store("remove", path))?;
         self.janitor.sweep();
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod clone;
+pub mod copy;
 pub mod fdpass;
 pub mod fork;
 pub mod heap;
@@ -21,6 +22,7 @@ pub mod sealed;
 pub mod seccomp;
 pub mod signal;
 pub mod text;
+pub mod trash;
 pub mod tree;
 pub mod tun;
 pub mod usage;

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::atomic::{self, Durability};
+use crate::sys::trash;
 use crate::types::name::{self, NameError};
 use crate::types::timestamp::Timestamp;
 
@@ -94,8 +95,7 @@ impl Store {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with('.') {
-                let discarded = discarded(&trash, &name, &Timestamp::now());
-                fs::rename(entry.path(), discarded)?;
+                trash::discard(&trash, "half-volume", &entry.path())?;
                 continue;
             }
             let read = fs::read(entry.path().join(RECORD))
@@ -209,14 +209,18 @@ impl Store {
             })
     }
 
-    /// Takes the volume away: afterwards it is in the trash, at the path returned.
-    pub fn remove(&self, name: &str) -> Result<PathBuf, VolumeError> {
+    /// Takes the volume away: afterwards its files, if it had any, are in the trash, at the path
+    /// returned.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it can't be moved.
+    pub fn remove(&self, name: &str) -> Result<Option<PathBuf>, VolumeError> {
         let mut volumes = self.lock();
-        let Some(volume) = volumes.get(name) else {
+        if !volumes.contains_key(name) {
             return Err(VolumeError::NotFound(name.to_owned()));
-        };
-        let discarded = discarded(&self.trash, name, &volume.created);
-        fs::rename(self.root.join(name), &discarded).map_err(|source| VolumeError::Io {
+        }
+        let discarded = trash::discard(&self.trash, "volume", &self.root.join(name));
+        let discarded = discarded.map_err(|source| VolumeError::Io {
             doing: "remove",
             name: name.to_owned(),
             source,
@@ -228,11 +232,6 @@ impl Store {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Volume>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Where a volume is moved for removal; not in the way of an earlier one of its name.
-fn discarded(trash: &Path, name: &str, when: &Timestamp) -> PathBuf {
-    trash.join(format!("volume-{}-{}", beginning(name), when.nanos()))
 }
 
 /// As much of a volume's name, which may be as long as a file's, as leaves room for more.
@@ -279,7 +278,7 @@ mod tests {
         store
             .ensure("gone", &BTreeMap::new(), &BTreeMap::new(), true)
             .unwrap();
-        let discarded = store.remove("gone").unwrap();
+        let discarded = store.remove("gone").unwrap().unwrap();
         assert!(discarded.starts_with(directory.path().join("trash")));
         let again = Store::open(directory.path()).unwrap();
         assert!(again.list().is_empty());

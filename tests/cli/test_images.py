@@ -9,6 +9,13 @@ import archive
 from harness import Case, need_image, once
 
 
+def busybox_layer():
+    """The tar of busybox's only layer."""
+    with archive.tarfile.open(need_image("busybox.tar")) as tar:
+        manifest = json.load(tar.extractfile("manifest.json"))
+        return tar.extractfile(manifest[0]["Layers"][0]).read()
+
+
 class Load(Case):
     def test_docker_archive(self):
         self.docker("load", "-i", need_image("busybox.tar"), out="Loaded image: busybox:latest")
@@ -146,6 +153,26 @@ class Remove(Case):
         self.docker("rm", name)
         self.docker("rmi", "small:2")
 
+    def test_force_leaves_a_stopped_container_its_files(self):
+        work = self.daemon.top + "/forced"
+        os.makedirs(work)
+        with open(work + "/layer.tar", "wb") as tar:
+            tar.write(busybox_layer())
+        with archive.tarfile.open(work + "/layer.tar", "a") as tar:
+            tar.addfile(archive.tarfile.TarInfo("only-here"))
+        self.docker("import", work + "/layer.tar", "forced:1")
+        name = self.name()
+        self.docker("create", "--name", name, "forced:1", "ls", "/only-here")
+        self.docker("rmi", "-f", "forced:1", out=re.compile("Deleted: sha256:"))
+        self.docker("image", "inspect", "forced:1", code=1)
+        # Nor does a collection take them.
+        self.docker("image", "prune", "-f")
+        self.docker("start", "-a", name, out="/only-here")
+        layers = self.daemon.data_home + "/moss/layers"
+        before = len(os.listdir(layers))
+        self.docker("rm", name)
+        self.equal(len(os.listdir(layers)), before - 1, "layers")
+
     def test_by_id_with_two_names(self):
         self.small("small:3")
         self.docker("tag", "small:3", "small:4")
@@ -177,9 +204,7 @@ class Remove(Case):
 @once
 class Import(Case):
     def test_import(self):
-        with archive.tarfile.open(need_image("busybox.tar")) as tar:
-            manifest = json.load(tar.extractfile("manifest.json"))
-            layer = tar.extractfile(manifest[0]["Layers"][0]).read()
+        layer = busybox_layer()
         self.docker("import", "-c", "CMD [\"echo\", \"imported\"]", "-c", "ENV a=b\nLABEL c=$a", "-m", "a message", "-", "imported:1",
                     stdin=layer, out=re.compile("^sha256:[0-9a-f]{64}$", re.M))
         self.docker("run", "--rm", "imported:1", out="imported")

@@ -110,3 +110,34 @@ fn names_images_and_shared_layers() {
     assert_eq!((removed.len(), untagged(&removed)), (3, vec!["one:1"]));
     assert_empty(&store);
 }
+
+#[test]
+fn what_is_held_outlives_its_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let base = layer("etc/base", b"base");
+    let two = vec![base.clone(), layer("etc/top", b"top")];
+    let put = |layers: &Vec<Vec<u8>>, tag| {
+        let files = docker_archive(layers, &config(layers, tag), &[tag]);
+        load(&store, &archive(&files)).unwrap();
+    };
+    put(&two, "two:1");
+    let layers = store.get("two:1").unwrap().layers;
+    assert!(store.hold(&layers) && store.hold(&layers));
+    // By force, with a container that does not run; its layers are not told of as removed.
+    let removed = store.remove("two:1", true, &nobody).unwrap();
+    assert_eq!(removed.len(), 2);
+    // Nor does a load or a collection take them.
+    put(&vec![base], "one:1");
+    store.collect().unwrap();
+    store.release(&layers).unwrap();
+    assert!(layers.iter().all(|layer| store.has_layer(layer)));
+    // The last one that holds them ends: what another image has stays.
+    store.release(&layers).unwrap();
+    assert!(store.has_layer(&layers[0]) && !store.has_layer(&layers[1]));
+    // Found, and removed before it was held.
+    assert!(!store.hold(&layers));
+    store.release(&layers).unwrap();
+    store.remove("one:1", false, &nobody).unwrap();
+    assert_empty(&store);
+}
