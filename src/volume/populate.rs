@@ -7,7 +7,6 @@
 //! devices are left out, as rootless Docker leaves devices out.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +16,8 @@ use rustix::fs::{
     fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat, readlinkat, statat, symlinkat,
     utimensat,
 };
+
+use crate::sys::copy;
 
 /// Deepest directory that is copied: each level holds two descriptors.
 const MAX_DEPTH: usize = 200;
@@ -56,10 +57,7 @@ fn copy_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, depth: usize) 
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
                     Mode::RUSR | Mode::WUSR,
                 )?;
-                io::copy(
-                    &mut File::from(from.try_clone()?),
-                    &mut File::from(to.try_clone()?),
-                )?;
+                copy::data(from.as_fd(), to.as_fd())?;
                 copy_attributes(from.as_fd(), to.as_fd(), &stat)?;
             }
             FileType::Symlink => {
@@ -147,7 +145,7 @@ fn times(stat: &Stat) -> Timestamps {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;

@@ -12,6 +12,8 @@ use rustix::fs::{
     mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 
+use crate::sys::copy;
+
 /// Deepest directory copied; each level holds two descriptors.
 const MAX_DEPTH: usize = 128;
 
@@ -42,10 +44,10 @@ fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Resul
             }
             FileType::RegularFile => {
                 let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let mut source = std::fs::File::from(openat(&here, name, read, Mode::empty())?);
+                let source = openat(&here, name, read, Mode::empty())?;
                 let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let made = openat(to, name, write, Mode::from_raw_mode(0o600))?;
-                io::copy(&mut source, &mut std::fs::File::from(made))?;
+                copy::data(source.as_fd(), made.as_fd())?;
             }
             FileType::Symlink => {
                 symlinkat(readlinkat(&here, name, Vec::new())?, to, name)?;
