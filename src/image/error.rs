@@ -25,7 +25,7 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// An archive's framing is wrong.
-    #[error("cannot read the layer's tar archive")]
+    #[error("cannot read the tar archive")]
     Tar(#[from] TarError),
     /// An entry of a layer that must not or cannot be unpacked.
     #[error("invalid entry {path:?}: {reason}")]

@@ -98,10 +98,10 @@ fn loaded_length(program: &File) -> io::Result<u64> {
     if size < 56 || count > MAX_HEADERS {
         return Ok(whole);
     }
-    let mut end = offset + u64::from(size) * u64::from(count);
+    let mut end = offset.saturating_add(u64::from(size) * u64::from(count));
     for index in 0..u64::from(count) {
         let mut entry = [0; 56];
-        program.read_exact_at(&mut entry, offset + index * u64::from(size))?;
+        program.read_exact_at(&mut entry, offset.saturating_add(index * u64::from(size)))?;
         // Every segment that lies in the file, not only those of type PT_LOAD: the loader reads
         // the interpreter's path and the notes through headers of their own.
         end = end.max(word(&entry, 0x08).saturating_add(word(&entry, 0x20)));

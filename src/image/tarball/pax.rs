@@ -1,5 +1,7 @@
 //! PAX extended headers: records of `LENGTH KEY=VALUE\n`.
 
+use std::collections::BTreeMap;
+
 use super::TarError;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -15,7 +17,7 @@ pub(super) struct Records {
     pub(super) size: Option<i64>,
     /// Seconds and nanoseconds.
     pub(super) mtime: Option<(i64, u32)>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: SparseRecords,
 }
 
@@ -127,10 +129,10 @@ impl Records {
             b"mtime" => self.mtime = (!value.is_empty()).then(|| time(value)).transpose()?,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    self.xattrs.retain(|(known, _)| known != name);
-                    if let Some(bytes) = bytes {
-                        self.xattrs.push((name.to_vec(), bytes));
-                    }
+                    match bytes {
+                        Some(bytes) => self.xattrs.insert(name.to_vec(), bytes),
+                        None => self.xattrs.remove(name),
+                    };
                 } else if let Some(name) = key.strip_prefix(SPARSE) {
                     match name {
                         b"major" => self.sparse.major = bytes,
@@ -160,7 +162,8 @@ mod tests {
         assert_eq!(records, Records::default());
         let xattr = pax_record(b"SCHILY.xattr.security.capability", b"\x01\0\0\x02\n\n=5 ");
         let records = Records::parse(&xattr).unwrap();
-        assert_eq!(records.xattrs[0].1, b"\x01\0\0\x02\n\n=5 ");
+        let capability = records.xattrs.get(b"security.capability".as_slice());
+        assert_eq!(capability.unwrap(), b"\x01\0\0\x02\n\n=5 ");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From a stream of blocks to entries.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
 use super::header::{Dialect, Fields, number, text};
@@ -39,7 +40,7 @@ pub(crate) struct Entry {
     pub(crate) gid: i64,
     /// Seconds since the epoch and nanoseconds.
     pub(crate) mtime: (i64, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Size with holes.
     pub(crate) size: u64,
     /// Where the stored bytes belong, in the order in which they come.
