@@ -286,8 +286,13 @@ impl Client {
         let sent = connection.send(method, &target, fields, &mut body, false);
         let head = match (sent, connection.head()) {
             (_, Ok(head)) => head,
-            // Closed since the last answer: it has not seen this request.
-            (_, Err(_)) if connection.is_used() && !matches!(body, Body::Stream(_)) => {
+            // Closed since the last answer. What could not be sent was not done, and to ask for
+            // something twice changes nothing; anything else may have been done before the end.
+            (sent, Err(_))
+                if connection.is_used()
+                    && !matches!(body, Body::Stream(_))
+                    && (sent.is_err() || method == "GET" || method == "HEAD") =>
+            {
                 connection = self.connect()?;
                 connection.send(method, &target, fields, &mut body, false)?;
                 connection.head().context("no answer from the engine")?

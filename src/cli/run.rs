@@ -525,10 +525,8 @@ pub fn exec(client: &Client, exec: &args::Exec) -> Result<()> {
     });
     drop(raw);
     match end? {
-        End::Detached => {
-            complain("read escape sequence");
-            return Ok(());
-        }
+        // Unlike `run` and `attach`, docker calls it a failure.
+        End::Detached => return Err(Exit::because(1, "read escape sequence")),
         End::Interrupted(signal) => return Err(Exit::silent(128 + signal)),
         End::Finished => {}
     }

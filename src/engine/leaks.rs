@@ -18,6 +18,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -98,7 +99,7 @@ struct Snapshot {
     runtime: Vec<String>,
     /// Exec roots of other keepers that no longer exist.
     gone: HashSet<PathBuf>,
-    /// What lies in `tmp` and `trash`, and when it was last touched.
+    /// What lies in `tmp` and `trash`, and when it was last touched or moved there.
     objects: Vec<(PathBuf, Option<SystemTime>)>,
 }
 
@@ -145,7 +146,11 @@ impl Snapshot {
         let objects = ["tmp", "trash"].map(|place| entries(&data_root.join(place)));
         let objects = objects.into_iter().flatten().map(|path| {
             let touched = std::fs::symlink_metadata(&path).ok();
-            let touched = touched.and_then(|metadata| metadata.modified().ok());
+            // The change of the inode: a rename counts, and what an archive says does not.
+            let touched = touched.and_then(|metadata| {
+                let seconds = metadata.ctime().try_into().ok()?;
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+            });
             (path, touched)
         });
         let gone = processes.iter().filter_map(Process::keepers_exec_root);

@@ -199,9 +199,9 @@ class Daemon:
         return subprocess.Popen([_state["docker"], *args], env=self.env, stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
-    def terminal(self, *args):
-        """A docker CLI on a terminal of its own."""
-        return Terminal([_state["docker"], *args], self.env)
+    def terminal(self, *args, client=None):
+        """A docker CLI, or another client, on a terminal of its own."""
+        return Terminal([client or _state["docker"], *args], self.env)
 
     def connect(self):
         connection = socket.socket(socket.AF_UNIX)
@@ -404,10 +404,10 @@ class Case(unittest.TestCase):
         """One field by `docker inspect --format`."""
         return self.docker("inspect", "--type", kind, "--format", template, name).out.strip()
 
-    def terminal(self, *args):
+    def terminal(self, *args, client=None):
         if "debian:bookworm" in args:
             self.docker("image", "inspect", "debian:bookworm")
-        terminal = self.daemon.terminal(*args)
+        terminal = self.daemon.terminal(*args, client=client)
         self.addCleanup(terminal.close)
         return terminal
 

@@ -3,6 +3,7 @@
 import re
 import time
 
+import harness
 from harness import Case, eventually, once
 
 
@@ -41,6 +42,14 @@ class Exec(Case):
         terminal.send("stty size; exit 6\n")
         terminal.expect("33 77")
         self.equal(terminal.wait(), 6, "exit code")
+
+    def test_left_by_its_keys(self):
+        for client in (None, harness.BIN):
+            terminal = self.terminal("exec", "-it", self.box, "sh", client=client)
+            terminal.expect("# ")
+            terminal.send("\x10\x11")
+            terminal.expect("read escape sequence")
+            self.equal(terminal.wait(), 1, "exit code")
 
     def test_same_namespaces(self):
         self.exec(self.box, "sh", "-c", "for n in pid mnt ipc uts net user cgroup; do "
