@@ -51,6 +51,22 @@ const FILES: [(&str, &str); 3] = [
     ("hosts", "/etc/hosts"),
 ];
 
+/// Devices are asked for by what they can do (`--gpus`): there is no driver that has any, which
+/// dockerd says at the start in these words.
+fn refuse_devices(host: &HostConfig) -> Result<()> {
+    let Some(request) = host.device_requests.iter().flatten().next() else {
+        return Ok(());
+    };
+    let sets = request.capabilities.iter().flatten();
+    let sets: Vec<_> = sets.map(|set| format!("[{}]", set.join(" "))).collect();
+    let message = format!(
+        "could not select device driver {:?} with capabilities: [{}]",
+        request.driver,
+        sets.join(" ")
+    );
+    Err(Error::new(Kind::System, message))
+}
+
 impl Engine {
     /// Refuses what can be refused without starting, as Docker's create does.
     pub(super) fn validate(&self, config: &ContainerConfig, host: &HostConfig) -> Result<()> {
@@ -64,6 +80,7 @@ impl Engine {
         directory: &Path,
         joined: &Identities,
     ) -> Result<Plan> {
+        refuse_devices(&record.host_config)?;
         let mounts: Vec<HostMount> = record
             .mounts
             .iter()

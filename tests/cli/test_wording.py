@@ -149,6 +149,29 @@ class Wording(Case):
         self.said("POST", "/containers/create?name=/a%20b", 400,
                   "Invalid container name (/a b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", {"Image": "busybox"})
 
+    def test_what_is_not_done_is_said(self):
+        asked = {
+            "network": {"NetworkMode": "bridge"},
+            "limit": {"Memory": 1 << 30},
+            "port": {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}},
+            "link": {"Links": ["a:b"]},
+            "Restart policy": {"RestartPolicy": {"Name": "always"}},
+            "log": {"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}},
+        }
+        config = {"Image": "busybox", "Healthcheck": {"Test": ["CMD", "true"]}}
+        for word, host in [*asked.items(), ("Health check", {})]:
+            body = {**config, "HostConfig": {"NetworkMode": "none", **host}}
+            status, _, answer = self.daemon.http("POST", "/v1.55/containers/create", body, {"Content-Type": "application/json"})
+            self.equal((status, [one for one in answer["Warnings"] if word in one] != []), (201, True), f"a warning of {word}")
+            self.equal(len(answer["Warnings"]), 2 if host else 1, f"number of warnings of {word}")
+            self.docker("rm", answer["Id"])
+
+    def test_what_cannot_be_had(self):
+        self.docker("create", "--storage-opt", "size=1G", "busybox", code=1, err=re.compile(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"))
+        name = self.create("--gpus", "all")
+        self.said("POST", f"/containers/{name}/start", 500, 'could not select device driver "" with capabilities: [[gpu]]')
+
     def test_joined_namespaces(self):
         stopped, other = self.create(), self.run_detached()
         stopped_id = self.field(stopped, "{{.Id}}")

@@ -65,7 +65,8 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
     let platform = request.query.text("platform").map(str::to_owned);
     let platform = platform.filter(|_| request.since(41));
     let warnings = defaults.warnings;
-    let mut made = quick(&state, move |engine| {
+    // New volumes are filled with what the image has there.
+    let mut made = slow(&state, move |engine| {
         engine.container_create(
             name.as_deref(),
             platform.as_deref(),
