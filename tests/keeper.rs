@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use moss::engine::leaks;
 use moss::sys::{fdpass, pidfd};
 use moss::userns::idmap::Origin;
-use moss::userns::keeper::{self, Keeper, KeeperError, Start};
+use moss::userns::keeper::{self, Keeper, KeeperError, ShimIdentity, Start};
 
 type Test = fn(&Path);
 
@@ -50,6 +50,10 @@ const TESTS: &[(&str, Test)] = &[
         leaves_after_its_grace_period,
     ),
     ("makes_its_socket_anew", makes_its_socket_anew),
+    (
+        "deleted_and_killed_it_is_made_anew_from_a_shims_namespaces",
+        deleted_and_killed,
+    ),
     ("replaces_a_stale_socket", replaces_a_stale_socket),
     ("works_with_one_id", works_with_one_id),
     ("works_in_a_nested_namespace", works_in_a_nested_namespace),
@@ -168,6 +172,10 @@ fn shim([connection, leash]: [OwnedFd; 2]) -> i32 {
                 fdpass::send(&leash, b"p", &[process.as_fd()]).expect("leash");
                 children.push(child);
                 pid.to_string()
+            }
+            ("identify", path) => {
+                ShimIdentity::write_own(Path::new(path)).expect("identify");
+                "ok".to_owned()
             }
             ("read", path) => std::fs::read_to_string(path).unwrap_or_default(),
             _ => "what?".to_owned(),
@@ -451,6 +459,26 @@ fn makes_its_socket_anew(directory: &Path) {
     let again = Keeper::connect_or_start(&start(directory)).unwrap();
     assert_eq!(again.pid(), pid);
     assert_eq!(again.status().unwrap().connections, 2);
+    std::fs::remove_dir_all(directory.join("exec")).unwrap();
+    // Who only wants the one that is there finds it too.
+    let found = Keeper::connect(&start(directory)).unwrap();
+    assert_eq!(found.map(|found| found.pid()), Some(pid));
+}
+
+fn deleted_and_killed(directory: &Path) {
+    let keeper = Keeper::connect_or_start(&start(directory)).unwrap();
+    let shim = Spawned::new(&keeper);
+    let inside = shim.place().0;
+    let home = directory.join("data/containers/abc");
+    std::fs::create_dir_all(&home).unwrap();
+    let file = home.join(ShimIdentity::FILE);
+    assert_eq!(shim.ask(&format!("identify {}", file.display())), "ok");
+    std::fs::remove_dir_all(directory.join("exec")).unwrap();
+    kill(keeper.pid());
+    drop(keeper);
+    assert!(Keeper::connect(&start(directory)).unwrap().is_none());
+    let keeper = Keeper::connect_or_start(&start(directory)).unwrap();
+    assert_eq!(Spawned::new(&keeper).place().0, inside);
 }
 
 fn is_not_stalled_by_who_never_listens(directory: &Path) {
@@ -616,12 +644,19 @@ fn what_it_leaves_is_found(directory: &Path) {
     std::fs::create_dir_all(&record).unwrap();
     std::fs::write(record.join("record.json"), "{}").unwrap();
     assert_eq!(found(), [""; 0]);
+    // Deleted under them, the exec root hides nothing and accuses nobody.
+    std::fs::remove_dir_all(&exec).unwrap();
+    assert_eq!(found(), [""; 0]);
+    let hidden = directory.join("hidden");
+    std::fs::rename(&record, &hidden).unwrap();
+    assert_eq!(found()[0], shim_line);
+    std::fs::rename(&hidden, &record).unwrap();
 
     // With keeper and shim killed, nobody is left to end what ran.
     kill(keeper.pid());
     assert_eq!(found(), [""; 0]);
     kill(shim.pid);
-    let left = format!("process    {child} (/bin/sleep 600): no daemon, keeper or shim has it");
+    let left = format!("process    {child} (/bin/sleep 600): neither the daemon nor a shim has it");
     assert_eq!(found(), [left]);
     kill(child);
     assert_eq!(found(), [""; 0]);

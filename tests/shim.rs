@@ -234,6 +234,7 @@ impl Container<'_> {
             }),
             runtime_dir: self.dir.join("run"),
             exit_file: self.dir.join("exit.json"),
+            identity_file: self.dir.join("shim.json"),
         }
     }
 
@@ -438,6 +439,8 @@ fn runtime_directory(world: &World) {
     let start = container.start("sleep 600");
     let run = start.runtime_dir.clone();
     container.launch(start, Vec::new()).expect("launch");
+    let living = || keeper::ShimIdentity::living(&container.dir).map(|(pid, _)| pid);
+    assert_eq!(living(), Some(world.last_shim()));
     std::fs::remove_dir_all(&run).expect("remove");
     send(world.last_shim(), libc::SIGUSR1);
     let until = Instant::now() + Duration::from_secs(5);

@@ -84,7 +84,7 @@ struct Shim {
     socket: OwnedFd,
     seq: AtomicU64,
     waiting: Mutex<HashMap<u64, SyncSender<Reply>>>,
-    /// Its container has ended, so its own end is no news.
+    /// Its container has ended or never began, so its own end is no news.
     exited: AtomicBool,
 }
 
@@ -188,12 +188,10 @@ impl Shims {
     /// `Unsupported` where it lives but speaks another version of the protocol; otherwise it is
     /// gone, or as good as that.
     pub fn adopt(&self, id: ContainerId, runtime_dir: &Path) -> io::Result<ShimState> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        // One that hangs, and whose queue is full of connections, is not waited for.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         connect(&socket, runtime_dir)?;
         let shim = Shim::new(id, self.shared.next.fetch_add(1, Ordering::Relaxed), socket);
         let deadline = Instant::now() + ANSWER;
@@ -208,9 +206,29 @@ impl Shims {
         if let Some(reason) = mismatch(state.version, VERSION) {
             return Err(unsupported(reason));
         }
-        shim.exited.store(state.exit.is_some(), Ordering::SeqCst);
+        let runs = state.running.is_some() && state.exit.is_none();
+        shim.exited.store(!runs, Ordering::SeqCst);
         self.shared.add(shim)?;
         Ok(state)
+    }
+
+    /// Has [`Message::Lost`] told when the shim of a container, which cannot be reached, ends.
+    pub fn await_end(&self, id: ContainerId, process: OwnedFd) -> io::Result<()> {
+        let token = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let shim = Arc::new(Shim::new(id, token, process));
+        self.shared
+            .table()
+            .by_token
+            .insert(token, Arc::clone(&shim));
+        // A pidfd is readable once its process has ended; that it is no socket to be read from is
+        // to the monitor as good as a connection's end.
+        epoll::add(
+            &self.shared.epoll,
+            &shim.socket,
+            EventData::new_u64(token),
+            EventFlags::IN,
+        )?;
+        Ok(())
     }
 
     /// Joins a client to the first process's streams.
@@ -263,9 +281,12 @@ impl Shims {
         }
     }
 
-    /// Lets a container's shim leave: its exit is recorded. Waits for nothing.
+    /// Lets a container's shim leave: its exit is recorded. Waits for nothing. A shim whose container
+    /// runs, because it has been started again meanwhile, is not meant.
     pub fn release(&self, id: &ContainerId) {
-        if let Some(shim) = self.shared.table().by_container.get(id) {
+        if let Some(shim) = self.shared.table().by_container.get(id)
+            && shim.exited.load(Ordering::SeqCst)
+        {
             // A shim that is gone, or so far behind that its queue is full, leaves by itself
             // when this connection ends.
             let _ = shim.send(Request::Release, Vec::new(), Instant::now());
@@ -285,7 +306,7 @@ impl Shims {
         limit: Duration,
     ) -> Result<Reply, Failure> {
         let shim = self.shared.table().by_container.get(id).cloned();
-        let shim = shim.ok_or_else(|| Failure::own("the container's shim is gone"))?;
+        let shim = shim.ok_or_else(|| Failure::own("the container's shim cannot be reached"))?;
         let failed = |e: io::Error| Failure::own(format!("the container's shim: {e}"));
         let deadline = Instant::now() + limit;
         let (seq, packet) = shim.packet(request, fds).map_err(failed)?;

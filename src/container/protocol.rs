@@ -114,6 +114,9 @@ pub struct Start {
     pub runtime_dir: PathBuf,
     /// Where an [`Exit`] is written, as JSON, before anyone is told of it.
     pub exit_file: PathBuf,
+    /// Where the shim writes its own identity before it starts anything; in the data root, as the
+    /// exec root may be deleted.
+    pub identity_file: PathBuf,
 }
 
 /// A json-file log.

@@ -21,6 +21,7 @@ use crate::container::protocol::{Attach, Exit, Started};
 use crate::container::record::{Record, RecordError};
 use crate::engine::error::{Error, Kind, Result};
 use crate::types::id::ContainerId;
+use crate::userns::keeper::ShimIdentity;
 
 /// One container.
 pub struct Container {
@@ -423,6 +424,11 @@ impl Paths<'_> {
     /// How the last run ended, as the shim wrote it.
     pub fn exit(&self) -> PathBuf {
         self.0.join("exit.json")
+    }
+
+    /// Which process the last run's shim is, as it wrote it.
+    pub fn shim(&self) -> PathBuf {
+        self.0.join(ShimIdentity::FILE)
     }
 }
 

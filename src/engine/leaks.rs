@@ -7,13 +7,19 @@
 //! | kind | leaked is |
 //! |---|---|
 //! | mount | anything mounted below the data root or the exec root, or an overlay of its layers, in the namespace of the caller or of the keeper: root filesystems are attached in containers only |
-//! | process | a second keeper; a keeper whose exec root is gone; a shim without a record; anything in the keeper's user namespace, or in one nested in it, that descends from none of daemon, keeper and shim |
+//! | process | a second keeper; another engine's keeper whose exec root is gone; a shim without a record; anything in the keeper's user namespace, or in one nested in it, that descends from neither the daemon nor a shim |
 //! | namespace | a namespace that a mount below either root pins |
 //! | directory | a runtime directory of a container without a record |
 //! | object | a container's directory without a record; what lies in `tmp` or `trash` |
 //!
 //! Objects in `tmp` and `trash` are a daemon's work in hand while one runs: then only those count
 //! that nothing has touched for [`AT_WORK`].
+//!
+//! The exec root may have been deleted: the keeper is then the one that the data root's copy of
+//! `keeper.json` names, and a shim tells its container by the name of its socket in /proc/net/unix,
+//! which outlives the file. A shim that is about to leave, and only has to let go of its root
+//! filesystem, does not listen any more and is no leak. What begins or ends while it is looked at
+//! may seem left behind, so only what is found a second time counts.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,13 +30,20 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::protocol::SOCKET;
 use crate::container::record::RECORD_FILE;
 use crate::sys::lock;
 use crate::sys::nsfs;
 use crate::userns::keeper::{Identity, TITLE};
 
+/// How long after the first look the second is taken.
+const SECOND_LOOK: Duration = Duration::from_millis(200);
+
 /// How long a running daemon may take for one object.
 const AT_WORK: Duration = Duration::from_secs(60);
+
+/// Flags of a listening socket in /proc/net/unix (`__SO_ACCEPTCON`).
+const LISTENING: &str = "00010000";
 
 /// Name that a shim gives itself.
 const SHIM: &str = "moss-shim";
@@ -77,7 +90,13 @@ impl fmt::Display for Leak {
 
 /// Looks for what the engine with these roots has left behind.
 pub fn find(data_root: &Path, exec_root: &Path) -> Vec<Leak> {
-    Snapshot::take(data_root, exec_root).leaks()
+    let mut found = Snapshot::take(data_root, exec_root).leaks();
+    if !found.is_empty() {
+        std::thread::sleep(SECOND_LOOK);
+        let again = Snapshot::take(data_root, exec_root).leaks();
+        found.retain(|leak| again.contains(leak));
+    }
+    found
 }
 
 /// What there is.
@@ -128,7 +147,7 @@ impl Snapshot {
     fn take(data_root: &Path, exec_root: &Path) -> Self {
         let identity = Identity::read(exec_root)
             .or_else(|| Identity::read(data_root).filter(|it| it.exec_root == exec_root));
-        let listening = listening_shims(exec_root);
+        let listening = listening_shims();
         let processes: Vec<_> = entries(Path::new("/proc"))
             .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
             .filter_map(|pid| process(pid, &listening))
@@ -235,26 +254,26 @@ impl Snapshot {
                 why,
             };
             if let Some(root) = process.keepers_exec_root() {
-                if self.gone.contains(&root) {
-                    leaks.push(leak(format!("its exec root {} is gone", root.display())));
-                } else if root == self.exec_root {
+                if root == self.exec_root {
                     match self.keeper {
                         // Just forked, it has not yet taken its own name.
                         Some((pid, _)) if pid == process.parent => drop(owners.insert(process.pid)),
-                        Some((pid, _)) if pid == process.pid => drop(owners.insert(process.pid)),
+                        Some((pid, _)) if pid == process.pid => {}
                         _ => leaks.push(leak("not the keeper that keeper.json names".into())),
                     }
+                } else if self.gone.contains(&root) {
+                    leaks.push(leak(format!("its exec root {} is gone", root.display())));
                 }
                 continue;
             }
             let inside = namespaces.contains(&process.user_namespace);
             if inside && process.name == SHIM {
-                match &process.container {
-                    Some(id) if self.containers.get(id) != Some(&true) => {
-                        leaks.push(leak(format!("its container {id} has no record")));
-                    }
-                    // One that is not listening yet has only just been forked.
-                    _ => drop(owners.insert(process.pid)),
+                owners.insert(process.pid);
+                // One that does not listen was only just forked, or is about to leave.
+                if let Some(id) = &process.container
+                    && self.containers.get(id) != Some(&true)
+                {
+                    leaks.push(leak(format!("its container {id} has no record")));
                 }
             } else if inside && Some(process.pid) == self.daemon {
                 owners.insert(process.pid);
@@ -284,7 +303,7 @@ impl Snapshot {
                 leaks.push(Leak {
                     kind: Kind::Process,
                     what: process.to_string(),
-                    why: "no daemon, keeper or shim has it".into(),
+                    why: "neither the daemon nor a shim has it".into(),
                 });
             }
         }
@@ -411,22 +430,26 @@ fn socket_inode(link: &Path) -> Option<u64> {
         .ok()
 }
 
-/// Inodes of the sockets that listen as `<exec-root>/c/ID/shim.sock`, and the ids.
-fn listening_shims(exec_root: &Path) -> HashMap<u64, String> {
-    let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let shims = text.lines().filter_map(|line| {
-        // Num RefCount Protocol Flags Type St Inode Path
-        let mut fields = line.split_ascii_whitespace();
-        let inode = fields.nth(6)?.parse().ok()?;
-        let below = Path::new(fields.next()?)
-            .strip_prefix(exec_root.join("c"))
-            .ok()?;
-        Some((
-            inode,
-            below.components().next()?.as_os_str().to_str()?.to_owned(),
-        ))
-    });
-    shims.collect()
+/// Inodes of the sockets that are bound as `…/ID/shim.sock`, and the ids. The path is the one that
+/// was given to bind(2), and stays when the file is deleted; of whose exec root it is shows by the
+/// process that has the socket.
+fn listening_shims() -> HashMap<u64, String> {
+    // Names of sockets may be any bytes.
+    let text = std::fs::read("/proc/net/unix").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().filter_map(listening_shim).collect()
+}
+
+/// One line: Num RefCount Protocol Flags Type St Inode Path
+fn listening_shim(line: &str) -> Option<(u64, String)> {
+    let mut fields = line.split_ascii_whitespace();
+    // A connection that it has accepted has its name too.
+    let listens = fields.nth(3)? == LISTENING;
+    let inode = fields.nth(2)?.parse().ok()?;
+    let path = Path::new(fields.next()?);
+    let id = path.parent()?.file_name()?.to_str()?;
+    let named = path.file_name()?.to_str()?.starts_with(SOCKET);
+    (listens && named).then(|| (inode, id.to_owned()))
 }
 
 /// The mounts that a process sees.
@@ -541,9 +564,43 @@ mod tests {
         assert_eq!(
             lines(&snapshot),
             [
-                "process    31 (sh): no daemon, keeper or shim has it",
-                "process    32 (sleep 9): no daemon, keeper or shim has it",
+                "process    31 (sh): neither the daemon nor a shim has it",
+                "process    32 (sleep 9): neither the daemon nor a shim has it",
             ]
+        );
+        // The keeper inherits it, and should have killed it.
+        snapshot.processes[4].parent = 20;
+        assert_eq!(lines(&snapshot).len(), 2);
+    }
+
+    #[test]
+    fn a_deleted_exec_root_is_no_leak_of_its_own_engine() {
+        let mut snapshot = clean();
+        snapshot.gone.insert("/run/x".into());
+        snapshot.runtime.clear();
+        assert_eq!(lines(&snapshot), [""; 0]);
+        snapshot.containers.clear();
+        assert_eq!(
+            lines(&snapshot),
+            ["process    30 (moss-shim): its container abc has no record"]
+        );
+    }
+
+    #[test]
+    fn shims_are_known_by_what_they_listen_on() {
+        let socket = |flags: &str, path: &str| {
+            listening_shim(&format!("00: 00000002 00000000 {flags} 0005 01 77 {path}"))
+        };
+        let found = Some((77, "abc".to_owned()));
+        assert_eq!(socket("00010000", "/proc/self/fd/9/abc/shim.sock"), found);
+        assert_eq!(socket("00010000", "/run/x/c/abc/shim.sock"), found);
+        assert_eq!(socket("00000000", "/proc/self/fd/9/abc/shim.sock"), None);
+        assert_eq!(socket("00010000", "/proc/self/fd/9/keeper.sock"), None);
+        assert_eq!(socket("00010000", "@/abc"), None);
+        assert_eq!(socket("00010000", ""), None);
+        assert_eq!(
+            listening_shim("Num       RefCount Protocol Flags    Type St Inode Path"),
+            None
         );
     }
 

@@ -2,16 +2,25 @@
 //!
 //! Containers do not notice that their daemon died. Each record that says "running" is held
 //! against its shim: one that answers is adopted, with whatever it has to tell; one that left has
-//! written the exit; one that did neither was killed (137), or the host was restarted (255). One
-//! that speaks another version of the protocol runs on: its container stays "running" and out of
-//! reach until a daemon of its version comes back, or the next start finds its exit.
+//! written the exit; one that did neither was killed (137), or the host was restarted (255).
+//!
+//! The exec root may have been deleted under running containers (logind does that at logout). A shim
+//! that has no socket any more, but lives according to what it wrote of itself in the data root,
+//! is told to make it anew. One that lives and is still not to be spoken with (it hangs, it speaks
+//! another version of the protocol) runs on: its container stays "running" and out of reach until
+//! the shim ends or another daemon has more luck.
 //!
 //! A daemon may die between a start and its record, too. So a record that does not say "running"
-//! is held against what a shim leaves outside it: its socket, and the exit of a later run than the
-//! record knows.
+//! is held against what a shim leaves outside it: its socket, its identity, and the exit of a later
+//! run than the record knows.
 
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::api::exec::ExecConfig;
 use crate::container::protocol::{Exit, SOCKET, ShimState, Started};
@@ -19,8 +28,26 @@ use crate::container::record::{Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Exec, Paths};
 use crate::engine::error::Error;
+use crate::sys::pidfd;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
+use crate::userns::keeper::ShimIdentity;
+
+/// How long all shims that have lost their sockets may take together to make them anew.
+const REVIVAL: Duration = Duration::from_secs(10);
+
+/// How often one of them is told so.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What became of a container's shim.
+enum Shim {
+    /// It is connected, and this is what it knows.
+    Connected(ShimState),
+    /// It lives, but is not to be spoken with.
+    Unreachable(io::Error, Option<OwnedFd>),
+    /// It has ended, or is about to and has written the exit.
+    Gone,
+}
 
 impl Engine {
     /// Reads all records and joins what runs. Half-made containers go to the trash.
@@ -30,7 +57,7 @@ impl Engine {
     pub(super) fn restore(&self) -> std::io::Result<()> {
         let root = self.settings.data_root.join("containers");
         std::fs::create_dir_all(&root)?;
-        let mut running = Vec::new();
+        let mut containers = Vec::new();
         for entry in std::fs::read_dir(&root)? {
             let entry = entry?;
             let directory = entry.path();
@@ -64,7 +91,15 @@ impl Engine {
             }
             let container = Container::new(record, directory);
             self.containers.insert(container.clone());
-            if container.data().record.state.is_running() || self.ran_unrecorded(&container) {
+            self.wake(&container);
+            containers.push(container);
+        }
+        let deadline = Instant::now() + REVIVAL;
+        let mut running = Vec::new();
+        for container in containers {
+            if container.data().record.state.is_running()
+                || self.ran_unrecorded(&container, deadline)
+            {
                 running.push(container);
             } else if container.data().record.host_config.auto_remove
                 && matches!(container.data().record.state, State::Exited { .. })
@@ -74,7 +109,7 @@ impl Engine {
             }
         }
         for container in running {
-            self.adopt(&container);
+            self.adopt(&container, deadline);
         }
         self.sweep_runtime()
     }
@@ -100,25 +135,34 @@ impl Engine {
     }
 
     /// Whether the container was started without its record saying so; afterwards it does.
-    fn ran_unrecorded(&self, container: &Container) -> bool {
+    fn ran_unrecorded(&self, container: &Container, deadline: Instant) -> bool {
         let directory = self.runtime_directory(&container.id);
         let known = container.data().record.finished.map(|exit| exit.at);
-        let shim = match directory.join(SOCKET).exists() {
-            true => self.shims.adopt(container.id, &directory).ok(),
-            false => None,
+        let left = directory.join(SOCKET).exists() || Paths(&container.directory).shim().exists();
+        let shim = match left {
+            true => self.reach(container, deadline),
+            false => Shim::Gone,
         };
         let started = match shim {
-            Some(ShimState {
+            Shim::Connected(ShimState {
                 running: Some(started),
                 exit,
                 ..
             }) if exit.is_none_or(|exit| Some(exit.at) != known) => started,
-            Some(_) => {
+            Shim::Connected(_) => {
                 // The shim of the run that is recorded, about to leave.
                 self.shims.release(&container.id);
                 return false;
             }
-            None => match written_exit(container) {
+            // Whether anything runs is not known; a start of the container is refused.
+            Shim::Unreachable(error, _) => {
+                tracing::error!(
+                    id = container.id.short(),
+                    "the container has a shim that cannot be reached: {error}"
+                );
+                return false;
+            }
+            Shim::Gone => match written_exit(container) {
                 Some(exit) if Some(exit.at) != known => Started {
                     pid: 0,
                     start_time: 0,
@@ -139,10 +183,56 @@ impl Engine {
         true
     }
 
-    fn adopt(&self, container: &Arc<Container>) {
+    /// Has a container's shim make its socket anew where it lives and that is gone.
+    fn wake(&self, container: &Container) {
+        if !self.runtime_directory(&container.id).join(SOCKET).exists()
+            && let Some((_, process)) = ShimIdentity::living(&container.directory)
+        {
+            // One that has ended meanwhile has nothing to tell any more.
+            let _ = pidfd::kill(&process, Signal::USR1);
+        }
+    }
+
+    /// Connects to a container's shim, which may just have been woken.
+    fn reach(&self, container: &Container, deadline: Instant) -> Shim {
         let directory = self.runtime_directory(&container.id);
-        match self.shims.adopt(container.id, &directory) {
-            Ok(ShimState {
+        let mut error = match self.shims.adopt(container.id, &directory) {
+            Ok(state) => return Shim::Connected(state),
+            Err(error) => error,
+        };
+        let living = ShimIdentity::living(&container.directory).map(|(_, process)| process);
+        let Some(process) = living else {
+            return match error.kind() {
+                ErrorKind::Unsupported => Shim::Unreachable(error, None),
+                _ => Shim::Gone,
+            };
+        };
+        // It no longer listens because it is leaving.
+        if written_exit(container).is_some() {
+            return Shim::Gone;
+        }
+        let mut told = Instant::now();
+        while !is_final(&error) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            // It may have failed to make its socket.
+            if told.elapsed() > AGAIN {
+                told = Instant::now();
+                self.wake(container);
+            }
+            // Before the attempt: what a shim did last is done once it has ended.
+            let alive = pidfd::is_alive(&process).unwrap_or(true);
+            error = match self.shims.adopt(container.id, &directory) {
+                Ok(state) => return Shim::Connected(state),
+                Err(_) if !alive => return Shim::Gone,
+                Err(error) => error,
+            };
+        }
+        Shim::Unreachable(error, Some(process))
+    }
+
+    fn adopt(&self, container: &Arc<Container>, deadline: Instant) {
+        match self.reach(container, deadline) {
+            Shim::Connected(ShimState {
                 running: Some(_),
                 exit: None,
                 execs,
@@ -162,29 +252,49 @@ impl Engine {
                     );
                 }
             }
-            Ok(ShimState {
+            Shim::Connected(ShimState {
                 exit: Some(exit), ..
             }) => self.finish(container, exit, String::new()),
-            // It runs, and nobody but a moss of its version can do anything about that.
-            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => tracing::error!(
-                id = container.id.short(),
-                "the container runs and is left alone: {error}"
-            ),
-            _ => self.finish_unseen(container),
+            Shim::Unreachable(error, process) => {
+                tracing::error!(
+                    id = container.id.short(),
+                    "the container runs and is left alone: {error}"
+                );
+                let watched = process.map(|process| self.shims.await_end(container.id, process));
+                if let Some(Err(error)) = watched {
+                    tracing::error!(
+                        id = container.id.short(),
+                        "the container's end will not be noticed: {error}"
+                    );
+                }
+            }
+            // A connected one runs nothing and never did.
+            Shim::Connected(_) | Shim::Gone => {
+                let (exit, error) = self.unseen_end(container);
+                self.finish(container, exit, error);
+            }
         }
     }
 
-    /// The exit of a container whose shim is gone.
-    fn finish_unseen(&self, container: &Arc<Container>) {
+    /// How a container ended whose shim is gone, and what went wrong.
+    pub(super) fn unseen_end(&self, container: &Container) -> (Exit, String) {
         let written = written_exit(container);
         let rebooted = container.data().record.boot_id != self.facts.boot_id;
-        let (exit, error) = match written {
+        match written {
             Some(exit) => (exit, String::new()),
             None if rebooted => (lost(255), "the host was restarted".to_owned()),
             None => (lost(137), "the container's shim was killed".to_owned()),
-        };
-        self.finish(container, exit, error);
+        }
     }
+}
+
+/// Whether it is of no use to ask a shim again: it says that it speaks another version, or nothing
+/// at all.
+fn is_final(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Unsupported | ErrorKind::TimedOut | ErrorKind::WouldBlock
+    )
 }
 
 /// How the last run ended, as its shim wrote it.

@@ -23,7 +23,7 @@ use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
-use crate::types::timestamp::Timestamp;
+use crate::userns::keeper::ShimIdentity;
 use crate::userns::stage::{Origin, errno_text};
 
 /// How long a start waits for clients that were told that they are attached. They take
@@ -176,6 +176,15 @@ impl Engine {
 
     fn prepare(&self, container: &Container, record: &Record) -> Result<Start> {
         let paths = Paths(&container.directory);
+        // A run that this daemon does not know of, by a shim that it could not reach.
+        if !paths.exit().exists()
+            && let Some((pid, _)) = ShimIdentity::living(&container.directory)
+        {
+            return Err(Error::new(
+                Kind::System,
+                format!("the container's shim (pid {pid}) runs, and cannot be reached"),
+            ));
+        }
         let joined = self.joined(record)?;
         for point in record
             .mounts
@@ -212,12 +221,14 @@ impl Engine {
             ];
             self.volume_event("mount", point, &record.id, more);
         }
-        // A leftover of the last run would be taken for this run's exit.
-        match std::fs::remove_file(paths.exit()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("cannot remove the last exit status", &error));
+        // Leftovers of the last run would be taken for this run's exit and shim.
+        for leftover in [paths.exit(), paths.shim()] {
+            match std::fs::remove_file(leftover) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("cannot remove the last exit status", &error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         if record.host_config.auto_remove {
             reopen(&paths.work())?;
@@ -241,6 +252,7 @@ impl Engine {
             }),
             runtime_dir: self.runtime_directory(&record.id),
             exit_file: paths.exit(),
+            identity_file: paths.shim(),
         })
     }
 
@@ -270,16 +282,8 @@ impl Engine {
         match message {
             Message::Exited(exit) => self.on_exit(&container, exit, String::new()),
             Message::Lost => {
-                let exit = Exit {
-                    code: 137,
-                    oom_killed: false,
-                    at: Timestamp::now().nanos(),
-                };
-                self.on_exit(
-                    &container,
-                    exit,
-                    "the container's shim was killed".to_owned(),
-                );
+                let (exit, error) = self.unseen_end(&container);
+                self.on_exit(&container, exit, error);
             }
             Message::ExecExited { id: exec, code } => self.on_exec_exit(&container, &exec, code),
             Message::Detached { exec: None } => {

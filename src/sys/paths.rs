@@ -64,17 +64,16 @@ pub fn runtime_dir(uid: u32) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes `path`, mode 0700, or checks that it is a directory that only this user can enter.
+/// Makes `path`, mode 0700, or checks that it is a directory that only this user can enter. Others
+/// may be making it at the same time. What is missing above it gets the same mode, as the XDG
+/// base directory specification asks for.
 ///
 /// # Errors
 /// `PermissionDenied`, with the path in the message, where it is someone else's or open to others.
 pub fn private_dir(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Parents are ordinary directories (`~/.local`), made as `mkdir -p` makes them.
-            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            DirBuilder::new().mode(0o700).create(path)?;
-        }
+    let mut builder = DirBuilder::new();
+    match builder.recursive(true).mode(0o700).create(path) {
+        // Told of below, if it is no directory.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }
@@ -144,8 +143,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
         private_dir(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
         private_dir(&path).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let path = root.path().join(format!("c/{}", number / 4));
+                scope.spawn(move || private_dir(&path).unwrap());
+            }
+        });
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(
             private_dir(&path)

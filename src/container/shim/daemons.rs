@@ -83,6 +83,11 @@ impl Daemons {
         Ok(())
     }
 
+    /// Lets no more daemons connect.
+    pub(crate) fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+
     /// Takes one new connection; one of another user is dropped.
     pub(crate) fn accept(&mut self, epoll: &Epoll) {
         let Some((listener, _)) = &self.listener else {
@@ -164,16 +169,18 @@ impl Daemon {
 }
 
 /// Calls `f` with a path of `shim.sock` in `dir` that fits a socket address, however long the
-/// directory's own is: by way of a descriptor of the directory.
+/// directory's own is: by way of a descriptor of the directory's parent. The directory's own name,
+/// the container's id, stays in it: it is what /proc/net/unix shows of the socket.
 pub(crate) fn with_short_path<T>(
     dir: &Path,
     f: impl FnOnce(&Path) -> io::Result<T>,
 ) -> io::Result<T> {
     use std::os::fd::AsRawFd;
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat(CWD, dir, flags, Mode::empty())?;
-    f(&PathBuf::from(format!(
-        "/proc/self/fd/{}/{SOCKET}",
-        dir.as_raw_fd()
-    )))
+    let parent = openat(CWD, parent, flags, Mode::empty())?;
+    let through = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
+    f(&through.join(name).join(SOCKET))
 }

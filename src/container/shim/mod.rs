@@ -15,11 +15,12 @@
 //!                      first process, exec sessions
 //! ```
 //!
-//! **A life.** Wait for `Start` on `conn`; mount; start the process; send its pidfd over the leash;
-//! answer; listen on `shim.sock`; serve. When the first process has ended and its output has been
+//! **A life.** Wait for `Start` on `conn`; write down which process this is; listen on `shim.sock`;
+//! mount; start the process; send its pidfd over the leash; answer; serve. When the first process has ended and its output has been
 //! read: complete the log, write the exit file, tell the daemons, let the clients go, in this
 //! order, so that whoever hears of the end finds everything in place. Then leave, once a daemon
-//! says `Release` or when none is connected, and every client has what it is owed.
+//! says `Release` or when none is connected, and every client has what it is owed. From `Release` on
+//! nobody can connect any more.
 //! The root's mount is dropped last of all, because closing the last reference to an overlay syncs the
 //! filesystem beneath it.
 //!

@@ -26,6 +26,7 @@ use crate::container::protocol::{
 };
 use crate::sys::{heap, signal, text};
 use crate::types::timestamp::Timestamp;
+use crate::userns::keeper::ShimIdentity;
 use crate::userns::plan::{Namespace, Process, ProcessIdentity};
 
 /// Number of the first process's task.
@@ -136,6 +137,7 @@ impl<S: Starter> Shim<S> {
             }
             self.settle();
         }
+        self.daemons.stop_listening();
         self.starter.release();
         Ok(())
     }
@@ -145,9 +147,7 @@ impl<S: Starter> Shim<S> {
             Some(container) => container.exit.is_none(),
             None => false,
         };
-        !needed
-            && self.tasks.is_empty()
-            && (self.daemons.is_empty() || (self.released && self.container.is_some()))
+        !needed && self.tasks.is_empty() && (self.daemons.is_empty() || self.released)
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -202,7 +202,7 @@ impl<S: Starter> Shim<S> {
 
     fn signalled(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {
-            if let Some(container) = &self.container {
+            if let Some(container) = self.container.as_ref().filter(|_| !self.released) {
                 // Nobody to tell: the daemon that sent the signal sees that there is no socket.
                 let _ = self.daemons.listen(&self.epoll, &container.runtime_dir);
             }
@@ -238,6 +238,8 @@ impl<S: Starter> Shim<S> {
             Request::ExecSeen { id } => return self.exec_seen(&id),
             Request::Release => {
                 self.released = true;
+                // Whoever finds it listening may take it for one that is needed.
+                self.daemons.stop_listening();
                 return;
             }
         };
@@ -271,6 +273,16 @@ impl<S: Starter> Shim<S> {
         if self.container.is_some() {
             return Err(Failure::own("the container has been started already"));
         }
+        let identity = start.identity_file.clone();
+        ShimIdentity::write_own(&identity)
+            .map_err(|e| Failure::own(format!("failed to write {}: {e}", identity.display())))?;
+        self.launch(start).inspect_err(|_| {
+            // Left behind, it would hold off another start until this process has ended.
+            let _ = std::fs::remove_file(&identity);
+        })
+    }
+
+    fn launch(&mut self, start: Start) -> Result<Reply, Failure> {
         let log = match &start.log {
             Some(log) => Some(Writer::open(&log.path, &log.attrs).map_err(|e| {
                 Failure::own(format!("failed to open log {}: {e}", log.path.display()))

@@ -195,6 +195,7 @@ impl Fixture {
             }),
             runtime_dir: root.join("run"),
             exit_file: root.join("exit.json"),
+            identity_file: root.join("shim.json"),
         }
     }
 

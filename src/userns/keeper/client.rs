@@ -25,8 +25,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How long a keeper may take to start. Directory services that newuidmap asks can be slow.
 const STARTED: Duration = Duration::from_secs(60);
 
-/// How long a living keeper may take to make its socket anew.
-const REVIVED: Duration = Duration::from_secs(2);
+/// How often one that lives without a socket is told to make it anew.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a keeper is found or started with.
 #[derive(Debug, Clone)]
@@ -86,9 +86,13 @@ impl Keeper {
         })
     }
 
-    /// Connects to the keeper of this exec root if there is one; changes nothing.
+    /// Connects to the keeper of this exec root if there is one. One whose socket is gone makes it
+    /// anew; nothing else changes.
     pub fn connect(start: &Start) -> Result<Option<Self>, KeeperError> {
-        let link = Link::open(start)?;
+        let link = match Link::open(start)? {
+            Some(link) => Some(link),
+            None => Link::revive(start, Link::last(start).as_ref())?,
+        };
         Ok(link.map(|link| Self {
             start: start.clone(),
             link: Mutex::new(link),
@@ -228,15 +232,9 @@ impl Link {
         if let Some(link) = Self::open(start)? {
             return Ok(link);
         }
-        let places = [Some(&start.exec_root), start.data_root.as_ref()];
-        let identity = places.into_iter().flatten().find_map(|place| {
-            Identity::read(place).filter(|identity| identity.exec_root == start.exec_root)
-        });
-        if let Some(identity) = &identity
-            && let Some(process) = identity.process()
-        {
-            // Its socket was deleted under it.
-            return Self::revive(start, identity.pid, &process);
+        let identity = Self::last(start);
+        if let Some(link) = Self::revive(start, identity.as_ref())? {
+            return Ok(link);
         }
         start_process(start, identity.as_ref(), known)?;
         Self::open(start)?.ok_or_else(|| {
@@ -244,17 +242,36 @@ impl Link {
         })
     }
 
-    /// Has a keeper without a socket make it anew.
-    fn revive(start: &Start, pid: i32, process: &OwnedFd) -> Result<Self, KeeperError> {
-        pidfd::kill(process, rustix::process::Signal::HUP).map_err(KeeperError::Talk)?;
-        let deadline = Instant::now() + REVIVED;
-        while Instant::now() < deadline {
-            if let Some(link) = Self::open(start)? {
-                return Ok(link);
+    /// What the last keeper of this exec root wrote of itself.
+    fn last(start: &Start) -> Option<Identity> {
+        let places = [Some(&start.exec_root), start.data_root.as_ref()];
+        places.into_iter().flatten().find_map(|place| {
+            Identity::read(place).filter(|identity| identity.exec_root == start.exec_root)
+        })
+    }
+
+    /// Has a living keeper whose socket was deleted make it anew; `None` where it does not live.
+    fn revive(start: &Start, last: Option<&Identity>) -> Result<Option<Self>, KeeperError> {
+        let Some((pid, process)) = last.and_then(|last| Some((last.pid, last.process()?))) else {
+            return Ok(None);
+        };
+        let begun = Instant::now();
+        let mut told = 0;
+        while pidfd::is_alive(&process).map_err(KeeperError::Talk)? {
+            // Again and again, as it may have failed. One that is leaving does nothing about it.
+            if begun.elapsed() >= AGAIN * told {
+                told += 1;
+                let _ = pidfd::kill(&process, rustix::process::Signal::HUP);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(2));
+            if let Some(link) = Self::open(start)? {
+                return Ok(Some(link));
+            }
+            if begun.elapsed() > ANSWER {
+                return Err(KeeperError::Silent(pid));
+            }
         }
-        Err(KeeperError::Silent(pid))
+        Ok(None)
     }
 
     /// Connects; `None` where no keeper listens, or the one that did is just leaving.
@@ -393,7 +410,9 @@ fn start_process(
     let mut stdin = Stdio::null();
     let namespaces = if namespace == Some(own) {
         Namespaces::Inside(maps)
-    } else if let Some(shim) = identity::any_shim(&start.exec_root, namespace) {
+    } else if let Some(shim) =
+        identity::any_shim(&start.exec_root, start.data_root.as_deref(), namespace)
+    {
         stdin = shim.into();
         Namespaces::Join(maps)
     } else {

@@ -3,7 +3,9 @@
 //! `keeper.json`, in the exec root and (since logind deletes the runtime directory with the last
 //! session, while containers run on) in the data root, says which process is the keeper and
 //! which namespace is its. Shims are found by their sockets `<exec-root>/c/ID/shim.sock`: whoever
-//! listens there, of the same user and in the keeper's user namespace, is inside.
+//! listens there, of the same user and in the keeper's user namespace, is inside. Where the exec
+//! root was deleted they are found by what each has written of itself into its container's
+//! directory, `<data-root>/containers/ID/shim.json`.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::idmap::IdMap;
 use super::protocol::Build;
+use crate::sys::atomic::{self, Durability};
 use crate::sys::{fdpass, pidfd};
 
 /// Name of the file.
@@ -80,30 +83,112 @@ impl Identity {
     }
 }
 
+/// Which process is a container's shim. Means nothing after the boot that it names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimIdentity {
+    /// The process.
+    pub pid: i32,
+    /// Field 22 of its /proc/PID/stat.
+    pub start_time: u64,
+    /// The boot during which these numbers hold.
+    pub boot_id: String,
+}
+
+impl ShimIdentity {
+    /// Name of its file in a container's directory.
+    pub const FILE: &str = "shim.json";
+
+    /// Writes this process's identity to `path`, in one step. Not synced: it ends with the boot.
+    pub fn write_own(path: &Path) -> io::Result<()> {
+        let pid = std::process::id().cast_signed();
+        let own = Self {
+            pid,
+            start_time: pidfd::start_time(pid)?,
+            boot_id: pidfd::boot_id()?,
+        };
+        atomic::write(path, &serde_json::to_vec(&own)?, Durability::Lazy)
+    }
+
+    /// The shim that wrote its identity into a container's directory, if it still lives.
+    pub fn living(directory: &Path) -> Option<(i32, OwnedFd)> {
+        let text = std::fs::read(directory.join(Self::FILE)).ok()?;
+        let identity: Self = serde_json::from_slice(&text).ok()?;
+        if pidfd::boot_id().ok()? != identity.boot_id {
+            return None;
+        }
+        let process = pidfd::open_identity(identity.pid, identity.start_time).ok()?;
+        Some((identity.pid, process))
+    }
+
+    /// All shims of a data root that live.
+    pub fn all_living(data_root: &Path) -> impl Iterator<Item = (i32, OwnedFd)> + use<> {
+        let directories = std::fs::read_dir(data_root.join("containers")).ok();
+        let directories = directories.into_iter().flatten().flatten();
+        directories.filter_map(|directory| Self::living(&directory.path()))
+    }
+}
+
 /// Inode of the user namespace of a process (`self`, or a pid).
 pub(super) fn user_namespace(process: &str) -> io::Result<u64> {
     Ok(std::fs::metadata(format!("/proc/{process}/ns/user"))?.ino())
 }
 
-/// A shim of this exec root that runs in the user namespace `namespace` (any but the caller's,
-/// where that is not known).
-pub(super) fn any_shim(exec_root: &Path, namespace: Option<u64>) -> Option<OwnedFd> {
+/// A shim of these roots that runs in the user namespace `namespace` (any but the caller's, where
+/// that is not known).
+pub(super) fn any_shim(
+    exec_root: &Path,
+    data_root: Option<&Path>,
+    namespace: Option<u64>,
+) -> Option<OwnedFd> {
     let me = rustix::process::geteuid().as_raw();
     let own = user_namespace("self").ok()?;
-    let directories = std::fs::read_dir(exec_root.join("c")).ok()?;
-    directories.flatten().find_map(|directory| {
+    let directories = std::fs::read_dir(exec_root.join("c")).ok();
+    let listening = directories.into_iter().flatten().flatten();
+    let listening = listening.filter_map(|directory| {
         let socket = fdpass::connect(&directory.path().join("shim.sock")).ok()?;
         let peer = pidfd::peer(&socket).ok().filter(|peer| peer.uid == me)?;
-        let theirs = user_namespace(&peer.pid.to_string()).ok()?;
-        // The pid was looked up by number: only if the process still lives was it that one.
-        let inside = namespace.map_or(theirs != own, |namespace| namespace == theirs);
-        (inside && pidfd::is_alive(&peer.process).ok()?).then_some(peer.process)
-    })
+        Some((peer.pid, peer.process))
+    });
+    let written = data_root.map(ShimIdentity::all_living);
+    listening
+        .chain(written.into_iter().flatten())
+        .find_map(|(pid, process)| {
+            let theirs = user_namespace(&pid.to_string()).ok()?;
+            // The pid was looked up by number: only if the process still lives was it that one.
+            let inside = namespace.map_or(theirs != own, |namespace| namespace == theirs);
+            (inside && pidfd::is_alive(&process).ok()?).then_some(process)
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shim_is_found_by_what_it_wrote_of_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("containers/abc");
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join(ShimIdentity::FILE);
+        assert!(ShimIdentity::living(&directory).is_none());
+        ShimIdentity::write_own(&path).unwrap();
+        let me = std::process::id().cast_signed();
+        assert_eq!(ShimIdentity::living(&directory).unwrap().0, me);
+        let all: Vec<_> = ShimIdentity::all_living(root.path()).collect();
+        assert_eq!(all.len(), 1);
+        // A process of an earlier boot, or a later one with the same number.
+        let own: ShimIdentity = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut other = own.clone();
+        other.boot_id = "an earlier one".into();
+        std::fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
+        assert!(ShimIdentity::living(&directory).is_none());
+        other = own;
+        other.start_time += 1;
+        std::fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
+        assert!(ShimIdentity::living(&directory).is_none());
+        std::fs::write(&path, "{\"pid\": 1").unwrap();
+        assert!(ShimIdentity::living(&directory).is_none());
+    }
 
     #[test]
     fn an_identity_holds_for_its_boot_only() {

@@ -29,8 +29,12 @@
 //! **Leaving.** Without a connection and without a shim for the grace period (30 s) it goes.
 //!
 //! **Death.** A keeper that was killed is made anew inside the same namespaces, by joining those
-//! of the asking daemon, if it is inside, or of any shim (found by its socket). The orphaned shims
-//! are nobody's children then, and go on; their ends are seen on their sockets.
+//! of the asking daemon, if it is inside, or of any shim (found by its socket, or by what it wrote
+//! of itself). The orphaned shims are nobody's children then, and go on; their ends are seen on
+//! their sockets.
+//!
+//! **Deleted.** A keeper whose socket went with the exec root is found by its identity in the data
+//! root, and makes the socket anew at SIGHUP.
 //!
 //! **Memory.** What the keeper has touched is shared with every shim until either writes to it;
 //! it keeps little and allocates little after the start.
@@ -47,7 +51,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use client::{Keeper, Start};
-pub use identity::Identity;
+pub use identity::{Identity, ShimIdentity};
 pub use protocol::{Build, Status, VERSION};
 pub use server::{Shim, serve};
 pub use setup::setup;
