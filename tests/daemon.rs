@@ -339,6 +339,60 @@ fn what_a_killed_daemon_leaves_is_taken_over() {
 }
 
 #[test]
+fn a_deleted_runtime_directory_is_made_anew() {
+    let place = Place::new();
+    let Some(daemon) = place.start(&[]) else {
+        return;
+    };
+    let run = place.path("run");
+    // As logind does with the last session. The daemon notices by itself, also the second time.
+    for _ in 0..2 {
+        std::fs::remove_dir_all(&run).expect("a directory");
+        let before = Instant::now();
+        while !place.ping() {
+            assert!(before.elapsed() < PATIENCE, "the daemon does not serve");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(run.join("moss").exists());
+    }
+    assert_eq!(place.leaks(&[]), "");
+    // A verb that comes at once does not start a second daemon.
+    std::fs::remove_dir_all(&run).expect("a directory");
+    let told = place.verb(&["ps"]);
+    assert!(told.status.success(), "{told:?}");
+    assert!(place.ping());
+    // Moved away, and something else in its place: nothing can be made there.
+    let file = place.path("file");
+    std::fs::write(&file, "").expect("a file");
+    let cwd = rustix::fs::CWD;
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(cwd, &run, cwd, &file, exchange).expect("a rename");
+    let mut second = place.command(&[]);
+    let mut ps = Command::new(env!("CARGO_BIN_EXE_moss"));
+    for command in [&mut second, ps.arg("ps")] {
+        // What they make themselves is elsewhere; the daemon is found by its data root.
+        std::fs::create_dir_all(place.path("run2")).expect("a directory");
+        place.set(command);
+        command.env("XDG_RUNTIME_DIR", place.path("run2"));
+    }
+    let message = errors(&ps.output().expect("it runs"));
+    let expected = format!(
+        "the moss daemon (pid {}) runs, but its socket {} was deleted",
+        daemon.0.id(),
+        place.socket().display()
+    );
+    assert!(message.contains(&expected), "{message}");
+    let message = errors(&second.output().expect("it runs"));
+    assert!(message.contains("another moss daemon"), "{message}");
+    std::fs::remove_file(&run).expect("a file");
+    let told = ps.output().expect("it runs");
+    assert!(told.status.success(), "{told:?}");
+    assert!(place.ping());
+    assert!(daemon.end(Signal::SIGTERM).success());
+    assert!(!place.socket().exists());
+}
+
+#[test]
 fn sockets_may_be_passed_on() {
     let place = Place::new();
     let message = errors(&place.run(&["-H", "fd://"]));

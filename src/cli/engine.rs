@@ -9,6 +9,10 @@
 //! descriptor of ours, what it prints in a file under the exec root. It says on a pipe when it
 //! serves. Starters take turns by a lock, and look again when it is theirs.
 //!
+//! A daemon that lives, but whose socket is not where the lock says (the runtime directory was
+//! deleted), is sent SIGHUP, upon which it makes the socket anew. Whatever is waited for, the wait has
+//! an end, and is told of when it gets long.
+//!
 //! A [`Client`] keeps one connection for requests that are answered at once; what takes longer
 //! (waits, logs, hijacks) gets a connection of its own.
 
@@ -23,6 +27,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,11 +37,18 @@ use super::http::{Body, BodyReader, Connection, Head, Hijacked, Target};
 use crate::api::error::ErrorBody;
 use crate::api::version::ApiVersion;
 use crate::engine::config::{self, Config, Options};
-use crate::sys::lock;
+use crate::sys::lock::{self, Holder};
 use crate::sys::paths::{self, Paths};
+use crate::sys::pidfd;
 
 /// How long a daemon may take to serve once started: newuidmap may ask a slow directory service.
 const STARTING: Duration = Duration::from_secs(90);
+
+/// How long a daemon may take to make its socket anew.
+const SUMMONED: Duration = Duration::from_secs(10);
+
+/// How long a wait goes on in silence.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// How much of a failed daemon's log is shown, in bytes.
 const LOG_TAIL: u64 = 4096;
@@ -105,8 +117,89 @@ pub fn living(paths: &Paths) -> Result<Option<PathBuf>> {
         .find(|socket| Connection::open(socket).is_ok()))
 }
 
+/// A daemon of this host that has lost its socket, and where that was.
+fn without_socket(paths: &Paths) -> Option<(Holder, PathBuf)> {
+    let holder = lock::holder(&paths.data_root)?;
+    let socket = holder.socket.clone()?;
+    let lost = std::fs::symlink_metadata(&socket);
+    let lost = lost.is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
+    });
+    (lost && pidfd::boot_id().ok()? == holder.boot_id).then_some((holder, socket))
+}
+
+/// Has a living daemon that has lost its socket make it anew; the socket, unless the daemon ends.
+fn summon(paths: &Paths) -> Result<Option<PathBuf>> {
+    let Some((holder, lost)) = without_socket(paths) else {
+        return Ok(None);
+    };
+    let place = lost.display();
+    let opened = i32::try_from(holder.pid).map(pidfd::open);
+    let Ok(Ok(process)) = opened else {
+        return Ok(None);
+    };
+    // Between reading the lock and opening the process, the number may have come to mean another.
+    if without_socket(paths).as_ref().map(|(now, _)| now.pid) != Some(holder.pid) {
+        return living(paths);
+    }
+    pidfd::kill(&process, rustix::process::Signal::HUP)
+        .with_context(|| format!("cannot tell the moss daemon that {place} is gone"))?;
+    let mut wait = Wait::new(SUMMONED);
+    while lock::holder(&paths.data_root).is_some_and(|now| now.pid == holder.pid) {
+        if let Some(socket) = living(paths)? {
+            return Ok(Some(socket));
+        }
+        let what = format!(
+            "the moss daemon (pid {}) to make its socket {place} anew",
+            holder.pid
+        );
+        if !wait.go_on(&what) {
+            bail!(
+                "the moss daemon (pid {}) runs, but its socket {place} was deleted and it does not \
+                 make it anew: its log may say why; 'moss system stop' ends it (containers go on)",
+                holder.pid
+            );
+        }
+    }
+    Ok(None)
+}
+
+/// A wait that ends, and is told of on stderr when it gets long.
+struct Wait {
+    begun: Instant,
+    limit: Duration,
+    told: bool,
+}
+
+impl Wait {
+    fn new(limit: Duration) -> Wait {
+        Wait {
+            begun: Instant::now(),
+            limit,
+            told: false,
+        }
+    }
+
+    /// Waits a moment more for `what`; whether there is time left.
+    fn go_on(&mut self, what: &str) -> bool {
+        if self.begun.elapsed() > SILENCE && !self.told {
+            self.told = true;
+            eprintln!("moss: waiting for {what}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        self.begun.elapsed() < self.limit
+    }
+}
+
 /// Starts a daemon and waits until it serves; its socket.
 fn start(paths: &Paths, roots: &args::Roots) -> Result<PathBuf> {
+    // Not in turn: each that waits would add its own patience to that of the next.
+    if let Some(socket) = summon(paths)? {
+        return Ok(socket);
+    }
     paths::private_dir(&paths.exec_root).context("cannot use the runtime directory")?;
     let turn = paths.exec_root.join("start.lock");
     let turn = File::options()
@@ -116,21 +209,38 @@ fn start(paths: &Paths, roots: &args::Roots) -> Result<PathBuf> {
         .mode(0o600)
         .open(&turn)
         .with_context(|| format!("cannot open {}", turn.display()))?;
-    rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive)
-        .context("cannot wait for another start")?;
-    let deadline = Instant::now() + STARTING;
+    let mut wait = Wait::new(STARTING);
+    while let Err(error) = rustix::fs::flock(&turn, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(error).context("cannot wait for another start");
+        }
+        if !wait.go_on("another moss that starts the daemon") {
+            bail!("another moss has been starting the daemon for too long");
+        }
+    }
     loop {
         if let Some(socket) = living(paths)? {
             return Ok(socket);
         }
+        if let Some(socket) = summon(paths)? {
+            return Ok(socket);
+        }
         // Somebody holds the data root but does not serve yet, or no longer.
-        if lock::holder(&paths.data_root).is_none() {
+        let Some(holder) = lock::holder(&paths.data_root) else {
             break;
+        };
+        let what = format!(
+            "the moss daemon (pid {}) that has the data root {}, to serve or to end",
+            holder.pid,
+            paths.data_root.display()
+        );
+        if !wait.go_on(&what) {
+            bail!(
+                "the moss daemon (pid {}) that has the data root {} does not answer",
+                holder.pid,
+                paths.data_root.display()
+            );
         }
-        if Instant::now() > deadline {
-            bail!("the moss daemon that holds the data root does not answer");
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
     let log_path = paths.exec_root.join(LOG);
     let mut log = File::options()

@@ -10,7 +10,9 @@
 //!
 //! The keeper's namespaces can only be joined by a process with one thread, so everything before
 //! that is plain code, and the paths are known before, as afterwards the user's id is 0. SIGHUP
-//! reads daemon.json anew; what can change in a running daemon is how much it logs.
+//! reads daemon.json anew; what can change in a running daemon is how much it logs. It also has
+//! sockets looked after that were deleted (see [`presence`](super::presence)): `moss` verbs send it
+//! to a daemon whose socket is not where the lock says, so it is harmless from the start on.
 //!
 //! A daemon that was started on demand has a session of its own and none of its starter's
 //! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
@@ -26,6 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use rustix::fs::FileType;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,12 +47,14 @@ use crate::sys::heap;
 use crate::sys::lock::{Holder, Lock, LockError};
 use crate::sys::paths::{self, Paths};
 use crate::sys::pidfd;
+use crate::sys::signal::ignore;
 use crate::types::chain::chain;
 use crate::userns::idmap::{IdMap, Origin};
 use crate::userns::keeper::{Keeper, KeeperError, Start};
 
 use super::listen::{self, Host, ListenError, Socket};
 use super::notify::{self, Notify};
+use super::presence::Presence;
 use super::routes;
 use super::server::{self, Connections};
 
@@ -196,6 +201,8 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     if options.on_demand {
         detach()?;
     }
+    // Until it is handled.
+    ignore(Signal::SIGHUP).map_err(failed("ignore a signal"))?;
     umask(Mode::from_bits_truncate(0o022));
     for root in [&places.data_root, &places.exec_root] {
         let doing = format!("use the directory {}", root.display());
@@ -243,7 +250,13 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         options: options.clone(),
         config_file: places.config_file,
     };
-    let result = runtime.block_on(daemon.serve(notify));
+    let result = runtime.block_on(daemon.serve(notify, &places.exec_root, || {
+        // Whoever looks for it from now on is to wait for its end, not for its socket.
+        holder.socket = None;
+        if let Err(error) = lock.name(&holder) {
+            tracing::warn!("cannot write the lock on the data root: {error}");
+        }
+    }));
     // Threads that are busy for clients end with the process.
     runtime.shutdown_background();
     settle(&engine);
@@ -479,7 +492,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn serve(self, notify: &mut Notify) -> Result<(), DaemonError> {
+    /// Serves until it is asked to leave or has nothing to do; then `leaving` is called.
+    async fn serve(
+        mut self,
+        notify: &mut Notify,
+        exec_root: &Path,
+        leaving: impl FnOnce(),
+    ) -> Result<(), DaemonError> {
         let watching = failed("watch for signals");
         let signals = (
             signal(SignalKind::terminate()),
@@ -496,17 +515,20 @@ impl Daemon {
         let service = Arc::new(routes::service(Arc::clone(&self.engine)));
         // Inside the keeper's namespaces: the id that the user's other processes have there.
         let uid = rustix::process::geteuid().as_raw();
-        for socket in &self.sockets {
+        let serve = |socket: &Socket| {
             let listener = socket
                 .listener
                 .try_clone()
-                .and_then(tokio::net::UnixListener::from_std)
-                .map_err(failed("serve a socket"))?;
+                .and_then(tokio::net::UnixListener::from_std)?;
             let (service, connections) = (Arc::clone(&service), Arc::clone(&connections));
-            tokio::spawn(server::serve(listener, uid, service, connections));
+            let task = tokio::spawn(server::serve(listener, uid, service, connections));
             let path = path_of(socket).unwrap_or_default();
             tracing::info!("API listen on {}", path.display());
-        }
+            Ok(task.abort_handle())
+        };
+        let sockets = std::mem::take(&mut self.sockets);
+        let presence = Presence::new(sockets, exec_root, &serve);
+        let mut presence = presence.map_err(failed("serve a socket"))?;
         tokio::spawn(give_back(Arc::clone(&connections)));
         notify.ready();
         loop {
@@ -514,6 +536,7 @@ impl Daemon {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => self.reload(),
+                never = presence.keep() => match never {},
                 () = self.idle(&connections), if self.options.on_demand => {
                     tracing::info!("nothing to do: leaving");
                     break;
@@ -521,9 +544,8 @@ impl Daemon {
             }
         }
         notify::stopping();
-        for socket in &self.sockets {
-            socket.remove();
-        }
+        leaving();
+        presence.end();
         if self.options.on_demand {
             tokio::time::sleep(LAST_CALL).await;
         }

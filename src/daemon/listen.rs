@@ -5,28 +5,31 @@
 //! asked first: one that answers belongs to a living server and is left alone, one that refuses is
 //! stale and replaced; anything else at that path is not ours to remove. Paths longer than
 //! `sun_path` (107 bytes) go through their directory's descriptor. At the end a socket is removed
-//! if it is still the one that was made.
+//! if it is still the one that was made. One that was deleted meanwhile can be made anew, with its
+//! directory ([`presence`](super::presence) does).
 //!
 //! `-H fd://` takes the sockets that systemd passes on (`$LISTEN_FDS`, sd_listen_fds(3)).
 //! `tcp://` is refused: without TLS and client certificates it would give this user's account to
 //! whoever can connect.
-//!
-//! Made before the daemon has threads: the file mode creation mask belongs to the process.
 
 use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{Mode, umask};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::sys::fork::take_inherited;
+use crate::sys::paths;
 
 /// The longest path that a socket address holds, without its final zero.
 const SUN_PATH: usize = 107;
+
+/// Clients that may wait to be accepted; the standard library's number.
+const BACKLOG: i32 = 128;
 
 /// The first descriptor that systemd passes on (`SD_LISTEN_FDS_START`).
 const FIRST_PASSED: i32 = 3;
@@ -149,7 +152,7 @@ impl Socket {
         let failed = |source| ListenError::Passed { number, source };
         let kind = rustix::net::sockopt::socket_domain(&descriptor)
             .map_err(|error| failed(error.into()))?;
-        if kind != rustix::net::AddressFamily::UNIX {
+        if kind != AddressFamily::UNIX {
             return Err(failed(io::Error::other("it is not a unix socket")));
         }
         let listener = UnixListener::from(descriptor);
@@ -159,6 +162,30 @@ impl Socket {
             path: None,
             identity: None,
         })
+    }
+
+    /// Whether there is nothing at its path any more.
+    pub fn is_lost(&self) -> bool {
+        let lost = |path: &PathBuf| {
+            let found = fs::symlink_metadata(path);
+            found.is_err_and(|error| is_nothing(&error))
+        };
+        self.path.as_ref().is_some_and(lost)
+    }
+
+    /// Another socket at the path of one that is lost; the directory is made where it is missing,
+    /// for this user alone.
+    pub fn anew(&self) -> Result<Socket, ListenError> {
+        let path = self.path.clone().unwrap_or_default();
+        let directory = match path.parent() {
+            Some(parent) if !parent.exists() => paths::private_dir(parent),
+            _ => Ok(()),
+        };
+        directory.map_err(|source| ListenError::Bind {
+            path: path.clone(),
+            source,
+        })?;
+        Socket::bind(&path)
     }
 
     /// Removes what was made, unless something else took its place.
@@ -173,6 +200,14 @@ impl Socket {
             tracing::warn!(%error, path = %path.display(), "cannot remove the socket");
         }
     }
+}
+
+/// Whether an error says that there is nothing at a path.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Whether a server answers at `path`.
@@ -193,17 +228,25 @@ fn place(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = within(&temporary, |short| UnixListener::bind(short));
-    umask(before);
-    let listener = bound?;
-    listener.set_nonblocking(true)?;
-    let made = fs::symlink_metadata(&temporary)?;
-    fs::rename(&temporary, path).inspect_err(|_| {
-        // The rename's error is the one to tell.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    within(&temporary, |short| {
+        Ok(rustix::net::bind(&socket, &SocketAddrUnix::new(short)?)?)
+    })?;
+    let placed = (|| {
+        // Nobody can connect before listen(), so the mode is in time. (The file mode creation mask
+        // belongs to the process, and its other threads make files.)
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let made = fs::symlink_metadata(&temporary)?;
+        fs::rename(&temporary, path)?;
+        Ok((made.dev(), made.ino()))
+    })();
+    let identity = placed.inspect_err(|_: &io::Error| {
+        // The first error is the one to tell.
         let _ = fs::remove_file(&temporary);
     })?;
-    Ok((listener, (made.dev(), made.ino())))
+    Ok((UnixListener::from(socket), identity))
 }
 
 /// Runs `with` on a form of `path` that fits a socket address.
@@ -270,6 +313,28 @@ mod tests {
             Err(ListenError::NotASocket(_))
         ));
         second.remove();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_lost_socket_is_made_anew_with_its_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run/s");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        let socket = Socket::bind(&path).unwrap();
+        assert!(!socket.is_lost());
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        assert!(socket.is_lost());
+        let again = socket.anew().unwrap();
+        assert!(answers(&path) && !again.is_lost());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        // What took its place is left alone.
+        again.remove();
+        fs::write(&path, "mine").unwrap();
+        assert!(!again.is_lost());
+        assert!(socket.anew().is_err());
+        again.remove();
         assert!(path.exists());
     }
 

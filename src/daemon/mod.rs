@@ -11,6 +11,7 @@
 //! | [`dispatch`] | from a request to an endpoint and back; what all answers have in common |
 //! | [`router`], [`version`], [`query`], [`request`], [`answer`] | the parts of that, pure where they can be |
 //! | [`listen`], [`notify`] | the sockets it makes or is given, telling that it serves |
+//! | [`presence`] | making sockets anew that were deleted |
 //! | [`hijack`], [`peer`] | connections that leave HTTP; noticing that a client has left |
 
 pub mod answer;
@@ -20,6 +21,7 @@ pub mod lifecycle;
 pub mod listen;
 pub mod notify;
 pub mod peer;
+pub mod presence;
 pub mod query;
 pub mod request;
 pub mod router;

@@ -141,11 +141,13 @@ impl Lock {
     }
 
     /// Changes what the file says of the holder. It is the locked file itself that must be
-    /// written, so a reader may catch it half-written and then knows no holder.
+    /// written, in one step, since a reader that caught it half-written would know no holder: what
+    /// was there is blotted out by spaces after the text rather than cut off.
     pub fn name(&mut self, holder: &Holder) -> io::Result<()> {
-        let text = serde_json::to_vec(holder)?;
+        let mut text = serde_json::to_vec(holder)?;
+        let before = self.file.metadata()?.len().min(LIMIT);
+        text.resize(text.len().max(usize::try_from(before).unwrap_or(0)), b' ');
         self.file.rewind()?;
-        self.file.set_len(0)?;
         self.file.write_all(&text)
     }
 }
@@ -202,6 +204,11 @@ mod tests {
         let mut lock = Lock::take(root.path(), &Holder::default()).unwrap();
         lock.name(&me()).unwrap();
         assert_eq!(holder(root.path()), Some(me()));
+        let mut shorter = me();
+        shorter.socket = None;
+        lock.name(&shorter).unwrap();
+        assert_eq!(holder(root.path()), Some(shorter));
+        lock.name(&me()).unwrap();
         let path = root.path().display();
         let mut second = Holder {
             host: "here".into(),

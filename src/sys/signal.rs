@@ -1,10 +1,12 @@
-//! Signals of any number to a process held by a pidfd.
+//! Signals of any number to a process held by a pidfd, and signals that are to do nothing.
 //!
 //! rustix and nix know only the named signals; containers use real-time ones too (systemd stops
 //! on `SIGRTMIN+3`).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::signal::{SigHandler, Signal};
 
 /// Sends signal `number`; 0 only checks that the process is there.
 pub fn send(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
@@ -24,4 +26,12 @@ pub fn send(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Ignores a signal until somebody handles it.
+pub fn ignore(signal: Signal) -> io::Result<()> {
+    // SAFETY: no function of this process becomes a handler, so nothing runs in a signal's context
+    // that would have to be async-signal-safe.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }?;
+    Ok(())
 }
