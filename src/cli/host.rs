@@ -16,7 +16,7 @@ use crate::engine::leaks;
 use crate::sys::lock;
 use crate::sys::paths::Paths;
 use crate::sys::pidfd;
-use crate::userns::keeper::{Keeper, Start};
+use crate::userns::keeper::{Keeper, ShimIdentity, Start};
 use crate::userns::probe::{self, Places};
 
 /// How long a daemon may take to leave; answers in flight are given some seconds.
@@ -62,30 +62,43 @@ pub fn stop(place: &Place, stop: &args::SystemStop) -> Result<()> {
         bail!("only this user's own engine can be stopped: -H and MOSS_HOST name another");
     }
     let paths = paths(&stop.roots)?;
-    if stop.containers {
-        stop_containers(&paths, &stop.roots)?;
+    if !stop.containers {
+        return stop_daemon(&paths);
     }
+    // Before anything ends: what a container that removes itself wrote down goes with it.
+    let shims: Vec<_> = ShimIdentity::all_living(&paths.data_root).collect();
+    stop_containers(&paths, &stop.roots, !shims.is_empty())?;
+    let start = Start::new(&paths.exec_root, Some(&paths.data_root))?;
+    // The daemon may send it away; a connection would keep it.
+    let process = Keeper::connect(&start)?.map(|keeper| keeper.process());
     stop_daemon(&paths)?;
-    if stop.containers {
-        let start = Start::new(&paths.exec_root, Some(&paths.data_root))?;
-        if let Some(keeper) = Keeper::connect(&start)? {
-            let process = keeper.process();
-            // An exit is told of before its shim has let go of the root filesystem.
-            patiently("shims of containers are", || {
-                Ok(keeper.status()?.shims.is_empty())
-            })?;
-            keeper.stop(false)?;
-            drop(keeper);
-            ended(&process).context("the keeper does not leave")?;
-        }
+    let keeper = Keeper::connect(&start)?;
+    // An exit is told of before its shim has let go of the root filesystem. Shims of an earlier
+    // keeper are not known to this one.
+    patiently("shims of containers are", || {
+        let known = match &keeper {
+            Some(keeper) => keeper.status()?.shims.is_empty(),
+            None => true,
+        };
+        let started_since = ShimIdentity::all_living(&paths.data_root).next().is_some();
+        let alive = shims
+            .iter()
+            .any(|(_, process)| pidfd::is_alive(process).unwrap_or(true));
+        Ok(known && !started_since && !alive)
+    })?;
+    if let Some(keeper) = keeper {
+        keeper.stop(false)?;
     }
-    Ok(())
+    match process {
+        Some(process) => ended(&process).context("the keeper does not leave"),
+        None => Ok(()),
+    }
 }
 
-/// Stops what runs. Where no daemon lives one is started for it: containers may well run.
-fn stop_containers(paths: &Paths, roots: &args::Roots) -> Result<()> {
+/// Stops what runs. Where no daemon lives one is started for it if containers may run.
+fn stop_containers(paths: &Paths, roots: &args::Roots, shims: bool) -> Result<()> {
     let keeper = Keeper::connect(&Start::new(&paths.exec_root, Some(&paths.data_root))?)?;
-    if keeper.is_none() && super::engine::living(paths)?.is_none() {
+    if keeper.is_none() && !shims && lock::holder(&paths.data_root).is_none() {
         return Ok(());
     }
     let client = Client::own(paths, roots)?;
@@ -96,10 +109,8 @@ fn stop_containers(paths: &Paths, roots: &args::Roots) -> Result<()> {
         let target = Target::new("/containers/{}/stop", &[&container.id]);
         waiting.push(client.begin(&target, Body::Empty, false)?);
     }
-    for pending in waiting {
-        client.answer(pending)?;
-    }
-    Ok(())
+    let answers: Vec<_> = waiting.into_iter().map(|it| client.answer(it)).collect();
+    answers.into_iter().try_for_each(|answer| answer.map(drop))
 }
 
 fn stop_daemon(paths: &Paths) -> Result<()> {

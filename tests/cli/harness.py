@@ -150,7 +150,7 @@ class Daemon:
         if start:
             self.start()
 
-    def start(self, *flags):
+    def start(self, *flags, patience=20):
         """Starts `moss daemon` and waits until it answers."""
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([*self.under, BIN, "daemon", *flags], env=self.env, stdin=subprocess.DEVNULL,
@@ -164,7 +164,7 @@ class Daemon:
             except OSError:
                 return False
 
-        eventually(answers, "an answer to /_ping; daemon's log:\n" + self.log(), 20)
+        eventually(answers, "an answer to /_ping; daemon's log:\n" + self.log(), patience)
         return self
 
     def log(self):
