@@ -184,7 +184,8 @@ impl Container {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its changing part, once no start is under way.
+    /// Its changing part, once no start is under way: a program that has begun to run may have told
+    /// of itself before the engine has written down that it runs.
     pub fn settled(&self) -> MutexGuard<'_, Data> {
         self.changed
             .wait_while(self.data(), |data| data.starting)

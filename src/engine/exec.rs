@@ -106,7 +106,7 @@ impl Engine {
             return Err(Error::invalid("No exec command specified"));
         }
         let container = self.containers.find(name)?;
-        let record = container.record();
+        let record = container.settled().record.clone();
         let Some(started) = record.state.started() else {
             return Err(Error::not_running(container.id.as_str()));
         };
@@ -152,7 +152,7 @@ impl Engine {
             };
             return Err(Error::conflict(format!("exec command {id} {what}")));
         }
-        if !container.data().record.state.is_running() {
+        if !container.settled().record.state.is_running() {
             return Err(Error::not_running(container.id.as_str()));
         }
         let keys = crate::types::detach_keys::parse(&exec.config.detach_keys).unwrap_or_default();

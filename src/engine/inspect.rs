@@ -94,7 +94,7 @@ impl Engine {
             ));
         }
         let container = self.containers.find(name)?;
-        let started = container.data().record.state.started();
+        let started = container.settled().record.state.started();
         let Some(started) = started else {
             return Err(Error::not_running(container.id.as_str()));
         };

@@ -128,7 +128,7 @@ impl Engine {
         };
         let container = self.containers.find(name)?;
         let run = {
-            let mut data = container.data();
+            let mut data = container.settled();
             if !data.record.state.is_running() {
                 return Err(Error::not_running(container.id.as_str()));
             }
@@ -189,7 +189,7 @@ impl Engine {
     /// Sets the size of a running container's terminal.
     pub fn container_resize(&self, name: &str, rows: u16, cols: u16) -> Result<()> {
         let container = self.containers.find(name)?;
-        let record = container.record();
+        let record = container.settled().record.clone();
         if !record.state.is_running() {
             return Err(Error::not_running(container.id.as_str()));
         }

@@ -81,13 +81,15 @@ class Streams(Case):
         self.docker("inspect", name, code=1, err=re.compile("No such object"))
 
     def test_signal_is_passed_on(self):
-        client = self.daemon.start_client("run", "--rm", "busybox", "sh", "-c",
-                                          "trap 'exit 42' TERM; echo up; while :; do sleep 0.1; done")
-        self.addCleanup(client.stdin.close)
-        self.equal(client.stdout.readline(), b"up\n", "first line")
-        client.send_signal(signal.SIGTERM)
-        self.equal(client.wait(20), 42, "exit code of docker run")
-        client.stdout.close(), client.stderr.close()
+        # Often: what the program writes may be here before the engine has noted that it runs.
+        for _ in range(20):
+            client = self.daemon.start_client("run", "--rm", "busybox", "sh", "-c",
+                                              "trap 'exit 42' TERM; echo up; while :; do sleep 0.01; done")
+            self.addCleanup(client.stdin.close)
+            self.equal(client.stdout.readline(), b"up\n", "first line")
+            client.send_signal(signal.SIGTERM)
+            self.equal(client.wait(60), 42, "exit code of docker run")
+            client.stdout.close(), client.stderr.close()
 
     def test_cidfile(self):
         path = self.daemon.top + "/cid-" + str(time.monotonic_ns())
