@@ -270,6 +270,7 @@ impl Authorizer {
                     .headers
                     .push(("content-type", "application/x-www-form-urlencoded".into()));
                 request.payload = Payload::Bytes(form.as_bytes());
+                request.confidential = true;
                 request
             }
             None => Request::new(Method::GET, url),

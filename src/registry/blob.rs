@@ -225,7 +225,15 @@ fn request(
         StatusCode::NOT_FOUND => return Err(Error::BlobUnknown),
         _ => return Err(refused(response)),
     };
-    let size = response.length().map(|length| length + begins_at);
+    let size = match response.length().map(|left| left.checked_add(begins_at)) {
+        Some(None) => {
+            return Err(Error::Protocol {
+                registry: response.url.authority.clone(),
+                reason: "it sent a blob without an end".into(),
+            });
+        }
+        length => length.flatten(),
+    };
     if let (Some(expected), Some(actual)) = (expected, size)
         && expected != actual
     {

@@ -70,6 +70,8 @@ pub(super) struct Request<'a> {
     /// Sent to the origin of `url` only.
     pub(super) authorization: Option<String>,
     pub(super) payload: Payload<'a>,
+    /// The payload is a secret of its receiver's: no redirect takes it anywhere else.
+    pub(super) confidential: bool,
     /// Longest wait for the answer to begin.
     pub(super) wait: Duration,
 }
@@ -82,6 +84,7 @@ impl Request<'_> {
             headers: Vec::new(),
             authorization: None,
             payload: Payload::None,
+            confidential: false,
             wait: ANSWER,
         }
     }
@@ -244,6 +247,7 @@ impl Http {
             let text = String::from_utf8_lossy(location.as_bytes());
             let next = url
                 .join(&text)
+                .filter(|next| !request.confidential || next.same_origin(&origin))
                 .ok_or_else(|| failed(Failure::Redirect(text.chars().take(200).collect())))?;
             url = next;
         }

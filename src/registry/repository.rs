@@ -28,7 +28,7 @@ use super::url::{Scheme, Url};
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 
-/// Longest answer to a request for tags, in bytes, and most of them.
+/// Longest list of a repository's tags, in bytes, and most answers that it comes in.
 const TAGS_MAX: u64 = 8 << 20;
 const TAG_PAGES: usize = 1000;
 
@@ -466,15 +466,17 @@ impl Repository {
         self.inner.at_places(|place| {
             let mut url = place.url(&self.inner.path("tags/list"));
             let mut tags = Vec::new();
+            let mut left = TAGS_MAX;
+            let protocol = |reason: String| Error::Protocol {
+                registry: place.endpoint.url.authority.clone(),
+                reason,
+            };
+            let too_long = || protocol("the list of tags is too long".into());
             for _ in 0..TAG_PAGES {
                 let response = place.send(None, || Request::new(Method::GET, url.clone()))?;
                 if !response.status.is_success() {
                     return Err(refused(response));
                 }
-                let protocol = |reason: String| Error::Protocol {
-                    registry: place.endpoint.url.authority.clone(),
-                    reason,
-                };
                 let next = response
                     .header("link")
                     .and_then(next_link)
@@ -484,10 +486,11 @@ impl Repository {
                             .ok_or_else(|| protocol("the next page of tags is elsewhere".into()))
                     })
                     .transpose()?;
-                let (body, whole) = response.read(TAGS_MAX)?;
+                let (body, whole) = response.read(left)?;
                 if !whole {
-                    return Err(protocol("the list of tags is too long".into()));
+                    return Err(too_long());
                 }
+                left -= body.len() as u64;
                 let page: Page = serde_json::from_slice(&body)
                     .map_err(|error| protocol(format!("the list of tags: {error}")))?;
                 tags.extend(page.tags.unwrap_or_default());
@@ -496,7 +499,7 @@ impl Repository {
                     None => return Ok(tags),
                 }
             }
-            Ok(tags)
+            Err(too_long())
         })
     }
 }
