@@ -4,6 +4,7 @@
 //!   exact match wins over another case.
 //! * `null` stands for the zero value of anything: of a field, an element, a whole body.
 //! * Unknown fields are ignored.
+//! * A byte that is no UTF-8 is read as U+FFFD.
 //! * A wrong type is an error that names the field by its path from the body's root type, in Go's
 //!   words: `json: cannot unmarshal string into Go struct field CreateRequest.HostConfig.Memory of
 //!   type int64`.
@@ -20,6 +21,8 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
 use serde_json::{Map, Value};
+
+use crate::types::utf8;
 
 /// Why a body was refused. `Display` is the whole sentence that Docker answers with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +71,23 @@ impl JsonError {
         })
     }
 
+    /// The sentence without its beginning, for documents that are no request's body.
+    pub fn reason(&self) -> String {
+        match (&self.cause, self.field()) {
+            (Cause::Trailing, _) => "unexpected content after JSON".to_owned(),
+            (Cause::Type { got, wanted }, Some(field)) => {
+                format!(
+                    "json: cannot unmarshal {got} into Go struct field {field} of type {wanted}"
+                )
+            }
+            (Cause::Type { got, wanted }, None) => {
+                format!("json: cannot unmarshal {got} into Go value of type {wanted}")
+            }
+            (Cause::Value(message), Some(field)) => format!("{field}: {message}"),
+            (Cause::Syntax(message) | Cause::Value(message), _) => message.clone(),
+        }
+    }
+
     /// The field's path, outermost first, after its root type.
     fn field(&self) -> Option<String> {
         let mut names = self.path.iter().rev().copied().peekable();
@@ -83,25 +103,10 @@ impl JsonError {
 
 impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Trailing => f.write_str("unexpected content after JSON"),
-            Cause::Syntax(message) => write!(f, "invalid JSON: {message}"),
-            Cause::Type { got, wanted } => match self.field() {
-                Some(field) => write!(
-                    f,
-                    "invalid JSON: json: cannot unmarshal {got} into Go struct field {field} of \
-                     type {wanted}"
-                ),
-                None => write!(
-                    f,
-                    "invalid JSON: json: cannot unmarshal {got} into Go value of type {wanted}"
-                ),
-            },
-            Cause::Value(message) => match self.field() {
-                Some(field) => write!(f, "invalid JSON: {field}: {message}"),
-                None => write!(f, "invalid JSON: {message}"),
-            },
+        if self.cause != Cause::Trailing {
+            f.write_str("invalid JSON: ")?;
         }
+        f.write_str(&self.reason())
     }
 }
 
@@ -133,7 +138,8 @@ pub fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, JsonError> {
     if body.trim_ascii().is_empty() {
         return from_value(Value::Null);
     }
-    let mut reader = serde_json::Deserializer::from_slice(body);
+    let text = utf8::lossy(body);
+    let mut reader = serde_json::Deserializer::from_str(&text);
     let value = Value::deserialize(&mut reader)
         .map_err(|error| JsonError::new(Cause::Syntax(error.to_string())))?;
     reader.end().map_err(|_| JsonError::new(Cause::Trailing))?;

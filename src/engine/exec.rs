@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 
 use crate::api::exec::{ExecConfig, ExecInspect, ExecStart, ProcessConfig};
@@ -19,7 +21,6 @@ use crate::engine::Engine;
 use crate::engine::containers::{Container, Data, Exec};
 use crate::engine::error::{Error, Kind, Result};
 use crate::sys::resolve;
-use crate::types::base64;
 use crate::types::id::random_hex;
 use crate::userns::users;
 
@@ -298,7 +299,7 @@ impl Engine {
             // Known until they are swept; then there is nothing to inspect.
             can_remove: false,
             container_id: container.id.as_str().to_owned(),
-            detach_keys: Some(base64::encode(&keys)),
+            detach_keys: Some(STANDARD.encode(&keys)),
             pid: i64::from(exec.pid),
         })
     }

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::config::{Config, Healthcheck};
+use crate::api::Empty;
 use crate::dockerfile::instruction::{self, CommandLine, Instruction};
 use crate::dockerfile::words::Expander;
 use crate::dockerfile::{Changes, Error};
@@ -80,7 +81,7 @@ impl Config {
                     }
                 }
                 let known = self.exposed_ports.get_or_insert_default();
-                known.extend(ports.iter().map(|port| (port.to_string(), empty())));
+                known.extend(ports.iter().map(|port| (port.to_string(), Empty {})));
             }
             Instruction::Healthcheck(check) => self.healthcheck = Some(check.into()),
             Instruction::Onbuild(line) => {
@@ -99,7 +100,7 @@ impl Config {
                     return Err(Error::EmptyVolume);
                 }
                 let volumes = self.volumes.get_or_insert_default();
-                volumes.extend(paths.into_iter().map(|path| (path, empty())));
+                volumes.extend(paths.into_iter().map(|path| (path, Empty {})));
             }
             Instruction::Workdir(word) => {
                 let path = expander.word(word)?;
@@ -142,10 +143,6 @@ impl From<&instruction::Healthcheck> for Healthcheck {
 /// The name and value of `NAME=value`.
 fn split(pair: &str) -> (&str, &str) {
     pair.split_once('=').unwrap_or((pair, ""))
-}
-
-fn empty() -> serde_json::Value {
-    serde_json::Value::Object(serde_json::Map::new())
 }
 
 /// The ports of `[[address:]port:]port[-port][/protocol]`. Address and port of the host are

@@ -23,8 +23,7 @@ pub(super) struct Parts {
 impl Parts {
     /// Reads a config's bytes.
     pub(super) fn new(raw: Vec<u8>) -> Result<Self, Error> {
-        let config: ImageConfig = serde_json::from_slice(&raw)
-            .map_err(|error| Error::Invalid(format!("invalid image JSON: {error}")))?;
+        let config = ImageConfig::read(&raw)?;
         if config.rootfs.is_none() {
             return Err(Error::Invalid(
                 "invalid image JSON, no RootFS key".to_owned(),

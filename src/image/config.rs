@@ -1,129 +1,91 @@
 //! An image's configuration, as Docker and OCI write it.
 //!
 //! The bytes are what an image's id is the digest of, so they are kept verbatim and never written
-//! again from these structs; these are a view, tolerant of `null` and of what other builders
-//! leave out.
+//! again from these structs; these are a view, read as tolerantly as Go reads it
+//! ([`api::json`](crate::api::json)): other builders leave out, write `null`, or one string for a
+//! list. The view stays in memory with the image, so what it may hold is bounded.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use super::error::Error;
+use crate::api::Empty;
+use crate::api::json::{self, string_or_list};
+use crate::registry::LAYERS_MAX;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
 
-/// Reads `null` as the type's default.
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
+/// Longest config, in bytes: those of real images have some thousand.
+pub(super) const CONFIG_MAX: u64 = 4 << 20;
+/// Most elements of a list or map in it. Each costs the daemon some hundred bytes for as long as it
+/// has the image.
+const ELEMENTS_MAX: usize = 10_000;
 
 /// The whole document.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename = "Image", default)]
 pub struct ImageConfig {
     /// When it was made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
     /// Who made it.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub author: String,
     /// Processor architecture, by Go's name.
-    #[serde(default, deserialize_with = "nullable")]
     pub architecture: String,
     /// Variant of the architecture.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub variant: String,
     /// Operating system.
-    #[serde(default, deserialize_with = "nullable")]
     pub os: String,
     /// Version of the operating system (Windows).
-    #[serde(
-        rename = "os.version",
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(rename = "os.version", skip_serializing_if = "String::is_empty")]
     pub os_version: String,
     /// Comment of a commit or import.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// Docker's version that made it.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub docker_version: String,
     /// What containers of the image start with.
-    #[serde(default, deserialize_with = "nullable")]
     pub config: Config,
     /// The layers.
-    #[serde(default)]
     pub rootfs: Option<RootFs>,
     /// How it came about.
-    #[serde(default, deserialize_with = "nullable")]
     pub history: Vec<History>,
 }
 
 /// The layers of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RootFs {
     /// `layers`.
-    #[serde(rename = "type", default, deserialize_with = "nullable")]
+    #[serde(rename = "type")]
     pub kind: String,
     /// Digests of the layers' uncompressed tars, the lowest first.
-    #[serde(default, deserialize_with = "nullable")]
     pub diff_ids: Vec<Digest>,
 }
 
 /// One step of an image's making.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct History {
     /// When.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
     /// By what command.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub created_by: String,
     /// By whom.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub author: String,
     /// Why.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// The step made no layer.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "std::ops::Not::not"
-    )]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
 }
 
@@ -132,55 +94,52 @@ pub struct History {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Config {
     /// User and group.
-    #[serde(
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// `80/tcp` and the like.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    pub exposed_ports: Option<BTreeMap<String, Empty>>,
     /// `NAME=value`.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// Program and first arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "string_or_list"
+    )]
     pub entrypoint: Option<Vec<String>>,
     /// Arguments, or program and arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "string_or_list"
+    )]
     pub cmd: Option<Vec<String>>,
     /// Paths that get an anonymous volume.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub volumes: Option<BTreeMap<String, serde_json::Value>>,
+    pub volumes: Option<BTreeMap<String, Empty>>,
     /// Working directory.
-    #[serde(
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     /// Signal that asks it to stop.
-    #[serde(
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
     /// How its health is checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     /// Shell of the shell forms.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "string_or_list"
+    )]
     pub shell: Option<Vec<String>>,
     /// Instructions for builds on top.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_build: Option<Vec<String>>,
     /// The command is one escaped string (Windows).
-    #[serde(
-        deserialize_with = "nullable",
-        skip_serializing_if = "std::ops::Not::not"
-    )]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub args_escaped: bool,
 }
 
@@ -189,7 +148,7 @@ pub struct Config {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Healthcheck {
     /// `NONE`, or `CMD` or `CMD-SHELL` and the command.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Between two checks.
     #[serde(skip_serializing_if = "is_zero")]
@@ -217,6 +176,44 @@ fn is_zero(value: &i64) -> bool {
 }
 
 impl ImageConfig {
+    /// Reads a config's bytes.
+    ///
+    /// # Errors
+    /// What is no config, or has more of anything than an image needs; the sentence is Docker's as
+    /// far as Docker has one.
+    pub fn read(raw: &[u8]) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::Invalid(format!("invalid image JSON: {reason}"));
+        if raw.len() as u64 > CONFIG_MAX {
+            return Err(invalid(format!("it has more than {CONFIG_MAX} bytes")));
+        }
+        let read: Self = json::from_slice(raw).map_err(|error| invalid(error.reason()))?;
+        let config = &read.config;
+        let lists = [
+            &config.entrypoint,
+            &config.cmd,
+            &config.shell,
+            &config.on_build,
+        ];
+        let most = [read.history.len(), config.env.len()]
+            .into_iter()
+            .chain(lists.iter().map(|list| list.as_ref().map_or(0, Vec::len)))
+            .chain(
+                [&config.exposed_ports, &config.volumes]
+                    .map(|map| map.as_ref().map_or(0, BTreeMap::len)),
+            )
+            .chain([config.labels.as_ref().map_or(0, BTreeMap::len)])
+            .max();
+        if most > Some(ELEMENTS_MAX) {
+            return Err(invalid(format!(
+                "a list has more than {ELEMENTS_MAX} elements"
+            )));
+        }
+        if read.diff_ids().len() > LAYERS_MAX {
+            return Err(invalid(format!("it has more than {LAYERS_MAX} layers")));
+        }
+        Ok(read)
+    }
+
     /// What it runs on.
     pub fn platform(&self) -> Platform {
         Platform::new(&self.os, &self.architecture, &self.variant)
@@ -246,16 +243,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nulls_and_unknown_fields_are_read() {
-        let text = r#"{"architecture":"amd64","os":"linux","config":{"Env":null,"Cmd":null,
-            "Volumes":null,"Healthcheck":{"Test":["NONE"]},"ArgsEscaped":true,"Memory":0},
+    fn is_read_as_go_reads_it() {
+        let text = r#"{"architecture":"amd64","os":"linux","config":{"Env":[null,"L=caf?"],
+            "Cmd":"sh","entryPoint":null,"Labels":{"a":null},"Volumes":null,
+            "Healthcheck":{"Test":["NONE"],"Interval":null},"ArgsEscaped":true,"Memory":0},
             "container_config":{"Cmd":["x"]},"created":"2024-01-02T03:04:05.6Z","history":null,
             "rootfs":{"type":"layers","diff_ids":null}}"#;
-        let config: ImageConfig = serde_json::from_str(text).unwrap();
-        assert_eq!(config.config.env, Vec::<String>::new());
+        // Latin-1, as of old.
+        let latin: Vec<u8> = text
+            .bytes()
+            .map(|b| if b == b'?' { 0xe9 } else { b })
+            .collect();
+        let config = ImageConfig::read(&latin).unwrap();
+        assert_eq!(config.config.env, ["", "L=caf\u{fffd}"]);
+        assert_eq!(config.config.cmd, Some(vec!["sh".to_owned()]));
+        assert_eq!(config.config.labels.unwrap()["a"], "");
         assert!(config.config.args_escaped);
-        assert_eq!(config.diff_ids(), []);
-        let empty: ImageConfig = serde_json::from_str(r#"{"config":null}"#).unwrap();
+        assert_eq!(config.rootfs.unwrap().diff_ids, []);
+        let empty = ImageConfig::read(br#"{"config":null}"#).unwrap();
         assert_eq!(empty.config, Config::default());
+        let error = ImageConfig::read(br#"{"os":1}"#).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "invalid image JSON: json: cannot unmarshal number into Go struct field Image.os of \
+             type string"
+        );
+    }
+
+    #[test]
+    fn what_stays_in_memory_is_bounded() {
+        let list = |element: &str, count: usize| vec![element; count].join(",");
+        let digest = format!("\"{}\"", Digest::of(b""));
+        for (text, reason) in [
+            (" ".repeat(5 << 20), "it has more than 4194304 bytes"),
+            (
+                format!(r#"{{"history":[{}]}}"#, list("{}", 10_001)),
+                "a list has more than 10000 elements",
+            ),
+            (
+                format!(r#"{{"config":{{"Env":[{}]}}}}"#, list("\"\"", 10_001)),
+                "a list has more than 10000 elements",
+            ),
+            (
+                format!(r#"{{"rootfs":{{"diff_ids":[{}]}}}}"#, list(&digest, 1025)),
+                "it has more than 1024 layers",
+            ),
+        ] {
+            let error = ImageConfig::read(text.as_bytes()).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid image JSON: {reason}"));
+        }
     }
 }

@@ -47,7 +47,7 @@ const ENTRIES_MAX: usize = 100_000;
 /// Most bytes of all their names and links' targets.
 const NAMES_MAX: usize = 16 << 20;
 /// Most bytes of configs, manifests and indexes that are read, as often as they are referred to.
-const DOCUMENTS_TOTAL: u64 = 256 << 20;
+const DOCUMENTS_TOTAL: u64 = 64 << 20;
 /// Most links followed to find an entry.
 const LINKS_MAX: usize = 16;
 

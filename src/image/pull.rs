@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::commit::Parts;
+use super::config::CONFIG_MAX;
 use super::error::{Error, store};
 use super::pins::Pins;
 use super::store::Store;
@@ -29,9 +30,6 @@ use crate::registry::{self, Cancel, Found, Repository, Target};
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 use crate::types::reference::Reference;
-
-/// Most bytes of a config.
-const CONFIG_MAX: u64 = 16 << 20;
 
 /// How something is pulled.
 #[derive(Clone, Copy)]

@@ -262,14 +262,10 @@ impl Store {
     ) -> Result<Stored, Error> {
         let path = self.record_path(id);
         let text = fs::read(&path).map_err(store("read", &path))?;
-        let damaged = |error: serde_json::Error| Error::Damaged {
-            path: path.clone(),
-            reason: error.to_string(),
-        };
         // A record that says nothing useful is better than no image: the config has the rest.
         let record = serde_json::from_slice(&text).unwrap_or_default();
         let raw = self.blob(id)?;
-        let config: ImageConfig = serde_json::from_slice(&raw).map_err(damaged)?;
+        let config = ImageConfig::read(&raw)?;
         if let Some(missing) = config.diff_ids().iter().find(|id| !layers.contains_key(id)) {
             return Err(Error::Damaged {
                 path,

@@ -57,7 +57,8 @@ pub use error::{Error, ErrorKind};
 pub use failure::Failure;
 pub use manifest::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LIST, DOCKER_MANIFEST, DescribedPlatform, Descriptor,
-    Document, Index, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, RawManifest,
+    Document, Index, LAYERS_MAX, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
+    RawManifest,
 };
 pub use proxy::Proxies;
 pub use refusal::Refusal;

@@ -5,7 +5,6 @@
 //! Docker's own wording because clients and scripts match on it, and one `Display` that the parser
 //! reads back unchanged.
 
-pub mod base64;
 pub mod chain;
 pub mod detach_keys;
 pub mod digest;
@@ -18,6 +17,7 @@ pub mod port;
 pub mod reference;
 pub mod signal;
 pub mod timestamp;
+pub mod utf8;
 
 /// Implements serde as the type's `Display` and `FromStr`.
 macro_rules! serde_as_string {

@@ -52,12 +52,10 @@ impl<'de> Deserialize<'de> for CreateRequest {
         struct Whole(Value);
 
         let Whole(value) = Whole::deserialize(deserializer)?;
-        // `Display` of the reader's error is the whole sentence; the caller's reader puts its own
-        // beginning before it, so that must go.
+        // The caller's reader puts the sentence's beginning before it.
         let sentence = |error: json::JsonError| {
-            let text = error.to_string();
-            let text = text.strip_prefix("invalid JSON: ").unwrap_or(&text);
-            de::Error::custom(text.replace("field ContainerConfig.", "field CreateRequest."))
+            let reason = error.reason();
+            de::Error::custom(reason.replace("field ContainerConfig.", "field CreateRequest."))
         };
         let config = json::from_value(value.clone()).map_err(sentence)?;
         let beside: Beside = json::from_value(value).map_err(sentence)?;
