@@ -70,7 +70,8 @@ fn refuse_devices(host: &HostConfig) -> Result<()> {
 impl Engine {
     /// Refuses what can be refused without starting, as Docker's create does.
     pub(super) fn validate(&self, config: &ContainerConfig, host: &HostConfig) -> Result<()> {
-        spec::validate(config, host, self.facts.spec).map_err(|error| spec_error(&error))
+        spec::validate(config, host, self.facts.spec)
+            .map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// The plan of a container whose files lie in `directory`.
@@ -313,18 +314,18 @@ impl Identities {
     }
 }
 
-/// 400 for what the request got wrong; runc's prefix where runc would have refused.
+/// 500 at a start, whoever is to blame, as Docker has it; runc's prefix where runc would have
+/// refused.
 fn spec_error(error: &spec::Error) -> Error {
-    if error.is_runtime() {
-        return Error::new(
-            Kind::InvalidParameter,
-            format!(
-                "failed to create task for container: failed to create shim task: OCI runtime create \
-                 failed: {error}: unknown"
-            ),
-        );
-    }
-    Error::invalid(error.to_string())
+    let text = if error.is_runtime() {
+        format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create \
+             failed: {error}: unknown"
+        )
+    } else {
+        error.to_string()
+    };
+    Error::new(Kind::System, text)
 }
 
 /// Devices of the host that a privileged container gets: those that the user may open.

@@ -1,6 +1,8 @@
 //! The image's configuration under the client's: moby's `daemon/commit.go`, `merge`, and what
 //! follows from the result: arguments, environment, host name.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{DEFAULT_PATH, Error};
 use crate::api::container::{ContainerConfig, HealthConfig, HostConfig};
 use crate::container::spec::modes::NetworkMode;
@@ -52,12 +54,9 @@ fn inherit(value: &mut String, from: &String) {
 /// The client's variables come first, in their order, then the image's that it did not name.
 fn merge_environment(config: &mut ContainerConfig, image: &ContainerConfig) {
     let own = config.env.get_or_insert_default();
-    let named: Vec<String> = own.iter().map(|entry| key(entry).to_owned()).collect();
+    let named: HashSet<String> = own.iter().map(|entry| key(entry).to_owned()).collect();
     let more = image.env.iter().flatten();
-    own.extend(
-        more.filter(|entry| !named.iter().any(|name| name == key(entry)))
-            .cloned(),
-    );
+    own.extend(more.filter(|entry| !named.contains(key(entry))).cloned());
 }
 
 fn merge_health(own: &mut Option<HealthConfig>, image: Option<&HealthConfig>) {
@@ -101,23 +100,18 @@ pub fn environment(config: &ContainerConfig, tty: bool, more: &[String]) -> Vec<
     if tty {
         env.push("TERM=xterm".to_owned());
     }
-    replace_or_append(&mut env, config.env.as_deref().unwrap_or_default());
-    replace_or_append(&mut env, more);
-    env
-}
-
-fn replace_or_append(env: &mut Vec<String>, overrides: &[String]) {
-    for entry in overrides {
-        let place = env.iter().position(|old| key(old) == key(entry));
-        match (entry.contains('='), place) {
-            (true, Some(place)) => env[place].clone_from(entry),
-            (true, None) => env.push(entry.clone()),
-            (false, Some(place)) => {
-                env.remove(place);
-            }
-            (false, None) => {}
-        }
+    let overrides = config.env.iter().flatten().chain(more);
+    // An image may have any number of them, so each is found by its name and not by search.
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut merged: Vec<Option<&String>> = Vec::new();
+    for entry in env.iter().chain(overrides) {
+        let place = *places.entry(key(entry).to_owned()).or_insert_with(|| {
+            merged.push(None);
+            merged.len() - 1
+        });
+        merged[place] = entry.contains('=').then_some(entry);
     }
+    merged.into_iter().flatten().cloned().collect()
 }
 
 fn key(entry: &str) -> &str {

@@ -172,6 +172,9 @@ pub enum Error {
     /// `--security-opt` of an unknown name or value.
     #[error("invalid --security-opt 2: {0:?}")]
     SecurityOption(String),
+    /// `--security-opt writable-cgroups`.
+    #[error("option WritableCgroups conflicts with user namespaces and rootless mode")]
+    WritableCgroups,
     /// The seccomp profile.
     #[error(transparent)]
     Seccomp(#[from] seccomp::Error),
@@ -221,6 +224,9 @@ impl Error {
 pub fn build(input: &SpecInput<'_>) -> Result<Spec, Error> {
     let SpecInput { config, host, .. } = *input;
     let security = SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
+    if security.writable_cgroups.is_some() {
+        return Err(Error::WritableCgroups);
+    }
     let capability_set = caps::tweak(
         host.cap_add.as_deref().unwrap_or_default(),
         host.cap_drop.as_deref().unwrap_or_default(),
@@ -234,8 +240,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, Error> {
     linux.set_namespaces(Some(namespaces.to_oci()));
     let paths = |asked: &Option<Vec<String>>, default: &[&str]| {
         let default = || default.iter().map(|&path| path.to_owned()).collect();
-        let unconfined = host.privileged || security.unconfined_paths;
-        (!unconfined).then(|| asked.clone().unwrap_or_else(default))
+        (!host.privileged).then(|| asked.clone().unwrap_or_else(default))
     };
     linux.set_masked_paths(paths(&host.masked_paths, &MASKED_PATHS));
     linux.set_readonly_paths(paths(&host.readonly_paths, &READONLY_PATHS));

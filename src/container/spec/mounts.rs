@@ -5,6 +5,7 @@
 //! after it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
@@ -38,10 +39,10 @@ pub(super) fn all(
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     let options = options.iter().map(|&option| option.to_owned()).collect();
-    owned(destination, kind, source, options)
+    owned(destination, kind, Path::new(source), options)
 }
 
-fn owned(destination: &str, kind: &str, source: &str, options: Vec<String>) -> Mount {
+fn owned(destination: &str, kind: &str, source: &Path, options: Vec<String>) -> Mount {
     let mut mount = Mount::default();
     mount.set_destination(destination.into());
     mount.set_typ(Some(kind.to_owned()));
@@ -114,7 +115,7 @@ fn defaults(input: &SpecInput<'_>, namespaces: &modes::Resolved) -> Vec<Mount> {
         };
         let mut options: Vec<String> = strict.map(str::to_owned).to_vec();
         options.extend(["mode=1777".to_owned(), format!("size={size}")]);
-        mounts.push(owned("/dev/shm", "tmpfs", "shm", options));
+        mounts.push(owned("/dev/shm", "tmpfs", Path::new("shm"), options));
     }
     mounts
 }
@@ -160,8 +161,7 @@ fn bind(mount: &HostMount) -> Mount {
         propagation => propagation,
     });
     let options = options.into_iter().map(str::to_owned).collect();
-    let source = mount.source.to_string_lossy();
-    owned(&mount.destination, "bind", &source, options)
+    owned(&mount.destination, "bind", &mount.source, options)
 }
 
 /// The options of a `--mount type=tmpfs`, as `--tmpfs` would have them.
@@ -198,7 +198,7 @@ fn tmpfs(destination: &str, options: impl Iterator<Item = String>) -> Result<Mou
     let mut options: Vec<(usize, String)> = merged.into_values().collect();
     options.sort();
     let options = options.into_iter().map(|(_, option)| option).collect();
-    Ok(owned(destination, "tmpfs", "tmpfs", options))
+    Ok(owned(destination, "tmpfs", Path::new("tmpfs"), options))
 }
 
 /// What an option is about, so that `exec` replaces `noexec`; `None` for what tmpfs does not have.

@@ -1,4 +1,8 @@
-//! `--security-opt`: seccomp profiles, no-new-privileges, unmasked system paths.
+//! `--security-opt`: seccomp profiles, no-new-privileges.
+//!
+//! `systempaths=unconfined` is not known here: Docker's own client turns it into empty lists of
+//! paths. `writable-cgroups` is known and refused when the container is to start, as by a dockerd
+//! without root.
 //!
 //! AppArmor profiles and SELinux labels are accepted and have no effect: an ordinary user can load
 //! neither, and clients send them to every engine alike.
@@ -15,8 +19,8 @@ pub struct SecurityOptions {
     pub no_new_privileges: bool,
     /// `seccomp=`: `unconfined`, `builtin` or a profile's JSON.
     pub seccomp: Option<String>,
-    /// `systempaths=unconfined`, which Docker's own client turns into empty lists of paths.
-    pub unconfined_paths: bool,
+    /// `writable-cgroups`, either way.
+    pub writable_cgroups: Option<bool>,
 }
 
 impl SecurityOptions {
@@ -26,6 +30,10 @@ impl SecurityOptions {
         for option in options {
             if option == "no-new-privileges" {
                 parsed.no_new_privileges = true;
+                continue;
+            }
+            if option == "writable-cgroups" {
+                parsed.writable_cgroups = Some(true);
                 continue;
             }
             // SELinux's, from before there were names.
@@ -44,7 +52,9 @@ impl SecurityOptions {
                 "no-new-privileges" => {
                     parsed.no_new_privileges = go_bool(value).ok_or_else(bad)?;
                 }
-                "systempaths" if value == "unconfined" => parsed.unconfined_paths = true,
+                "writable-cgroups" => {
+                    parsed.writable_cgroups = Some(go_bool(value).ok_or_else(bad)?);
+                }
                 _ => return Err(bad()),
             }
         }

@@ -20,6 +20,9 @@ const RUNTIMES: [&str; 4] = ["", "moss", "runc", "io.containerd.runc.v2"];
 /// Shortest time between health checks and the like, in nanoseconds.
 const SHORTEST: i64 = 1_000_000;
 
+/// Longest host name that Linux has, in bytes.
+const HOSTNAME_MAX: usize = 64;
+
 /// Refuses what makes no container.
 pub fn validate(
     config: &ContainerConfig,
@@ -30,7 +33,14 @@ pub fn validate(
     conflicts(config, host)?;
     foreign(host)?;
     configuration(config)?;
-    host_configuration(host, facts)
+    common(host, facts)?;
+    if config.hostname.len() > HOSTNAME_MAX {
+        return invalid(format!(
+            "hostname {:?} is too long (maximum {HOSTNAME_MAX} bytes)",
+            config.hostname
+        ));
+    }
+    of_this_platform(host, facts)
 }
 
 fn invalid<T>(text: impl Into<String>) -> Result<T, Error> {
@@ -152,7 +162,8 @@ fn health(health: &HealthConfig) -> Result<(), Error> {
     Ok(())
 }
 
-fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> {
+/// What is wrong on any system.
+fn common(host: &HostConfig, facts: HostFacts) -> Result<(), Error> {
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return invalid("can't create 'AutoRemove' container with restart policy");
     }
@@ -177,6 +188,11 @@ fn host_configuration(host: &HostConfig, facts: HostFacts) -> Result<(), Error> 
             "invalid Annotations: the empty string is not permitted as an annotation key",
         );
     }
+    Ok(())
+}
+
+/// What is wrong on Linux.
+fn of_this_platform(host: &HostConfig, facts: HostFacts) -> Result<(), Error> {
     resources::check(host, facts.cpus)?;
     Mode::ipc(&host.ipc_mode)?;
     Mode::pid(&host.pid_mode)?;
