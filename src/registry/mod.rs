@@ -64,7 +64,7 @@ pub use proxy::Proxies;
 pub use refusal::Refusal;
 pub use repository::{Access, Repository, Resolved};
 pub use select::{Found, Target};
-pub use upload::{Mount, Upload};
+pub use upload::{Content, Mount, Upload};
 
 use crate::types::reference::Reference;
 use config::{Rules, Trust};

@@ -8,7 +8,9 @@
 //!
 //! The registry names the next address in every answer (`Location`), which may be on another host;
 //! proof goes only to the registry itself. Nothing of a blob is kept: whoever pushes says how to
-//! read it from an offset on, so that an interrupted upload goes on from where the registry is.
+//! read it from an offset on ([`Content`]), so that an interrupted upload goes on from where the
+//! registry is. Length and digest may be unknown until the end: what is compressed on the way is
+//! sent in one request of unknown length, as Docker does.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -35,6 +37,39 @@ pub enum Mount {
     Mounted,
     /// The registry would rather have the bytes.
     Upload(Upload),
+}
+
+/// What is uploaded: bytes that can be read more than once, and are the same each time.
+pub trait Content {
+    /// How many they are, where that is known before they have been read.
+    fn size(&self) -> Option<u64>;
+
+    /// Reads them from `offset` on, which is never beyond what was read before.
+    fn open(&mut self, offset: u64) -> io::Result<Box<dyn Read + '_>>;
+
+    /// Their digest, once they have been read to their end.
+    fn digest(&mut self) -> Result<Digest, Error>;
+}
+
+/// Bytes whose digest and number are known.
+struct Known<F> {
+    digest: Digest,
+    size: u64,
+    open: F,
+}
+
+impl<F: FnMut(u64) -> io::Result<Box<dyn Read>>> Content for Known<F> {
+    fn size(&self) -> Option<u64> {
+        Some(self.size)
+    }
+
+    fn open(&mut self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        (self.open)(offset).map(|reader| reader as Box<dyn Read>)
+    }
+
+    fn digest(&mut self) -> Result<Digest, Error> {
+        Ok(self.digest)
+    }
 }
 
 /// A blob that is being uploaded.
@@ -64,37 +99,10 @@ impl Repository {
         &self,
         digest: Digest,
         size: u64,
-        mut open: impl FnMut(u64) -> io::Result<Box<dyn Read>>,
+        open: impl FnMut(u64) -> io::Result<Box<dyn Read>>,
     ) -> Result<(), Error> {
-        let mut upload = self.upload()?;
-        let mut failures = 0;
-        loop {
-            let before = upload.offset;
-            let error = match upload.go_on(digest, size, &mut open) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if !error.is_transient() && !needs_another_look(&error) {
-                return Err(error);
-            }
-            self.inner.cancel.check()?;
-            // Where the registry is, if it still knows; else from the beginning.
-            if upload.status().is_err() {
-                self.inner.cancel.check()?;
-                upload = self.upload()?;
-            }
-            if upload.offset > before {
-                failures = 0;
-            }
-            failures += 1;
-            if failures >= ATTEMPTS {
-                return Err(error);
-            }
-            tracing::debug!(%digest, offset = upload.offset, error = error.chain(), "upload interrupted, retrying");
-            self.inner
-                .cancel
-                .sleep(jittered(PAUSE * 2u32.pow(failures - 1)))?;
-        }
+        let mut content = Known { digest, size, open };
+        self.upload()?.send(&mut content).map(drop)
     }
 
     fn begin(&self, mount: Option<(Digest, &str)>) -> Result<Mount, Error> {
@@ -198,10 +206,18 @@ impl Upload {
             return Err(refused(response));
         }
         self.moves(&response);
+        let sent = self.offset + counted.count;
+        // `0-0` is none or one (see `range_end`).
         self.offset = match response.header("range").and_then(range_end) {
-            Some(end) => end,
-            None => self.offset + counted.count,
+            Some(end) if end > 0 || sent > 1 => end,
+            _ => sent,
         };
+        if self.offset != sent {
+            return Err(Error::Status(format!(
+                "500 upload at {} of {sent} bytes",
+                self.offset
+            )));
+        }
         Ok(())
     }
 
@@ -267,30 +283,70 @@ impl Upload {
         }
     }
 
-    fn go_on(
-        &mut self,
-        digest: Digest,
-        size: u64,
-        open: &mut impl FnMut(u64) -> io::Result<Box<dyn Read>>,
-    ) -> Result<(), Error> {
-        if self.offset > size {
+    /// Sends everything and finishes, resuming as often as is needed; the digest.
+    pub fn send(mut self, content: &mut dyn Content) -> Result<Digest, Error> {
+        let (mut failures, mut furthest) = (0, self.offset);
+        let mut outcome = self.send_rest(content);
+        loop {
+            let error = match outcome {
+                Ok(digest) => return Ok(digest),
+                Err(error) if error.is_transient() || needs_another_look(&error) => error,
+                Err(error) => return Err(error),
+            };
+            failures += 1;
+            if failures >= ATTEMPTS {
+                return Err(error);
+            }
+            tracing::debug!(
+                offset = self.offset,
+                error = error.chain(),
+                "upload interrupted, retrying"
+            );
+            self.inner
+                .cancel
+                .sleep(jittered(PAUSE * 2u32.pow(failures - 1)))?;
+            outcome = self.take_up().and_then(|()| {
+                if self.offset > furthest {
+                    (failures, furthest) = (0, self.offset);
+                }
+                self.send_rest(content)
+            });
+        }
+    }
+
+    /// Goes back to where the registry is, if it still knows the upload; else to the beginning.
+    fn take_up(&mut self) -> Result<(), Error> {
+        match self.status() {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(error) => tracing::debug!(error = error.chain(), "the upload is begun anew"),
+        }
+        let repository = Repository {
+            inner: Arc::clone(&self.inner),
+        };
+        *self = repository.upload()?;
+        Ok(())
+    }
+
+    fn send_rest(&mut self, content: &mut dyn Content) -> Result<Digest, Error> {
+        let size = content.size();
+        if let Some(size) = size.filter(|size| self.offset > *size) {
             return Err(Error::BlobSize {
-                digest,
+                digest: content.digest()?,
                 expected: size,
                 actual: self.offset,
             });
         }
-        if self.offset < size {
-            let mut reader = open(self.offset).map_err(Error::Source)?;
-            self.append(&mut reader, Some(size - self.offset))?;
-            if self.offset != size {
-                return Err(Error::Status(format!(
-                    "500 upload at {} of {size} bytes",
-                    self.offset
-                )));
-            }
+        // What is of unknown length is read to its end in any case: its digest depends on it.
+        if size.is_none_or(|size| self.offset < size) {
+            let length = size.map(|size| size - self.offset);
+            let mut reader = content.open(self.offset).map_err(Error::Source)?;
+            self.append(&mut *reader, length)?;
         }
-        self.put(digest, Payload::Bytes(&[]))
+        let digest = content.digest()?;
+        self.put(digest, Payload::Bytes(&[]))?;
+        Ok(digest)
     }
 }
 

@@ -1,9 +1,10 @@
 //! A registry that breaks off uploads, and remembers how far they came.
 
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use moss::registry::{Access, Repository};
+use moss::registry::{Access, Content, Error, Repository};
 use moss::types::digest::Digest;
 
 use super::served::{Served, Then, answer, send};
@@ -114,6 +115,84 @@ fn an_upload_goes_on_where_it_broke() {
         puts,
         [format!("/v2/a/blobs/uploads/1?state=2&digest={encoded}")]
     );
+}
+
+/// Bytes whose number nobody knows before they have been read, as of what is compressed on the way.
+struct Unknown {
+    bytes: Vec<u8>,
+    opened: Vec<u64>,
+}
+
+impl Content for Unknown {
+    fn size(&self) -> Option<u64> {
+        None
+    }
+
+    fn open(&mut self, offset: u64) -> std::io::Result<Box<dyn Read + '_>> {
+        self.opened.push(offset);
+        Ok(Box::new(&self.bytes[offset as usize..]))
+    }
+
+    fn digest(&mut self) -> Result<Digest, Error> {
+        Ok(Digest::of(&self.bytes))
+    }
+}
+
+/// Reads a body in chunks, all of it or the first so many bytes.
+fn chunked(stream: &mut BufReader<TcpStream>, most: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < most {
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("it is sent");
+        let length = usize::from_str_radix(line.trim(), 16).expect("a length");
+        let mut chunk = vec![0; length + 2];
+        stream.read_exact(&mut chunk).expect("it is sent");
+        if length == 0 {
+            break;
+        }
+        body.extend_from_slice(&chunk[..length]);
+    }
+    body.truncate(most);
+    body
+}
+
+#[test]
+fn an_upload_of_unknown_length_goes_on_too() {
+    let bytes: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&stored);
+    let server = Served::new(move |head, stream| {
+        let mut stored = keep.lock().expect("no panic");
+        let range = |stored: &[u8]| format!("0-{}", stored.len().saturating_sub(1));
+        match head.method.as_str() {
+            "POST" => answer(stream, "202 Accepted", &[("Location", "u")], b""),
+            "GET" if head.target.contains("uploads") => {
+                let fields = [("Location", "u"), ("Range", &range(&stored))];
+                answer(stream, "204 No Content", &fields, b"")
+            }
+            "PATCH" => {
+                assert_eq!(head.field("transfer-encoding"), Some("chunked"));
+                let is_first = stored.is_empty();
+                let most = if is_first { 100_000 } else { usize::MAX };
+                stored.extend(chunked(stream, most));
+                if is_first {
+                    return Then::Close;
+                }
+                answer(stream, "202 Accepted", &[("Location", "u")], b"")
+            }
+            "PUT" => answer(stream, "201 Created", &[], b""),
+            _ => answer(stream, "200 OK", &[], b"{}"),
+        }
+    });
+    let mut content = Unknown {
+        bytes: bytes.clone(),
+        opened: Vec::new(),
+    };
+    let upload = pushes(&server.name("a")).upload().expect("it begins");
+    let digest = upload.send(&mut content).expect("it arrives");
+    assert_eq!(digest, Digest::of(&bytes));
+    assert_eq!(content.opened, [0, 100_000]);
+    assert_eq!(*stored.lock().expect("no panic"), bytes);
 }
 
 #[test]
