@@ -17,6 +17,7 @@ use super::progress;
 use super::table::{Shape, ellipsis, short, size, span};
 use crate::api::filters::Filters;
 use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
+use crate::types::platform::{Platform, PlatformError};
 use crate::types::reference::Reference;
 
 const NONE: &str = "<none>";
@@ -170,6 +171,41 @@ pub fn fetch<W: Write + IsTerminal>(
     let proof = accounts::proof(name.domain())?;
     let answer = client.ask_with("POST", &target, &[(PROOF, &proof)], Body::Empty)?;
     progress::show(answer.body, out, quiet)
+}
+
+/// `moss push`.
+pub fn push(client: &Client, push: &args::Push) -> Result<()> {
+    let name = Reference::parse_named(&push.name).map_err(|error| anyhow!("{error}"))?;
+    if push.all_tags && !name.is_name_only() {
+        bail!("tag can't be used with --all-tags/-a");
+    }
+    let is_default = !push.all_tags && name.is_name_only();
+    let name = match is_default {
+        true => name.with_default_tag(),
+        false => name,
+    };
+    if is_default && !push.quiet {
+        println!("Using default tag: latest");
+    }
+    if name.digest().is_some() {
+        bail!("cannot push a digest reference");
+    }
+    let mut target = Target::new("/images/{}/push", &[&name.familiar_name()])
+        .with_some("tag", name.tag().unwrap_or_default());
+    if !push.platform.is_empty() {
+        let platform: Platform = push
+            .platform
+            .parse()
+            .map_err(|error: PlatformError| anyhow!("{error}"))?;
+        target = target.with("platform", serde_json::to_string(&platform)?);
+    }
+    let proof = accounts::proof(name.domain())?;
+    let answer = client.ask_with("POST", &target, &[(PROOF, &proof)], Body::Empty)?;
+    progress::show(answer.body, &mut io::stdout(), push.quiet)?;
+    if push.quiet {
+        println!("{name}");
+    }
+    Ok(())
 }
 
 /// `moss load`.

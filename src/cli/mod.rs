@@ -107,6 +107,7 @@ fn obey(words: &[String], serve: Serve) -> Result<()> {
         Verb::Images(verb) => images::list(&find()?, &verb),
         Verb::Pull(verb) => images::pull(&find()?, &verb),
         Verb::Search(verb) => search::search(&find()?, &verb),
+        Verb::Push(verb) => images::push(&find()?, &verb),
         Verb::Load(verb) => images::load(&find()?, &verb),
         Verb::Save(verb) => images::save(&find()?, &verb),
         Verb::Import(verb) => images::import(&find()?, &verb),

@@ -41,6 +41,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::engine::config::{self, Config, ConfigError, Options};
 use crate::engine::facts::Facts;
 use crate::engine::{self, Engine, Settings};
+use crate::image::Format;
 use crate::overlay::{self, Driver};
 use crate::sys::fork;
 use crate::sys::heap;
@@ -84,6 +85,8 @@ const BURST_OVER: Duration = Duration::from_secs(2);
 
 /// Layers that are fetched at the same time where daemon.json does not say; Docker's number.
 const CONCURRENT_DOWNLOADS: usize = 3;
+/// The same of layers that are sent.
+const CONCURRENT_UPLOADS: usize = 5;
 
 /// The log of a daemon that was started on demand, in its data root.
 pub const LOG: &str = "daemon.log";
@@ -447,6 +450,9 @@ fn open(
         debug: config.debug,
         registry: config.registries(user),
         concurrent_downloads: config.concurrent_downloads.unwrap_or(CONCURRENT_DOWNLOADS),
+        concurrent_uploads: config.concurrent_uploads.unwrap_or(CONCURRENT_UPLOADS),
+        push_compression: config.push_compression.unwrap_or(Format::Gzip),
+        keep_blobs: config.keep_blobs,
     };
     Ok(Engine::open(settings, keeper, facts)?)
 }

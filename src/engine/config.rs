@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use serde_json::{Map, Value};
 
+use crate::image::Format;
 use crate::registry::{self, Proxies, Registries};
 use crate::sys::paths::Paths;
 
@@ -65,6 +66,12 @@ pub struct Config {
     pub proxies: Proxies,
     /// How many layers are fetched at the same time; `None` for the default.
     pub concurrent_downloads: Option<usize>,
+    /// How many layers are sent at the same time; `None` for the default.
+    pub concurrent_uploads: Option<usize>,
+    /// How layers are compressed that are sent; `None` for the default.
+    pub push_compression: Option<Format>,
+    /// Whether the compressed blobs of pulled layers stay.
+    pub keep_blobs: bool,
     /// One sentence for each directive that has no effect.
     pub warnings: Vec<String>,
 }
@@ -79,18 +86,22 @@ pub struct ConfigError {
     reason: String,
 }
 
-/// Directives that are heeded, by the names that dockerd gives them in its file.
+/// Directives that are heeded, by the names that dockerd gives them in its file; `keep-blobs` and
+/// `push-compression` are ours.
 const HEEDED: &[&str] = &[
     "data-root",
     "debug",
     "exec-root",
     "hosts",
     "insecure-registries",
+    "keep-blobs",
     "labels",
     "live-restore",
     "log-level",
     "max-concurrent-downloads",
+    "max-concurrent-uploads",
     "proxies",
+    "push-compression",
     "registry-mirrors",
     "storage-driver",
 ];
@@ -150,7 +161,6 @@ const IGNORED: &[&str] = &[
     "log-driver",
     "log-format",
     "log-opts",
-    "max-concurrent-uploads",
     "max-download-attempts",
     "metrics-addr",
     "min-api-version",
@@ -286,7 +296,10 @@ impl Config {
             insecure_registries: list(&file, "insecure-registries")?.unwrap_or_default(),
             registry_mirrors: list(&file, "registry-mirrors")?.unwrap_or_default(),
             proxies: proxies(&file)?,
-            concurrent_downloads: downloads(&file)?,
+            concurrent_downloads: concurrent(&file, "downloads")?,
+            concurrent_uploads: concurrent(&file, "uploads")?,
+            push_compression: compression(&file)?,
+            keep_blobs: flag(&file, "keep-blobs")?.unwrap_or(false),
             warnings: Vec::new(),
         };
         config.data_root = config.data_root.or_else(|| options.data_root.clone());
@@ -343,10 +356,10 @@ fn proxies(file: &Map<String, Value>) -> Result<Proxies, String> {
     })
 }
 
-/// dockerd's `max-concurrent-downloads`: zero is the default.
-fn downloads(file: &Map<String, Value>) -> Result<Option<usize>, String> {
-    const NAME: &str = "max-concurrent-downloads";
-    let value = match file.get(NAME) {
+/// dockerd's `max-concurrent-downloads` and `-uploads`: zero is the default.
+fn concurrent(file: &Map<String, Value>, what: &str) -> Result<Option<usize>, String> {
+    let name = format!("max-concurrent-{what}");
+    let value = match file.get(&name) {
         None | Some(Value::Null) => return Ok(None),
         Some(value) => value,
     };
@@ -354,8 +367,18 @@ fn downloads(file: &Map<String, Value>) -> Result<Option<usize>, String> {
         Some(0) => Ok(None),
         Some(number) => usize::try_from(number)
             .map(Some)
-            .map_err(|_| format!("invalid max concurrent downloads: {number}")),
-        None => Err(wrong_type(NAME, value, "int")),
+            .map_err(|_| format!("invalid max concurrent {what}: {number}")),
+        None => Err(wrong_type(&name, value, "int")),
+    }
+}
+
+/// `push-compression`, which dockerd lacks.
+fn compression(file: &Map<String, Value>) -> Result<Option<Format>, String> {
+    match text_of(file, "push-compression")?.as_deref() {
+        None => Ok(None),
+        Some("gzip") => Ok(Some(Format::Gzip)),
+        Some("zstd") => Ok(Some(Format::Zstd)),
+        Some(other) => Err(format!("invalid push-compression: {other}")),
     }
 }
 

@@ -15,7 +15,7 @@
 //! | `exec` | exec create, start, inspect, resize |
 //! | `remove` | rm, prune, the janitor |
 //! | `list`, `inspect` | ps, inspect, top |
-//! | `pull` | pull |
+//! | `pull`, `push` | pull, push |
 //! | `registries` | login, search, looking up a name |
 //! | `images`, `volumes`, `networks`, `system` | theirs |
 //! | `restore` | finding again what runs, at start |
@@ -37,6 +37,7 @@ pub mod list;
 mod networks;
 mod plan;
 pub mod pull;
+pub mod push;
 mod registries;
 mod remove;
 mod restore;
@@ -86,6 +87,12 @@ pub struct Settings {
     pub registry: registry::Config,
     /// How many layers are fetched at the same time.
     pub concurrent_downloads: usize,
+    /// How many layers are sent at the same time.
+    pub concurrent_uploads: usize,
+    /// How layers are compressed that are sent.
+    pub push_compression: image::Format,
+    /// Whether the compressed blobs of pulled layers stay.
+    pub keep_blobs: bool,
 }
 
 /// The engine.
@@ -95,6 +102,7 @@ pub struct Engine {
     images: image::Store,
     registries: Registries,
     downloads: image::Downloads,
+    uploads: image::Uploads,
     volumes: volume::Store,
     containers: Index,
     execs: ExecIndex,
@@ -153,6 +161,7 @@ impl Engine {
         let registries = Registries::new(settings.registry.clone())
             .map_err(|error| Error::invalid(error.chain()))?;
         let downloads = image::Downloads::new(settings.concurrent_downloads);
+        let uploads = image::Uploads::new(settings.concurrent_uploads);
         let opening = |error: std::io::Error| {
             Error::io(
                 format!("cannot open the data root {}", settings.data_root.display()),
@@ -181,6 +190,7 @@ impl Engine {
                 images,
                 registries,
                 downloads,
+                uploads,
                 volumes,
                 containers: Index::default(),
                 execs: ExecIndex::default(),

@@ -26,7 +26,7 @@ pub struct PullRequest {
 }
 
 /// Where messages go.
-type Tell<'a> = &'a (dyn Fn(JsonMessage) + Sync);
+pub(super) type Tell<'a> = &'a (dyn Fn(JsonMessage) + Sync);
 
 impl Engine {
     /// Pulls an image, or all images of a repository. Ends soon after `cancel` is used.
@@ -46,6 +46,7 @@ impl Engine {
             platform: request.platform.as_ref(),
             cancel,
             downloads: &self.downloads,
+            keep_blobs: self.settings.keep_blobs,
         };
         let is_new = match (name.digest(), name.tag()) {
             (Some(digest), _) => self.pull_one(&pull, Target::Digest(digest), tell)?,
@@ -172,7 +173,7 @@ fn pull_error(error: &image::Error) -> Error {
 }
 
 /// The statuses of dockerd, which answers 500 where credentials are wrong or nobody can be reached.
-fn registry_error(error: &registry::Error) -> Error {
+pub(super) fn registry_error(error: &registry::Error) -> Error {
     let kind = match error.kind() {
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::Invalid => Kind::InvalidParameter,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::config::ImageConfig;
 use super::error::{Error, store};
 use super::layer;
+use super::origin::Origin;
 use super::pipeline::Finished;
 use super::store::{Index, Record, Store, Stored};
 use crate::types::digest::Digest;
@@ -18,6 +19,8 @@ pub(super) struct Parts {
     pub(super) config: ImageConfig,
     /// Manifests and indexes to keep, by digest.
     pub(super) manifests: Vec<(Digest, Vec<u8>)>,
+    /// Which repository had which of them.
+    pub(super) origin: Option<Origin>,
 }
 
 impl Parts {
@@ -33,6 +36,7 @@ impl Parts {
             raw,
             config,
             manifests: Vec::new(),
+            origin: None,
         })
     }
 }
@@ -66,6 +70,9 @@ impl Store {
             if !record.manifests.contains(digest) {
                 record.manifests.push(*digest);
             }
+        }
+        if let Some(origin) = &parts.origin {
+            record.add_origin(origin.manifest, &origin.repository);
         }
         self.write_record(&id, &record)?;
         let stored = Stored {
@@ -129,11 +136,7 @@ impl Store {
             let mut record = known.record.clone();
             record.last_tagged = Some(Timestamp::now());
             self.write_record(&id, &record)?;
-            let stored = Stored {
-                config: Arc::clone(&known.config),
-                raw: Arc::clone(&known.raw),
-                record,
-            };
+            let stored = known.with_record(record);
             index.images.insert(id, Arc::new(stored));
         }
         refs.write(&self.root)?;

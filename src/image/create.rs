@@ -126,6 +126,7 @@ impl Store {
             raw,
             config,
             manifests: Vec::new(),
+            origin: None,
         };
         let made = self.commit_image(parts, &mut layers);
         if made.is_err() {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ const PULLED: &str = "pulled";
 /// How long such a layer waits for another attempt to pull its image.
 const PULLED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// The compressed blob that a layer came as, in its directory (daemon.json's `keep-blobs`).
+pub(super) const BLOB: &str = "blob";
+
 /// `layer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -31,21 +34,51 @@ pub(super) struct Record {
     pub(super) size: u64,
     /// Size of its tar.
     pub(super) tar_size: u64,
+    /// The blob beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kept: Option<Kept>,
+}
+
+/// A compressed blob that was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
 }
 
 /// Reads a layer's record, and verifies the layer if a power cut may have hurt it.
 pub(super) fn check(path: &Path, diff_id: &Digest) -> Result<Record, Error> {
     let file = path.join(RECORD);
     let text = fs::read(&file).map_err(store("read", &file))?;
-    let record = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+    let mut record: Record = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
         path: file,
         reason: error.to_string(),
     })?;
     let boot = fs::read_to_string(path.join(UNSYNCED));
     if boot.is_ok_and(|boot| boot != boot_id()) {
         verify(path, diff_id)?;
+        // The layer is whole without it.
+        record.kept = record.kept.filter(|kept| is_whole(path, kept));
     }
     Ok(record)
+}
+
+/// Whether a kept blob survived a power cut; one that did not is removed.
+fn is_whole(path: &Path, kept: &Kept) -> bool {
+    let file = path.join(BLOB);
+    let whole = File::open(&file).and_then(digest_of);
+    if whole.is_ok_and(|digest| digest == kept.digest) {
+        return true;
+    }
+    tracing::warn!(path = %file.display(), "a damaged blob is removed");
+    let _ = fs::remove_file(file);
+    false
+}
+
+/// Makes the file for the blob of a layer that is being fetched.
+pub(super) fn create_blob(layer: &Path) -> Result<File, Error> {
+    let path = layer.join(BLOB);
+    File::create_new(&path).map_err(store("make", path))
 }
 
 /// Whether the layer may not be on disk yet.
@@ -78,16 +111,8 @@ fn boot_id() -> String {
 
 /// Rebuilds the layer's tar and compares its digest.
 fn verify(path: &Path, diff_id: &Digest) -> Result<(), Error> {
-    let mut tar = open_tar(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match tar.read(&mut buffer).map_err(store("read", path))? {
-            0 => break,
-            amount => hash.update(&buffer[..amount]),
-        }
-    }
-    let actual = Digest::from_bytes(hash.finalize().into());
+    let tar = open_tar(path)?;
+    let actual = digest_of(tar).map_err(store("read", path))?;
     if actual != *diff_id {
         return Err(Error::DigestMismatch {
             what: format!("the layer in {}", path.display()),
@@ -96,6 +121,17 @@ fn verify(path: &Path, diff_id: &Digest) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+fn digest_of(mut reader: impl Read) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
+            amount => hash.update(&buffer[..amount]),
+        }
+    }
 }
 
 fn open_tar(path: &Path) -> Result<LayerTar, Error> {
@@ -114,6 +150,12 @@ impl Store {
         Some(self.lock().layers.get(diff_id)?.tar_size)
     }
 
+    /// The blob that was kept beside a layer.
+    pub(super) fn kept_blob(&self, diff_id: &Digest) -> Option<(Kept, PathBuf)> {
+        let kept = self.lock().layers.get(diff_id)?.kept?;
+        Some((kept, self.layer_path(diff_id).join(BLOB)))
+    }
+
     /// Whether the store has this layer.
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
         self.lock().layers.contains_key(diff_id)
@@ -124,6 +166,7 @@ impl Store {
         let record = Record {
             size: layer.unpacked.size,
             tar_size: layer.unpacked.tar_size,
+            kept: layer.kept,
         };
         let path = layer.scratch.path();
         let write = |name: &str, bytes: &[u8]| {

@@ -14,6 +14,9 @@
 //! docker save ◀── save ◀── split (the tar, byte for byte)
 //!
 //! docker pull ──▶ pull ──▶ transfer (a layer once, however many want it) ──▶ pipeline
+//!
+//! docker push ◀── push ◀── supply (what a layer is sent as) ◀── split, gzip, a registry
+//!                   └────── origin (where its blobs are already)
 //! ```
 //!
 //! An image is its config: its id is the config's digest, its layers are named by the digests of
@@ -21,7 +24,7 @@
 //! checked against the config before a name or a record refers to them, and archives need not be
 //! believed in anything else.
 //!
-//! Not here: what registries say and how (`registry`), pushing, file-level sharing
+//! Not here: what registries say and how (`registry`), file-level sharing
 //! between layers (a layer's tree is its own directory, so that one can later be made of links
 //! into a pool without anybody above noticing).
 
@@ -33,22 +36,28 @@ mod commit;
 mod config;
 mod create;
 mod error;
+mod gzip;
 mod janitor;
 mod layer;
 mod layout;
 mod ledger;
 mod load;
+mod origin;
 mod owner;
 mod pins;
 mod pipeline;
 mod pull;
+mod push;
 mod query;
 mod refs;
 mod remove;
 mod save;
+mod schema;
 mod scratch;
+mod slots;
 mod split;
 mod store;
+mod supply;
 mod tarball;
 mod transfer;
 mod unpack;
@@ -57,7 +66,9 @@ pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
 pub use create::{BuiltinFile, Import};
 pub use error::{Error, ErrorKind};
 pub use load::{Loaded, Progress};
+pub use origin::Format;
 pub use pull::{LayerStep, Pull, Pulled, Step};
+pub use push::{Push, Pushed, UploadStep, Uploads};
 pub use query::{HistoryLine, Image};
 pub use remove::{Removed, User};
 pub use split::LayerTar;

@@ -1,5 +1,5 @@
 //! Layers that somebody counts on, whatever images there are: a load or a pull under way before its
-//! image is made, a container also after its image was removed.
+//! image is made, a push and a container also after its image was removed.
 //!
 //! A pinned layer is not collected. A layer may be pinned before it is there: whoever puts it in
 //! place later finds it kept. Pins are not on disk: who has them takes them again at the start,

@@ -23,6 +23,7 @@ use std::thread::{self, JoinHandle};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, store};
+use super::layer::Kept;
 use super::owner::Owners;
 use super::scratch::Scratch;
 use super::unpack::{self, Limits, Unpacked};
@@ -78,6 +79,8 @@ pub(crate) struct Finished {
     pub(crate) scratch: Scratch,
     pub(crate) diff_id: Digest,
     pub(crate) unpacked: Unpacked,
+    /// The blob that it came as, where that stays.
+    pub(crate) kept: Option<Kept>,
 }
 
 /// A layer being unpacked.
@@ -162,7 +165,47 @@ impl Pipeline {
             scratch: self.scratch,
             diff_id,
             unpacked: unpacked?,
+            kept: None,
         })
+    }
+}
+
+/// The digest of what a stream decompresses to, found while it passes by.
+pub(crate) struct Inspection {
+    feed: SyncSender<Chunk>,
+    thread: JoinHandle<Result<Digest, Error>>,
+}
+
+impl Inspection {
+    pub(crate) fn start() -> io::Result<Self> {
+        let (feed, encoded) = sync_channel::<Chunk>(QUEUE);
+        let thread = thread::Builder::new().name("layer-inspect".to_owned());
+        let inspect = move || {
+            let mut plain = decompress(Chunks::new(encoded))?;
+            let mut hash = Sha256::new();
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                match plain.read(&mut buffer).map_err(Error::Decompress)? {
+                    0 => return Ok(Digest::from_bytes(hash.finalize().into())),
+                    amount => hash.update(&buffer[..amount]),
+                }
+            }
+        };
+        Ok(Self {
+            feed,
+            thread: thread.spawn(inspect)?,
+        })
+    }
+
+    /// Takes some more of the stream.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        // Whoever does not want more has failed; `finish` says why.
+        let _ = self.feed.send(Arc::new(bytes.to_vec()));
+    }
+
+    pub(crate) fn finish(self) -> Result<Digest, Error> {
+        drop(self.feed);
+        self.thread.join().map_err(|_| Error::Interrupted)?
     }
 }
 

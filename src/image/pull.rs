@@ -17,12 +17,13 @@
 //! The first error ends the layers that are still under way by using the pull's [`Cancel`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::commit::Parts;
 use super::config::CONFIG_MAX;
 use super::error::{Error, store};
+use super::origin::Origin;
 use super::pins::Pins;
 use super::store::Store;
 use super::transfer::{Downloads, Source};
@@ -42,6 +43,8 @@ pub struct Pull<'a> {
     pub cancel: &'a Cancel,
     /// With which others it shares.
     pub downloads: &'a Downloads,
+    /// Whether the compressed blobs stay beside the layers.
+    pub keep_blobs: bool,
 }
 
 /// What a pull came to.
@@ -157,13 +160,21 @@ impl Store {
         }
         let digest = pull.repository.resolve(tag)?.digest;
         let wanted = pull.platform.cloned().unwrap_or_else(Platform::host);
-        let index = self.lock();
+        let mut index = self.lock();
         let found = index.images.iter().find(|(_, image)| {
             let config = &image.config;
             image.record.manifests.contains(&digest)
                 && Platform::new(&config.os, &config.architecture, &config.variant) == wanted
         });
-        Ok(found.map(|(id, _)| (digest, *id)))
+        let Some((id, image)) = found.map(|(id, image)| (*id, Arc::clone(image))) else {
+            return Ok(None);
+        };
+        let mut record = image.record.clone();
+        if record.add_origin(digest, name) {
+            self.write_record(&id, &record)?;
+            index.images.insert(id, Arc::new(image.with_record(record)));
+        }
+        Ok(Some((digest, id)))
     }
 
     /// The image of a manifest: the one that is here, or a new one.
@@ -186,13 +197,7 @@ impl Store {
             known
         };
         let mut parts = match known {
-            Some(image) => {
-                let kept = &image.record.manifests;
-                if found.chain.iter().all(|raw| kept.contains(&raw.digest)) {
-                    return Ok(id);
-                }
-                Parts::new(image.raw.to_vec())?
-            }
+            Some(image) => Parts::new(image.raw.to_vec())?,
             None => {
                 let parts = config(pull.repository, id)?;
                 let layers = parts.config.diff_ids();
@@ -215,10 +220,17 @@ impl Store {
                 parts
             }
         };
+        let blobs = found.manifest.layers.iter();
+        let repository = pull.repository.reference();
+        self.note_place(blobs.zip(parts.config.diff_ids()), repository);
         let documents = found.chain.iter();
         parts.manifests = documents
             .map(|raw| (raw.digest, raw.bytes.clone()))
             .collect();
+        parts.origin = found.chain.first().map(|root| Origin {
+            manifest: root.digest,
+            repository: repository.bare(),
+        });
         self.commit_image(parts, &mut Vec::new())
     }
 
@@ -242,6 +254,7 @@ impl Store {
                 digest: blob.digest,
                 size: blob.size,
                 diff_id: *diff_id,
+                keep: pull.keep_blobs,
             };
             if self.has_layer(diff_id) {
                 tell(&source, LayerStep::Exists);

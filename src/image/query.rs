@@ -225,8 +225,11 @@ impl Store {
         layers.map(|id| index.layer_size(id)).sum()
     }
 
-    /// The size of all layers, each counted once.
+    /// The size of all layers, each counted once, with the blobs that are kept.
     pub fn layers_size(&self) -> u64 {
-        self.lock().layers.values().map(|record| record.size).sum()
+        let index = self.lock();
+        let kept = |record: &layer::Record| record.kept.map_or(0, |kept| kept.size);
+        let records = index.layers.values();
+        records.map(|record| record.size + kept(record)).sum()
     }
 }

@@ -80,6 +80,15 @@ impl Refs {
         names.map(|(name, _)| name.clone()).collect()
     }
 
+    /// All names in a repository, digests included.
+    pub(super) fn in_repository(&self, repository: &str) -> Vec<Reference> {
+        let names = self.refs.keys();
+        names
+            .filter(|name| name.repository() == repository)
+            .cloned()
+            .collect()
+    }
+
     /// The tags of a repository.
     pub(super) fn tags(&self, repository: &str) -> Vec<(Reference, Digest)> {
         let of_it = |name: &Reference| name.digest().is_none() && name.repository() == repository;

@@ -7,6 +7,8 @@
 //!   layers/HEX/           one directory a layer, by its diff id, shared by all images
 //!     fs/                 the tree, as overlayfs takes it
 //!     layer.json          sizes
+//!     blobs.json          which blobs of which registries it is (see `origin`)
+//!     blob                the blob that it came as, where such are kept
 //!     split.zst, aside/   what rebuilds the tar (see `split`)
 //!     pulled              it came before its image; when, by the file's time
 //!     unsynced            the boot in which it was written, until it is known to be on disk
@@ -45,6 +47,7 @@ use super::config::ImageConfig;
 use super::error::{Error, store};
 use super::janitor::Janitor;
 use super::layer;
+use super::origin::Origin;
 use super::owner::Owners;
 use super::refs::Refs;
 use super::scratch::Scratch;
@@ -69,7 +72,7 @@ pub(super) struct Index {
     pub(super) images: BTreeMap<Digest, Arc<Stored>>,
     pub(super) layers: HashMap<Digest, layer::Record>,
     pub(super) refs: Refs,
-    /// Layers that a load counts on, and how many do.
+    /// Layers that a load, pull or push counts on, and how many do.
     pub(super) pins: HashMap<Digest, usize>,
 }
 
@@ -81,6 +84,17 @@ pub(super) struct Stored {
     pub(super) record: Record,
 }
 
+impl Stored {
+    /// The same image with another record.
+    pub(super) fn with_record(&self, record: Record) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            raw: Arc::clone(&self.raw),
+            record,
+        }
+    }
+}
+
 /// `images/HEX.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -90,6 +104,9 @@ pub(super) struct Record {
     /// When it was last tagged.
     #[serde(default)]
     pub(super) last_tagged: Option<Timestamp>,
+    /// In which repositories the manifests were, the latest last.
+    #[serde(default)]
+    pub(super) origins: Vec<Origin>,
 }
 
 /// Directories of the store, in the order in which they are made.

@@ -16,15 +16,18 @@
 //! directory that is gone again if the digest, or the diff id, is wrong.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io::{Read, Write};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::error::Error;
+use super::error::{Error, store};
+use super::layer::{self, Kept};
+use super::origin::{self, Format};
 use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::pull::LayerStep;
+use super::slots::{LOOK, Slots, lock};
 use super::store::Store;
 use crate::registry::{self, Cancel, Repository};
 use crate::types::digest::Digest;
@@ -33,14 +36,9 @@ use crate::types::digest::Digest;
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of progress that are worth telling; a hundredth of a smaller layer.
 const TELL_BYTES: u64 = 512 << 10;
-/// How long somebody who waits does not look at the [`Cancel`].
-const LOOK: Duration = Duration::from_millis(100);
-
 /// The layers that are being fetched, and how many may be.
 pub struct Downloads {
-    limit: usize,
-    free: Mutex<usize>,
-    freed: Condvar,
+    slots: Slots,
     in_flight: Mutex<HashMap<Digest, Arc<Flight>>>,
 }
 
@@ -66,45 +64,22 @@ pub(super) struct Source<'a> {
     pub(super) size: u64,
     /// What it must unpack to.
     pub(super) diff_id: Digest,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that is guarded here can be left half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the blob stays beside the layer.
+    pub(super) keep: bool,
 }
 
 impl Downloads {
     /// Lets `limit` layers (at least one) be fetched at the same time.
     pub fn new(limit: usize) -> Self {
-        let limit = limit.max(1);
         Self {
-            limit,
-            free: Mutex::new(limit),
-            freed: Condvar::new(),
+            slots: Slots::new(limit),
             in_flight: Mutex::default(),
         }
     }
 
     /// How many layers may be fetched at the same time.
     pub fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// A place among those that fetch; `waiting` is called if there is none at once.
-    fn slot(&self, cancel: &Cancel, waiting: impl FnOnce()) -> Result<Slot<'_>, Error> {
-        let mut free = lock(&self.free);
-        if *free == 0 {
-            drop(free);
-            waiting();
-            free = lock(&self.free);
-        }
-        while *free == 0 {
-            cancel.check()?;
-            let waited = self.freed.wait_timeout(free, LOOK);
-            free = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *free -= 1;
-        Ok(Slot(self))
+        self.slots.limit()
     }
 
     /// Whether the caller fetches this layer, or somebody else does already.
@@ -120,16 +95,6 @@ impl Downloads {
             layer,
             flight,
         })
-    }
-}
-
-/// Frees a place when dropped.
-struct Slot<'a>(&'a Downloads);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.free) += 1;
-        self.0.freed.notify_one();
     }
 }
 
@@ -223,7 +188,9 @@ impl Store {
         source: &Source<'_>,
         tell: &dyn Fn(LayerStep),
     ) -> Result<(), Error> {
-        let slot = downloads.slot(source.cancel, || tell(LayerStep::Waiting))?;
+        let slot = downloads
+            .slots
+            .take(source.cancel, || tell(LayerStep::Waiting))?;
         let layer = self.stream(source, tell)?;
         drop(slot);
         if layer.diff_id != source.diff_id {
@@ -236,10 +203,15 @@ impl Store {
 
     fn stream(&self, source: &Source<'_>, tell: &dyn Fn(LayerStep)) -> Result<Finished, Error> {
         let mut blob = source.repository.blob(source.digest, Some(source.size))?;
-        let mut pipeline = Pipeline::start(self.scratch("layer")?, &self.owners, self.limits)?;
+        let scratch = self.scratch("layer")?;
+        let mut copy = match source.keep {
+            true => Some(layer::create_blob(scratch.path())?),
+            false => None,
+        };
+        let mut pipeline = Pipeline::start(scratch, &self.owners, self.limits)?;
         let mut hash = Sha256::new();
         let mut pace = Pace::new(source.size);
-        let mut current = 0;
+        let (mut current, mut format) = (0, None);
         let mut buffer = vec![0; CHUNK];
         loop {
             let amount = match blob.read(&mut buffer) {
@@ -253,6 +225,15 @@ impl Store {
             };
             hash.update(&buffer[..amount]);
             pipeline.write(&buffer[..amount]);
+            if let Some(copy) = &mut copy
+                && let Err(error) = copy.write_all(&buffer[..amount])
+            {
+                let _ = pipeline.finish();
+                return Err(store("write", layer::BLOB)(error));
+            }
+            if current == 0 {
+                format = Format::detect(&buffer[..amount]);
+            }
             current += amount as u64;
             if pace.is_due(current, Instant::now()) {
                 let total = source.size;
@@ -271,7 +252,20 @@ impl Store {
         tell(LayerStep::Downloaded);
         let (current, total) = (source.size, source.size);
         tell(LayerStep::Extracting { current, total });
-        pipeline.finish()
+        let mut layer = pipeline.finish()?;
+        let (digest, size) = (source.digest, source.size);
+        layer.kept = copy.map(|_| Kept { digest, size });
+        if let Some(format) = format {
+            let blob = origin::Blob {
+                digest,
+                size,
+                format,
+                made: false,
+                places: vec![source.repository.reference().bare()],
+            };
+            origin::write_first(layer.scratch.path(), &blob)?;
+        }
+        Ok(layer)
     }
 }
 
@@ -305,7 +299,7 @@ fn explained(error: Error, mut blob: impl Read, mut hash: Sha256, expected: Dige
 }
 
 /// How often progress is told: Docker's rule, by bytes and by time, and always at the end.
-struct Pace {
+pub(super) struct Pace {
     total: u64,
     every: u64,
     told: u64,
@@ -313,7 +307,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(total: u64) -> Self {
+    pub(super) fn new(total: u64) -> Self {
         Self {
             total,
             every: TELL_BYTES.min(total / 100),
@@ -322,7 +316,7 @@ impl Pace {
         }
     }
 
-    fn is_due(&mut self, current: u64, now: Instant) -> bool {
+    pub(super) fn is_due(&mut self, current: u64, now: Instant) -> bool {
         let soon = self.at.is_some_and(|at| now < at + TELL_EVERY);
         let due = current == self.total || (current - self.told > self.every && !soon);
         if due {
@@ -335,8 +329,6 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     #[test]
@@ -351,31 +343,6 @@ mod tests {
         assert!(!pace.is_due((1 << 20) + 1, at(1000)), "too little");
         assert!(pace.is_due(10 << 20, at(1001)), "the end");
         assert!(Pace::new(0).is_due(0, begin));
-    }
-
-    #[test]
-    fn slots_are_bounded_and_come_back() {
-        let downloads = Downloads::new(0);
-        assert_eq!(downloads.limit(), 1);
-        let cancel = Cancel::new();
-        let slot = downloads.slot(&cancel, || panic!("one is free")).unwrap();
-        let waited = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| {
-                let count = || {
-                    waited.fetch_add(1, Ordering::Relaxed);
-                };
-                downloads.slot(&cancel, count).map(drop)
-            });
-            while waited.load(Ordering::Relaxed) == 0 {
-                std::thread::yield_now();
-            }
-            drop(slot);
-            assert!(second.join().unwrap().is_ok());
-        });
-        let _slot = downloads.slot(&cancel, || ()).unwrap();
-        cancel.cancel();
-        assert!(downloads.slot(&cancel, || ()).is_err(), "cancelled");
     }
 
     #[test]

@@ -136,6 +136,16 @@ impl Reference {
         }
     }
 
+    /// The repository alone, without tag and digest.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self {
+            tag: None,
+            digest: None,
+            ..self.clone()
+        }
+    }
+
     /// The registry's host and port: `docker.io`.
     pub fn domain(&self) -> &str {
         &self.domain

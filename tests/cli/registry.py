@@ -73,9 +73,11 @@ class Registry:
         self.process.wait()
         shutil.rmtree(self.top, ignore_errors=True)
 
-    def ask(self, method, path, data=None, kind="application/octet-stream"):
+    def ask(self, method, path, data=None, kind="application/octet-stream", accept=False):
         url = path if path.startswith("http") else f"http://{self.host}{path}"
         headers = {"Content-Type": kind} if data is not None else {}
+        if accept:
+            headers["Accept"] = "application/vnd.docker.distribution.manifest.v2+json, " + MANIFEST
         return urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30)
 
     def blob(self, name, data):

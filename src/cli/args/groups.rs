@@ -55,6 +55,8 @@ pub enum ImageGroup {
     Inspect(Inspect),
     /// Download an image from a registry
     Pull(Pull),
+    /// Upload an image to a registry
+    Push(Push),
     /// Load an image from a tar archive or STDIN
     Load(Load),
     /// List images

@@ -39,6 +39,23 @@ pub struct Pull {
     pub name: String,
 }
 
+/// `moss push`
+#[derive(Debug, Args)]
+pub struct Push {
+    /// Push all tags of an image to the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Push the image only if it is for this platform: os[/arch[/variant]]
+    #[arg(long, value_name = "string", default_value = "")]
+    pub platform: String,
+    /// Suppress verbose output
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+}
+
 /// `moss search`
 #[derive(Debug, Args)]
 pub struct Search {

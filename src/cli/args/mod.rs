@@ -85,6 +85,8 @@ pub enum Verb {
     Pull(Pull),
     /// Search Docker Hub for images
     Search(Search),
+    /// Upload an image to a registry
+    Push(Push),
     /// Load an image from a tar archive or STDIN
     Load(Load),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)

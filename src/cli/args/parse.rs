@@ -120,6 +120,7 @@ fn ungroup(verb: Verb) -> Verb {
             ImageGroup::Import(verb) => Verb::Import(verb),
             ImageGroup::Inspect(verb) => of(verb, "image"),
             ImageGroup::Pull(verb) => Verb::Pull(verb),
+            ImageGroup::Push(verb) => Verb::Push(verb),
             ImageGroup::Load(verb) => Verb::Load(verb),
             ImageGroup::Ls(verb) => Verb::Images(verb),
             ImageGroup::Rm(verb) => Verb::Rmi(verb),

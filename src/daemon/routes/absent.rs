@@ -32,11 +32,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
             Absent("telling an image's attestations"),
         ),
         (
-            post.clone(),
-            "/images/{name:.*}/push",
-            Absent("pushing images"),
-        ),
-        (
             get.clone(),
             "/containers/{name:.*}/changes",
             Absent("comparing a container with its image"),

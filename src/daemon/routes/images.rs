@@ -1,7 +1,7 @@
 //! Images.
 
 use std::io::{self, BufWriter, Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::StatusCode;
 use tokio::sync::oneshot;
@@ -14,8 +14,10 @@ use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
 use crate::engine;
 use crate::engine::images::ImageListOptions;
 use crate::engine::pull::PullRequest;
+use crate::engine::push::PushRequest;
 use crate::image::{Config, Import};
-use crate::types::platform::PlatformError;
+use crate::registry::Cancel;
+use crate::types::platform::{Platform, PlatformError};
 use crate::types::reference::{Reference, ReferenceError};
 
 /// `GET /images/json`.
@@ -146,7 +148,11 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
     let query = &request.query;
     if let Some(name) = query.text("fromImage") {
         let pull = pull_request(&request, name)?;
-        return run_pull(state, &request, pull).await;
+        let engine = Arc::clone(&state.engine);
+        return transfer("pull", &request, move |cancel, tell| {
+            engine.image_pull(&pull, cancel, tell)
+        })
+        .await;
     }
     let source = query.text("fromSrc").unwrap_or("-");
     if source != "-" {
@@ -219,13 +225,59 @@ fn pull_request(request: &Request, name: &str) -> Result<PullRequest, Failure> {
     })
 }
 
-/// Pulls. What goes wrong before the first message is the answer, as in Docker; what comes later is
-/// a message. A client that leaves ends the pull.
-async fn run_pull(state: State, request: &Request, pull: PullRequest) -> Result<Answer, Failure> {
+/// `POST /images/{name}/push`; without a tag all of the repository's.
+pub async fn push(state: State, request: Request) -> Result<Answer, Failure> {
+    let invalid = |error: ReferenceError| Failure::bad_request(error.to_string());
+    let query = &request.query;
+    let mut reference = Reference::parse_named(&request.name).map_err(invalid)?;
+    if let Some(tag) = query.text("tag") {
+        if reference.digest().is_some() {
+            return Err(Failure::bad_request("cannot import digest reference"));
+        }
+        reference = reference.with_tag(tag).map_err(invalid)?;
+    }
+    let platform = query.text("platform").filter(|_| request.since(46));
+    let push = PushRequest {
+        reference,
+        platform: platform.map(described_platform).transpose()?,
+        credentials: proof(&request),
+    };
+    let engine = Arc::clone(&state.engine);
+    transfer("push", &request, move |cancel, tell| {
+        engine.image_push(&push, cancel, tell)
+    })
+    .await
+}
+
+/// A platform as newer clients send it: an OCI platform's JSON.
+fn described_platform(text: &str) -> Result<Platform, Failure> {
+    let platform: Platform = serde_json::from_str(text)
+        .map_err(|error| Failure::bad_request(format!("failed to parse platform: {error}")))?;
+    if platform.os.is_empty() || platform.architecture.is_empty() {
+        return Err(Failure::bad_request(
+            "both OS and Architecture must be provided",
+        ));
+    }
+    let Platform {
+        os, architecture, ..
+    } = &platform;
+    Ok(Platform::new(os, architecture, &platform.variant))
+}
+
+/// Where a transfer's messages go.
+type Tell<'a> = &'a (dyn Fn(JsonMessage) + Sync);
+
+/// Pulls or pushes. What goes wrong before the first message is the answer, as in Docker; what
+/// comes later is a message. A client that leaves ends the transfer.
+async fn transfer(
+    verb: &'static str,
+    request: &Request,
+    run: impl FnOnce(&Cancel, Tell<'_>) -> engine::Result<()> + Send + 'static,
+) -> Result<Answer, Failure> {
     let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
     let (begin, begun) = oneshot::channel::<Result<(), engine::Error>>();
     let (cancel, over) = cancelled_by_leaving(request)?;
-    spawn("pull", move || {
+    spawn(verb, move || {
         let begin = Mutex::new(Some(begin));
         let first = || begin.lock().unwrap_or_else(PoisonError::into_inner).take();
         let tell = |message: JsonMessage| {
@@ -246,7 +298,7 @@ async fn run_pull(state: State, request: &Request, pull: PullRequest) -> Result<
                 cancel.cancel();
             }
         };
-        let result = state.engine.image_pull(&pull, &cancel, &tell);
+        let result = run(&cancel, &tell);
         match (result, first()) {
             (result, Some(begin)) => drop(begin.send(result)),
             (Err(error), None) => drop(feed.send(JsonMessage::error(error.message).to_line())),

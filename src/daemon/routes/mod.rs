@@ -192,6 +192,7 @@ fn table() -> Table<Target> {
             Target::Upload(|state, request| Box::pin(images::create(state, request))),
         ),
         (Method::POST, "/images/prune", route!(images::prune)),
+        (Method::POST, "/images/{name:.*}/push", route!(images::push)),
         (Method::GET, "/images/get", route!(images::save)),
         (Method::GET, "/images/{name:.*}/get", route!(images::save)),
         (Method::POST, "/containers/prune", route!(containers::prune)),
