@@ -10,9 +10,10 @@
 //!
 //! The keeper's namespaces can only be joined by a process with one thread, so everything before
 //! that is plain code, and the paths are known before, as afterwards the user's id is 0. SIGHUP
-//! reads daemon.json anew; what can change in a running daemon is how much it logs. It also has
-//! sockets looked after that were deleted (see [`presence`](super::presence)): `moss` verbs send it
-//! to a daemon whose socket is not where the lock says, so it is harmless from the start on.
+//! reads daemon.json anew; what can change in a running daemon is how much it logs, its labels, and
+//! how registries are reached. It also has sockets looked after that were deleted (see
+//! [`presence`](super::presence)): `moss` verbs send it to a daemon whose socket is not where the
+//! lock says, so it is harmless from the start on.
 //!
 //! A daemon that was started on demand has a session of its own and none of its starter's
 //! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
@@ -40,7 +41,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::engine::config::{self, Config, ConfigError, Options};
 use crate::engine::facts::Facts;
-use crate::engine::{self, Engine, Settings};
+use crate::engine::{self, Engine, Reloadable, Settings};
 use crate::image::Format;
 use crate::overlay::{self, Driver};
 use crate::sys::fork;
@@ -252,6 +253,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         levels,
         options: options.clone(),
         config_file: places.config_file,
+        user,
     };
     let result = runtime.block_on(daemon.serve(notify, &places.exec_root, || {
         // Whoever looks for it from now on is to wait for its end, not for its socket.
@@ -446,15 +448,22 @@ fn open(
         data_root: places.data_root.clone(),
         exec_root: places.exec_root.clone(),
         storage_driver: driver,
+        push_compression: config.push_compression.unwrap_or(Format::Gzip),
+        keep_blobs: config.keep_blobs,
+        reloadable: reloadable(config, user),
+    };
+    Ok(Engine::open(settings, keeper, facts)?)
+}
+
+/// What SIGHUP may change.
+fn reloadable(config: &Config, user: &Paths) -> Reloadable {
+    Reloadable {
         labels: config.labels.clone(),
         debug: config.debug,
         registry: config.registries(user),
         concurrent_downloads: config.concurrent_downloads.unwrap_or(CONCURRENT_DOWNLOADS),
         concurrent_uploads: config.concurrent_uploads.unwrap_or(CONCURRENT_UPLOADS),
-        push_compression: config.push_compression.unwrap_or(Format::Gzip),
-        keep_blobs: config.keep_blobs,
-    };
-    Ok(Engine::open(settings, keeper, facts)?)
+    }
 }
 
 /// What `docker info` warns of where ids are concerned.
@@ -495,6 +504,7 @@ struct Daemon {
     levels: Levels,
     options: Options,
     config_file: PathBuf,
+    user: Paths,
 }
 
 impl Daemon {
@@ -564,13 +574,15 @@ impl Daemon {
 
     /// Reads the configuration anew. What is wrong in it is told and changes nothing.
     fn reload(&self) {
-        match Config::read(&self.options, &self.config_file) {
-            Ok(config) => {
-                (self.levels)(level(&config));
-                tracing::info!("reloaded {}", self.config_file.display());
-            }
-            Err(error) => tracing::error!("{error}"),
+        let config = match Config::read(&self.options, &self.config_file) {
+            Ok(config) => config,
+            Err(error) => return tracing::error!("{error}"),
+        };
+        if let Err(error) = self.engine.reload(reloadable(&config, &self.user)) {
+            return tracing::error!("cannot reload {}: {error}", self.config_file.display());
         }
+        (self.levels)(level(&config));
+        tracing::info!("reloaded {}", self.config_file.display());
     }
 
     /// Resolves when there was nothing to do for [`IDLE`].

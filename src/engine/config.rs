@@ -72,6 +72,8 @@ pub struct Config {
     pub push_compression: Option<Format>,
     /// Whether the compressed blobs of pulled layers stay.
     pub keep_blobs: bool,
+    /// How often a layer is tried without getting further; `None` for the default.
+    pub download_attempts: Option<u32>,
     /// One sentence for each directive that has no effect.
     pub warnings: Vec<String>,
 }
@@ -100,6 +102,7 @@ const HEEDED: &[&str] = &[
     "log-level",
     "max-concurrent-downloads",
     "max-concurrent-uploads",
+    "max-download-attempts",
     "proxies",
     "push-compression",
     "registry-mirrors",
@@ -161,7 +164,6 @@ const IGNORED: &[&str] = &[
     "log-driver",
     "log-format",
     "log-opts",
-    "max-download-attempts",
     "metrics-addr",
     "min-api-version",
     "mtu",
@@ -253,6 +255,7 @@ impl Config {
             insecure_registries: self.insecure_registries.clone(),
             mirrors: self.registry_mirrors.clone(),
             proxies: self.proxies.clone(),
+            download_attempts: self.download_attempts,
             user_agent: concat!("moss/", env!("CARGO_PKG_VERSION")).to_owned(),
             ..registry::Config::default()
         }
@@ -296,8 +299,9 @@ impl Config {
             insecure_registries: list(&file, "insecure-registries")?.unwrap_or_default(),
             registry_mirrors: list(&file, "registry-mirrors")?.unwrap_or_default(),
             proxies: proxies(&file)?,
-            concurrent_downloads: concurrent(&file, "downloads")?,
-            concurrent_uploads: concurrent(&file, "uploads")?,
+            concurrent_downloads: count(&file, "max-concurrent-downloads")?,
+            concurrent_uploads: count(&file, "max-concurrent-uploads")?,
+            download_attempts: count(&file, "max-download-attempts")?,
             push_compression: compression(&file)?,
             keep_blobs: flag(&file, "keep-blobs")?.unwrap_or(false),
             warnings: Vec::new(),
@@ -356,22 +360,6 @@ fn proxies(file: &Map<String, Value>) -> Result<Proxies, String> {
     })
 }
 
-/// dockerd's `max-concurrent-downloads` and `-uploads`: zero is the default.
-fn concurrent(file: &Map<String, Value>, what: &str) -> Result<Option<usize>, String> {
-    let name = format!("max-concurrent-{what}");
-    let value = match file.get(&name) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(value) => value,
-    };
-    match value.as_i64() {
-        Some(0) => Ok(None),
-        Some(number) => usize::try_from(number)
-            .map(Some)
-            .map_err(|_| format!("invalid max concurrent {what}: {number}")),
-        None => Err(wrong_type(&name, value, "int")),
-    }
-}
-
 /// `push-compression`, which dockerd lacks.
 fn compression(file: &Map<String, Value>) -> Result<Option<Format>, String> {
     match text_of(file, "push-compression")?.as_deref() {
@@ -379,6 +367,21 @@ fn compression(file: &Map<String, Value>) -> Result<Option<Format>, String> {
         Some("gzip") => Ok(Some(Format::Gzip)),
         Some("zstd") => Ok(Some(Format::Zstd)),
         Some(other) => Err(format!("invalid push-compression: {other}")),
+    }
+}
+
+/// A number of things, such as `max-concurrent-downloads`: zero is the default.
+fn count<T: TryFrom<i64>>(file: &Map<String, Value>, name: &str) -> Result<Option<T>, String> {
+    let value = match file.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value,
+    };
+    match value.as_i64() {
+        Some(0) => Ok(None),
+        Some(number) => T::try_from(number)
+            .map(Some)
+            .map_err(|_| format!("invalid {}: {number}", name.replace('-', " "))),
+        None => Err(wrong_type(name, value, "int")),
     }
 }
 
@@ -524,6 +527,10 @@ mod tests {
             "invalid max concurrent downloads: -1"
         );
         assert_eq!(
+            refused(r#"{"max-download-attempts": -1}"#),
+            "invalid max download attempts: -1"
+        );
+        assert_eq!(
             refused(r#"{"registry-mirrors": ["m.example"]}"#),
             "invalid mirror: unsupported scheme \"\" in \"m.example\""
         );
@@ -557,11 +564,13 @@ mod tests {
     #[test]
     fn registries_are_reached_as_it_says() {
         let text = r#"{"insecure-registries": ["10.0.0.0/8"], "max-concurrent-downloads": 5,
+            "max-download-attempts": 2,
             "registry-mirrors": ["https://m.example"], "proxies": {"no-proxy": "*"}}"#;
         let config = join(&Options::default(), text).unwrap();
         assert_eq!(config.concurrent_downloads, Some(5));
         assert!(config.warnings.is_empty());
         let reached = config.reached();
+        assert_eq!(reached.download_attempts, Some(2));
         assert_eq!(reached.insecure_registries, ["10.0.0.0/8"]);
         assert_eq!(reached.mirrors, ["https://m.example"]);
         assert_eq!(reached.proxies.no_proxy, "*");

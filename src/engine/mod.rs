@@ -18,6 +18,7 @@
 //! | `pull`, `push` | pull, push |
 //! | `registries` | login, search, looking up a name |
 //! | `images`, `volumes`, `networks`, `system` | theirs |
+//! | `reload` | what daemon.json may change while the engine runs |
 //! | `restore` | finding again what runs, at start |
 //!
 //! Which state may be changed by whom is told in [`containers`].
@@ -39,6 +40,7 @@ mod plan;
 pub mod pull;
 pub mod push;
 mod registries;
+mod reload;
 mod remove;
 mod restore;
 mod start;
@@ -56,16 +58,17 @@ use crate::engine::containers::Index;
 use crate::engine::events::Events;
 use crate::engine::facts::Facts;
 use crate::engine::plan::FilterCache;
+use crate::engine::reload::Reloaded;
 use crate::engine::remove::Janitor;
 use crate::image;
 use crate::overlay::{self, Driver};
-use crate::registry::{self, Registries};
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::Keeper;
 use crate::volume;
 
 pub use error::{Error, Kind, Result};
+pub use reload::Reloadable;
 
 /// In the data root: the layer beneath every container's image.
 const INIT_LAYER: &str = "init-layer";
@@ -79,20 +82,12 @@ pub struct Settings {
     pub exec_root: PathBuf,
     /// How new containers' root filesystems are made.
     pub storage_driver: Driver,
-    /// Labels of this daemon (`docker info`).
-    pub labels: Vec<String>,
-    /// Serving with debug messages.
-    pub debug: bool,
-    /// How registries are reached.
-    pub registry: registry::Config,
-    /// How many layers are fetched at the same time.
-    pub concurrent_downloads: usize,
-    /// How many layers are sent at the same time.
-    pub concurrent_uploads: usize,
     /// How layers are compressed that are sent.
     pub push_compression: image::Format,
     /// Whether the compressed blobs of pulled layers stay.
     pub keep_blobs: bool,
+    /// What may change later.
+    pub reloadable: Reloadable,
 }
 
 /// The engine.
@@ -100,7 +95,7 @@ pub struct Engine {
     pub(crate) settings: Settings,
     pub(crate) facts: Facts,
     images: image::Store,
-    registries: Registries,
+    reloaded: Reloaded,
     downloads: image::Downloads,
     uploads: image::Uploads,
     volumes: volume::Store,
@@ -158,10 +153,9 @@ impl Engine {
     pub fn open(settings: Settings, keeper: Keeper, facts: Facts) -> Result<Arc<Self>> {
         let images =
             image::Store::open(&settings.data_root).map_err(|error| Error::system(&error))?;
-        let registries = Registries::new(settings.registry.clone())
-            .map_err(|error| Error::invalid(error.chain()))?;
-        let downloads = image::Downloads::new(settings.concurrent_downloads);
-        let uploads = image::Uploads::new(settings.concurrent_uploads);
+        let reloaded = Reloaded::new(settings.reloadable.clone())?;
+        let downloads = image::Downloads::new(settings.reloadable.concurrent_downloads);
+        let uploads = image::Uploads::new(settings.reloadable.concurrent_uploads);
         let opening = |error: std::io::Error| {
             Error::io(
                 format!("cannot open the data root {}", settings.data_root.display()),
@@ -188,7 +182,7 @@ impl Engine {
                 settings,
                 facts,
                 images,
-                registries,
+                reloaded,
                 downloads,
                 uploads,
                 volumes,

@@ -33,7 +33,7 @@ impl Engine {
     pub fn image_pull(&self, request: &PullRequest, cancel: &Cancel, tell: Tell<'_>) -> Result<()> {
         let name = &request.reference;
         let repository = self
-            .registries
+            .registries()
             .repository(
                 name,
                 credentials(&request.credentials),
@@ -119,6 +119,11 @@ fn message(shown: &str, name: &Reference, step: Step) -> JsonMessage {
         Step::Layer { id, step } => (id, step),
     };
     let (status, current, total) = match step {
+        LayerStep::Retrying { seconds } => {
+            let plural = if seconds == 1 { "" } else { "s" };
+            let status = format!("Retrying in {seconds} second{plural}");
+            return JsonMessage::progress(&id, &status, 0, 0);
+        }
         LayerStep::Exists => ("Already exists", 0, 0),
         LayerStep::Wanted => ("Pulling fs layer", 0, 0),
         LayerStep::Waiting => ("Waiting", 0, 0),
@@ -212,6 +217,12 @@ mod tests {
             layer(LayerStep::Wanted),
             "{\"status\":\"Pulling fs layer\",\"progressDetail\":{},\"id\":\"0123456789ab\"}\r\n"
         );
+        let retrying = |seconds| layer(LayerStep::Retrying { seconds });
+        assert_eq!(
+            retrying(2),
+            "{\"status\":\"Retrying in 2 seconds\",\"progressDetail\":{},\"id\":\"0123456789ab\"}\r\n"
+        );
+        assert!(retrying(1).contains("Retrying in 1 second\""));
         let (current, total) = (5, 10);
         assert_eq!(
             layer(LayerStep::Downloading { current, total }),

@@ -39,8 +39,8 @@ impl Engine {
             format!("The push refers to repository [{}]", name.repository()),
         ));
         let tags = self.pushed_tags(name)?;
-        let repository = self
-            .registries
+        let registries = self.registries();
+        let repository = registries
             .repository(
                 name,
                 credentials(&request.credentials),
@@ -54,9 +54,7 @@ impl Engine {
                 true => credentials(&request.credentials),
                 false => None,
             };
-            let opened = self
-                .registries
-                .repository(place, sent, Access::Pull, cancel);
+            let opened = registries.repository(place, sent, Access::Pull, cancel);
             opened.ok()
         };
         let format = self.settings.push_compression;

@@ -28,7 +28,7 @@ impl Engine {
     pub fn login(&self, sent: &AuthConfig, cancel: &Cancel) -> Result<AuthResponse> {
         let credentials = credentials(sent).unwrap_or_default();
         let token = self
-            .registries
+            .registries()
             .login(&sent.server_address, &credentials, cancel)
             .map_err(|error| refusal(&error))?;
         Ok(AuthResponse {
@@ -71,7 +71,7 @@ impl Engine {
             stars = stars.max(Some(number.max(0)));
         }
         let found = self
-            .registries
+            .registries()
             .search(term, limit, credentials(sent).as_ref(), cancel)
             .map_err(|error| refusal(&error))?;
         Ok(found
@@ -103,7 +103,7 @@ impl Engine {
             .map_err(|error| Error::invalid(error.to_string()))?
             .with_default_tag();
         let repository = self
-            .registries
+            .registries()
             .repository(&reference, credentials(sent), Access::Pull, cancel)
             .map_err(|error| match error {
                 // As where nothing is pulled.

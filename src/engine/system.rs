@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::engine::error::Result;
 use crate::engine::events::{Sink, Subscription};
 use crate::engine::list::ListOptions;
+use crate::registry::Shown;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
 
@@ -32,6 +33,8 @@ impl Engine {
                 _ => stopped += 1,
             }
         }
+        let now = self.now();
+        let proxies = now.settings.registry.proxies.shown();
         let platform = Platform::host();
         let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
         // What clients read from it: files in bind mounts may show other owners, and root in a
@@ -58,7 +61,7 @@ impl Engine {
                 authorization: None,
                 log: Some(["json-file", "none"].map(str::to_owned).to_vec()),
             },
-            debug: self.settings.debug,
+            debug: now.settings.debug,
             ipv4_forwarding: true,
             n_fd: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| count(entries.count())),
             n_goroutines: std::fs::read_dir("/proc/self/task")
@@ -74,24 +77,15 @@ impl Engine {
             os_type: "linux".to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             index_server_address: "https://index.docker.io/v1/".to_owned(),
-            registry_config: RegistryConfig {
-                insecure_registry_cidrs: ["::1/128", "127.0.0.0/8"].map(str::to_owned).to_vec(),
-                index_configs: BTreeMap::from([(
-                    "docker.io".to_owned(),
-                    IndexInfo {
-                        name: "docker.io".to_owned(),
-                        secure: true,
-                        official: true,
-                        ..IndexInfo::default()
-                    },
-                )]),
-                mirrors: None,
-            },
+            registry_config: registry_config(self.registries().shown()),
+            http_proxy: proxies.http,
+            https_proxy: proxies.https,
+            no_proxy: proxies.no_proxy,
             n_cpu: count(facts.cpus),
             mem_total: i64::try_from(facts.memory).unwrap_or(i64::MAX),
             docker_root_dir: self.settings.data_root.display().to_string(),
             name: facts.hostname.clone(),
-            labels: self.settings.labels.clone(),
+            labels: now.settings.labels.clone(),
             server_version: SERVER_VERSION.to_owned(),
             runtimes: BTreeMap::from([(
                 "moss".to_owned(),
@@ -276,6 +270,29 @@ impl Engine {
         sink: Sink,
     ) -> Option<Subscription> {
         self.events.subscribe(since, until, filters, live, sink)
+    }
+}
+
+/// Registries as `docker info` shows them.
+fn registry_config(shown: Shown) -> RegistryConfig {
+    let index = |name: &str, mirrors: Vec<String>, official| {
+        let info = IndexInfo {
+            name: name.to_owned(),
+            mirrors,
+            secure: official,
+            official,
+        };
+        (name.to_owned(), info)
+    };
+    let insecure = shown.insecure_hosts.iter();
+    let mut indexes: BTreeMap<_, _> = insecure
+        .map(|host| index(host, Vec::new(), false))
+        .collect();
+    indexes.extend([index("docker.io", shown.mirrors.clone(), true)]);
+    RegistryConfig {
+        insecure_registry_cidrs: shown.insecure_networks,
+        index_configs: indexes,
+        mirrors: Some(shown.mirrors),
     }
 }
 

@@ -88,6 +88,11 @@ pub enum LayerStep {
         /// Bytes in all.
         total: u64,
     },
+    /// The line broke; it is tried again in so many seconds.
+    Retrying {
+        /// How many.
+        seconds: u64,
+    },
     /// It is compared with its digest.
     Verifying,
     /// It is what it should be.

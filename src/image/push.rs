@@ -50,6 +50,11 @@ impl Uploads {
     pub fn new(limit: usize) -> Self {
         Self(Slots::new(limit))
     }
+
+    /// Changes how many that are; those that are under way go on.
+    pub fn set_limit(&self, limit: usize) {
+        self.0.set_limit(limit);
+    }
 }
 
 /// How something is pushed, and what has been in this push: one for all tags of a repository.

@@ -11,9 +11,13 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// So many places.
 pub(super) struct Slots {
-    limit: usize,
-    free: Mutex<usize>,
+    state: Mutex<State>,
     freed: Condvar,
+}
+
+struct State {
+    limit: usize,
+    taken: usize,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -26,30 +30,35 @@ impl Slots {
     pub(super) fn new(limit: usize) -> Self {
         let limit = limit.max(1);
         Self {
-            limit,
-            free: Mutex::new(limit),
+            state: Mutex::new(State { limit, taken: 0 }),
             freed: Condvar::new(),
         }
     }
 
     pub(super) fn limit(&self) -> usize {
-        self.limit
+        lock(&self.state).limit
+    }
+
+    /// Changes how many there are; those that are taken stay so.
+    pub(super) fn set_limit(&self, limit: usize) {
+        lock(&self.state).limit = limit.max(1);
+        self.freed.notify_all();
     }
 
     /// Takes one; `waiting` is called if there is none at once.
     pub(super) fn take(&self, cancel: &Cancel, waiting: impl FnOnce()) -> Result<Slot<'_>, Error> {
-        let mut free = lock(&self.free);
-        if *free == 0 {
-            drop(free);
+        let mut state = lock(&self.state);
+        if state.taken >= state.limit {
+            drop(state);
             waiting();
-            free = lock(&self.free);
+            state = lock(&self.state);
         }
-        while *free == 0 {
+        while state.taken >= state.limit {
             cancel.check()?;
-            let waited = self.freed.wait_timeout(free, LOOK);
-            free = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.freed.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        *free -= 1;
+        state.taken += 1;
         Ok(Slot(self))
     }
 }
@@ -59,7 +68,7 @@ pub(super) struct Slot<'a>(&'a Slots);
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.free) += 1;
+        lock(&self.0.state).taken -= 1;
         self.0.freed.notify_one();
     }
 }
@@ -93,5 +102,7 @@ mod tests {
         let _slot = slots.take(&cancel, || ()).unwrap();
         cancel.cancel();
         assert!(slots.take(&cancel, || ()).is_err(), "cancelled");
+        slots.set_limit(2);
+        assert!(slots.take(&cancel, || panic!("one is free")).is_ok());
     }
 }

@@ -82,6 +82,11 @@ impl Downloads {
         self.slots.limit()
     }
 
+    /// Changes how many that are; those that are under way go on.
+    pub fn set_limit(&self, limit: usize) {
+        self.slots.set_limit(limit);
+    }
+
     /// Whether the caller fetches this layer, or somebody else does already.
     fn join(&self, layer: Digest) -> Role<'_> {
         let mut in_flight = lock(&self.in_flight);
@@ -202,7 +207,12 @@ impl Store {
     }
 
     fn stream(&self, source: &Source<'_>, tell: &dyn Fn(LayerStep)) -> Result<Finished, Error> {
-        let mut blob = source.repository.blob(source.digest, Some(source.size))?;
+        let retrying = &mut |left: Duration| {
+            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            tell(LayerStep::Retrying { seconds });
+        };
+        let size = Some(source.size);
+        let mut blob = (source.repository).blob_patiently(source.digest, size, retrying)?;
         let scratch = self.scratch("layer")?;
         let mut copy = match source.keep {
             true => Some(layer::create_blob(scratch.path())?),
@@ -214,13 +224,13 @@ impl Store {
         let (mut current, mut format) = (0, None);
         let mut buffer = vec![0; CHUNK];
         loop {
-            let amount = match blob.read(&mut buffer) {
+            let amount = match blob.read_patiently(&mut buffer, retrying) {
                 Ok(0) => break,
                 Ok(amount) => amount,
                 Err(error) => {
                     // The threads end before their scratch directory does.
                     let _ = pipeline.finish();
-                    return Err(from_blob(error));
+                    return Err(error.into());
                 }
             };
             hash.update(&buffer[..amount]);

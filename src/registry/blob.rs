@@ -1,10 +1,11 @@
 //! A blob as a stream: what a pull spends its time on.
 //!
 //! Nothing is kept: bytes go from the socket's buffer to the reader. When a connection breaks or
-//! goes silent, another is opened for the rest (`Range`), after a pause that doubles; a server that
-//! ignores the range is read and thrown away up to where it matters. Attempts are counted anew
-//! after every [`PROGRESS`] bytes, so a long blob over a bad line arrives, and a server that sends
-//! one byte a connection is given up soon.
+//! goes silent, another is opened for the rest (`Range`): soon the first time, then after pauses
+//! that double, so that a registry that is started again is waited for. Who reads may be told of
+//! the pauses, second by second. A server that ignores the range is read and thrown away up to where
+//! it matters. Attempts are counted anew after every [`PROGRESS`] bytes, so a long blob over a bad
+//! line arrives, and a server that sends one byte a connection is given up.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use super::repository::{Inner, Place};
 use super::url::Url;
 use crate::types::digest::Digest;
 
-/// How often a broken connection is replaced; Docker's number of attempts.
-const ATTEMPTS: u32 = 5;
-/// First pause; doubled each time.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The first pause.
+const SOON: Duration = Duration::from_millis(250);
+/// The second pause; doubled each time.
+const PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Bytes after which a line counts as good again.
 const PROGRESS: u64 = 1 << 20;
 
@@ -50,11 +53,15 @@ struct Opened {
     size: Option<u64>,
 }
 
+/// Is told how long it is until the next attempt.
+pub type Retrying<'a> = &'a mut dyn FnMut(Duration);
+
 impl Blob {
     pub(super) fn open(
         inner: Arc<Inner>,
         digest: Digest,
         size: Option<u64>,
+        retrying: Retrying<'_>,
     ) -> Result<Self, Error> {
         let first = inner.first();
         let mut blob = Self {
@@ -68,7 +75,7 @@ impl Blob {
             failures: 0,
             failed_at: 0,
         };
-        blob.reopen_patiently()?;
+        blob.reopen_patiently(retrying)?;
         Ok(blob)
     }
 
@@ -83,11 +90,11 @@ impl Blob {
     }
 
     /// Opens a connection for the rest, as often as is allowed.
-    fn reopen_patiently(&mut self) -> Result<(), Error> {
+    fn reopen_patiently(&mut self, retrying: Retrying<'_>) -> Result<(), Error> {
         loop {
             match self.reopen() {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_transient() => self.pause(error)?,
+                Err(error) if error.is_transient() => self.pause(error, retrying)?,
                 Err(error) => return Err(error),
             }
         }
@@ -107,28 +114,47 @@ impl Blob {
     }
 
     /// Waits before another attempt, or gives up with what went wrong last.
-    fn pause(&mut self, error: Error) -> Result<(), Error> {
+    fn pause(&mut self, error: Error, retrying: Retrying<'_>) -> Result<(), Error> {
         self.body = None;
         if self.offset >= self.failed_at + PROGRESS {
             self.failures = 0;
         }
         self.failed_at = self.offset;
         self.failures += 1;
-        if self.failures >= ATTEMPTS {
+        if self.failures >= self.inner.attempts {
             return Err(error);
         }
-        tracing::debug!(
+        tracing::info!(
             digest = %self.digest,
             offset = self.offset,
+            attempt = self.failures,
             error = error.chain(),
             "download interrupted, retrying"
         );
-        self.inner
-            .cancel
-            .sleep(jittered(PAUSE * 2u32.pow(self.failures - 1)))
+        let mut left = jittered(pause_after(self.failures));
+        while !left.is_zero() {
+            if left > SOON {
+                retrying(left);
+            }
+            // Whole seconds are left after the first step.
+            let step = Duration::from_nanos(left.subsec_nanos().into());
+            let step = if step.is_zero() {
+                Duration::from_secs(1)
+            } else {
+                step
+            };
+            self.inner.cancel.sleep(step)?;
+            left -= step;
+        }
+        Ok(())
     }
 
-    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+    /// Reads as [`Read`] does; `retrying` is told of every pause.
+    pub fn read_patiently(
+        &mut self,
+        buffer: &mut [u8],
+        retrying: Retrying<'_>,
+    ) -> Result<usize, Error> {
         if buffer.is_empty() {
             return Ok(0);
         }
@@ -138,7 +164,7 @@ impl Blob {
                 return self.ended();
             }
             let Some(body) = &mut self.body else {
-                self.reopen_patiently()?;
+                self.reopen_patiently(retrying)?;
                 continue;
             };
             let source = match body.read(buffer) {
@@ -157,11 +183,12 @@ impl Blob {
                 return Err(Error::Cancelled);
             }
             let url = self.url.as_ref().map(Url::to_string).unwrap_or_default();
-            self.pause(Error::Request {
+            let error = Error::Request {
                 method: "Get".into(),
                 url,
                 source,
-            })?;
+            };
+            self.pause(error, retrying)?;
         }
     }
 
@@ -191,7 +218,18 @@ impl Blob {
 
 impl Read for Blob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_some(buffer).map_err(io::Error::from)
+        self.read_patiently(buffer, &mut |_| ())
+            .map_err(io::Error::from)
+    }
+}
+
+/// How long to wait after so many failures, at most.
+fn pause_after(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => SOON,
+        more => PAUSE
+            .saturating_mul(2u32.saturating_pow(more - 2))
+            .min(PAUSE_MAX),
     }
 }
 
@@ -330,6 +368,15 @@ mod tests {
             .read_to_end(&mut out)
             .map_err(Error::from_io);
         assert!(matches!(error, Err(Ok(Error::BlobDigest(_)))));
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let pauses: Vec<u64> = [2, 3, 4, 5, 6, 7, 1000]
+            .map(|failures| pause_after(failures).as_secs())
+            .into();
+        assert_eq!(pauses, [2, 4, 8, 16, 20, 20, 20]);
+        assert_eq!(pause_after(1), SOON);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) const HUB_INDEX: &str = "index.docker.io";
 /// The key of its credentials.
 pub const HUB_SERVER: &str = "https://index.docker.io/v1/";
 
+/// Attempts where the configuration does not say how many; Docker's number.
+const ATTEMPTS: u32 = 5;
+
 /// Networks that are insecure without being named.
 const LOOPBACK: &[&str] = &["::1/128", "127.0.0.0/8"];
 
@@ -40,8 +43,28 @@ pub struct Config {
     pub certificates: Vec<PathBuf>,
     /// Proxies.
     pub proxies: Proxies,
+    /// daemon.json's `max-download-attempts`: how often a blob is tried without getting further.
+    pub download_attempts: Option<u32>,
     /// `User-Agent`.
     pub user_agent: String,
+}
+
+impl Config {
+    /// How often a blob is tried without getting further.
+    pub fn attempts(&self) -> u32 {
+        self.download_attempts.unwrap_or(ATTEMPTS)
+    }
+}
+
+/// What a configuration comes to, as it is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Networks whose registries are insecure, those that always are included.
+    pub insecure_networks: Vec<String>,
+    /// Hosts that are insecure.
+    pub insecure_hosts: Vec<String>,
+    /// Mirrors, as URLs that end with a slash.
+    pub mirrors: Vec<String>,
 }
 
 /// What may be done about a server's certificate, and over plain HTTP.
@@ -93,6 +116,15 @@ impl Rules {
         Ok(rules)
     }
 
+    /// The checked configuration as it is shown.
+    pub(super) fn shown(&self) -> Shown {
+        Shown {
+            insecure_networks: self.networks.iter().map(Network::to_string).collect(),
+            insecure_hosts: self.hosts.clone(),
+            mirrors: self.mirrors.iter().map(Url::to_string).collect(),
+        }
+    }
+
     fn add_insecure(&mut self, entry: &str) -> Result<(), Error> {
         if entry.starts_with('-') || entry.ends_with('-') {
             return Err(Error::Invalid(format!(
@@ -110,7 +142,9 @@ impl Rules {
             )));
         }
         if let Some(network) = Network::parse(bare) {
-            self.networks.push(network);
+            if !self.networks.contains(&network) {
+                self.networks.push(network);
+            }
             return Ok(());
         }
         // A bare IPv6 address is a host too.

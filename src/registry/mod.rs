@@ -49,9 +49,9 @@ use std::sync::Arc;
 
 pub use account::SearchResult;
 pub use auth::Credentials;
-pub use blob::{Blob, Verified};
+pub use blob::{Blob, Retrying, Verified};
 pub use cancel::Cancel;
-pub use config::{Config, HUB_SERVER};
+pub use config::{Config, HUB_SERVER, Shown};
 pub use credentials::{CredentialStore, server_of};
 pub use error::{Error, ErrorKind};
 pub use failure::Failure;
@@ -136,8 +136,14 @@ impl Registries {
                 access,
                 places,
                 cancel.clone(),
+                self.config.attempts(),
             )),
         })
+    }
+
+    /// The configuration as it is shown.
+    pub fn shown(&self) -> Shown {
+        self.shared.rules.shown()
     }
 
     fn trust(&self, authority: &str, cancel: &Cancel) -> Trust {

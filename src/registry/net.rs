@@ -1,5 +1,6 @@
 //! Networks as `insecure-registries` and `NO_PROXY` name them: `10.0.0.0/8`, `fd00::/8`.
 
+use std::fmt;
 use std::net::IpAddr;
 
 /// An address and the length of its prefix.
@@ -16,7 +17,10 @@ impl Network {
         let address: IpAddr = address.parse().ok()?;
         let prefix: u8 = prefix.parse().ok()?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        (prefix <= most).then_some(Self { address, prefix })
+        (prefix <= most).then(|| Self {
+            address: masked(address, prefix),
+            prefix,
+        })
     }
 
     /// Whether an address is within.
@@ -35,6 +39,27 @@ impl Network {
     }
 }
 
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The address with nothing after its prefix.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+            IpAddr::V4((address.to_bits() & mask).into())
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+            IpAddr::V6((address.to_bits() & mask).into())
+        }
+    }
+}
+
 fn same_prefix(one: u128, other: u128, length: u8) -> bool {
     let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
     (one ^ other) & mask == 0
@@ -43,6 +68,16 @@ fn same_prefix(one: u128, other: u128, length: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_shown_without_what_it_ignores() {
+        let shown = |text: &str| Network::parse(text).map(|network| network.to_string());
+        assert_eq!(shown("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(shown("10.1.2.3/0").as_deref(), Some("0.0.0.0/0"));
+        assert_eq!(shown("10.1.2.3/32").as_deref(), Some("10.1.2.3/32"));
+        assert_eq!(shown("fd00::1/8").as_deref(), Some("fd00::/8"));
+        assert_eq!(shown("::1/128").as_deref(), Some("::1/128"));
+    }
 
     #[test]
     fn contains() {

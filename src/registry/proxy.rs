@@ -53,6 +53,16 @@ impl Proxies {
         }
     }
 
+    /// These as they are shown: without anybody's password.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        Self {
+            http: masked(&self.http),
+            https: masked(&self.https),
+            no_proxy: self.no_proxy.clone(),
+        }
+    }
+
     /// The proxy for a URL, as a URL.
     pub(super) fn of(&self, url: &Url) -> Option<String> {
         let proxy = match url.scheme {
@@ -113,9 +123,34 @@ impl Proxies {
     }
 }
 
+/// A URL with Docker's crosses for user and password.
+fn masked(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}xxxxx:xxxxx@{host}{}", &rest[end..]),
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, shown) in [
+            ("http://u:p@a@h:1/x", "http://xxxxx:xxxxx@h:1/x"),
+            ("u@h:1", "xxxxx:xxxxx@h:1"),
+            ("http://h:1/a@b", "http://h:1/a@b"),
+            ("", ""),
+        ] {
+            assert_eq!(masked(url), shown);
+        }
+    }
 
     #[test]
     fn go_rules() {

@@ -18,7 +18,7 @@ use ureq::http::{Method, StatusCode};
 
 use super::answer::refused;
 use super::auth::Authorizer;
-use super::blob::Blob;
+use super::blob::{Blob, Retrying};
 use super::cancel::Cancel;
 use super::config::Endpoint;
 use super::error::Error;
@@ -74,6 +74,8 @@ pub(super) struct Inner {
     /// The place that answered last.
     current: AtomicUsize,
     pub(super) cancel: Cancel,
+    /// How often a blob is tried without getting further.
+    pub(super) attempts: u32,
 }
 
 /// One place where a registry may be.
@@ -165,6 +167,7 @@ impl Inner {
         access: Access,
         places: Vec<Place>,
         cancel: Cancel,
+        attempts: u32,
     ) -> Self {
         Self {
             reference,
@@ -172,6 +175,7 @@ impl Inner {
             places,
             current: AtomicUsize::new(0),
             cancel,
+            attempts,
         }
     }
 
@@ -373,7 +377,17 @@ impl Repository {
     /// The stream goes on by itself after a broken connection. Its digest is the reader's business:
     /// see [`Verified`](super::Verified).
     pub fn blob(&self, digest: Digest, size: Option<u64>) -> Result<Blob, Error> {
-        Blob::open(Arc::clone(&self.inner), digest, size)
+        self.blob_patiently(digest, size, &mut |_| ())
+    }
+
+    /// The same; `retrying` is told of every pause before another attempt.
+    pub fn blob_patiently(
+        &self,
+        digest: Digest,
+        size: Option<u64>,
+        retrying: Retrying<'_>,
+    ) -> Result<Blob, Error> {
+        Blob::open(Arc::clone(&self.inner), digest, size, retrying)
     }
 
     /// Reads a small blob, a config, whole; it is verified.

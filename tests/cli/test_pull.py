@@ -193,7 +193,8 @@ class Faults(PullCase):
         line = self.line(cut=True)
         # Every connection passes a MiB, so blobs go on where they stopped; this one passes nothing more.
         line.most = 200_000
-        self.docker("pull", f"{line.host}/f/gone:1", code=1, err=re.compile("EOF|connection refused|reset"))
+        self.docker("pull", f"{line.host}/f/gone:1", code=1, out=re.compile("Retrying in [0-9]+ seconds?"),
+                    err=re.compile("EOF|connection refused|reset"))
         self.equal((self.has_layer(first), self.has_layer(big), self.scratch()), (True, False, []), "what is left")
         line.open.set()
         self.gone(f"{line.host}/f/gone:1")
