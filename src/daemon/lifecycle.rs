@@ -42,7 +42,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::engine::config::{self, Config, ConfigError, Options};
 use crate::engine::facts::Facts;
 use crate::engine::{self, Engine, Reloadable, Settings};
-use crate::image::Format;
+use crate::image::{Format, Limits};
 use crate::overlay::{self, Driver};
 use crate::sys::fork;
 use crate::sys::heap;
@@ -444,12 +444,17 @@ fn open(
         storage: vec![("Reason".to_owned(), reason)],
         ..facts
     };
+    let limits = Limits::default();
     let settings = Settings {
         data_root: places.data_root.clone(),
         exec_root: places.exec_root.clone(),
         storage_driver: driver,
         push_compression: config.push_compression.unwrap_or(Format::Gzip),
         keep_blobs: config.keep_blobs,
+        layer_limits: Limits {
+            entries: config.layer_entries.unwrap_or(limits.entries),
+            ..limits
+        },
         reloadable: reloadable(config, user),
     };
     Ok(Engine::open(settings, keeper, facts)?)

@@ -8,6 +8,8 @@
 //! Reading is pure but for the file itself; [`Config::read`] is also what SIGHUP and `--validate` do.
 //! Verbs read it too, for [`Config::paths`]: they must look where the daemon keeps things.
 
+mod values;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf, absolute};
@@ -17,6 +19,7 @@ use serde_json::{Map, Value};
 use crate::image::Format;
 use crate::registry::{self, Proxies, Registries};
 use crate::sys::paths::Paths;
+use values::{as_go_shows_it, count, flag, list, text_of, wrong_type};
 
 /// What was typed: flags of `moss daemon`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct Config {
     pub keep_blobs: bool,
     /// How often a layer is tried without getting further; `None` for the default.
     pub download_attempts: Option<u32>,
+    /// How many entries a layer may have; `None` for the default.
+    pub layer_entries: Option<u64>,
     /// One sentence for each directive that has no effect.
     pub warnings: Vec<String>,
 }
@@ -88,8 +93,8 @@ pub struct ConfigError {
     reason: String,
 }
 
-/// Directives that are heeded, by the names that dockerd gives them in its file; `keep-blobs` and
-/// `push-compression` are ours.
+/// Directives that are heeded, by the names that dockerd gives them in its file; `keep-blobs`,
+/// `max-layer-entries` and `push-compression` are ours.
 const HEEDED: &[&str] = &[
     "data-root",
     "debug",
@@ -103,6 +108,7 @@ const HEEDED: &[&str] = &[
     "max-concurrent-downloads",
     "max-concurrent-uploads",
     "max-download-attempts",
+    "max-layer-entries",
     "proxies",
     "push-compression",
     "registry-mirrors",
@@ -304,6 +310,7 @@ impl Config {
             download_attempts: count(&file, "max-download-attempts")?,
             push_compression: compression(&file)?,
             keep_blobs: flag(&file, "keep-blobs")?.unwrap_or(false),
+            layer_entries: count(&file, "max-layer-entries")?,
             warnings: Vec::new(),
         };
         config.data_root = config.data_root.or_else(|| options.data_root.clone());
@@ -370,21 +377,6 @@ fn compression(file: &Map<String, Value>) -> Result<Option<Format>, String> {
     }
 }
 
-/// A number of things, such as `max-concurrent-downloads`: zero is the default.
-fn count<T: TryFrom<i64>>(file: &Map<String, Value>, name: &str) -> Result<Option<T>, String> {
-    let value = match file.get(name) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(value) => value,
-    };
-    match value.as_i64() {
-        Some(0) => Ok(None),
-        Some(number) => T::try_from(number)
-            .map(Some)
-            .map_err(|_| format!("invalid {}: {number}", name.replace('-', " "))),
-        None => Err(wrong_type(name, value, "int")),
-    }
-}
-
 /// `key=value`, as dockerd asks of labels.
 fn is_label(text: &str) -> bool {
     matches!(text.split_once('='), Some((key, _)) if !key.is_empty())
@@ -416,60 +408,6 @@ fn conflicts(options: &Options, file: &Map<String, Value>) -> Vec<String> {
         .collect()
 }
 
-/// A value in Go's `%v`.
-fn as_go_shows_it(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(values) => {
-            let values: Vec<String> = values.iter().map(as_go_shows_it).collect();
-            format!("[{}]", values.join(" "))
-        }
-        other => other.to_string(),
-    }
-}
-
-fn wrong_type(name: &str, value: &Value, wanted: &str) -> String {
-    let got = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {got} into Go struct field Config.{name} of type {wanted}")
-}
-
-fn text_of(file: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
-    match file.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.is_empty() => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(wrong_type(name, other, "string")),
-    }
-}
-
-fn flag(file: &Map<String, Value>, name: &str) -> Result<Option<bool>, String> {
-    match file.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(other) => Err(wrong_type(name, other, "bool")),
-    }
-}
-
-fn list(file: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, String> {
-    let values = match file.get(name) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(values)) => values,
-        Some(other) => return Err(wrong_type(name, other, "[]string")),
-    };
-    let texts = values.iter().map(|value| match value {
-        Value::String(text) => Ok(text.clone()),
-        other => Err(wrong_type(name, other, "string")),
-    });
-    texts.collect::<Result<_, _>>().map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -488,6 +426,11 @@ mod tests {
         };
         let file = r#"{"hosts": ["unix:///a", "fd://"], "debug": true, "labels": ["a=b"]}"#;
         let config = join(&options, file).unwrap();
+        let limited = join(&options, r#"{"max-layer-entries": 5}"#).unwrap();
+        assert_eq!(
+            (limited.layer_entries, limited.warnings.len()),
+            (Some(5), 0)
+        );
         assert_eq!(config.hosts, ["unix:///a", "fd://"]);
         assert_eq!(config.data_root, Some("/flag".into()));
         assert!(config.debug);
@@ -529,6 +472,10 @@ mod tests {
         assert_eq!(
             refused(r#"{"max-download-attempts": -1}"#),
             "invalid max download attempts: -1"
+        );
+        assert_eq!(
+            refused(r#"{"max-layer-entries": "many"}"#),
+            "json: cannot unmarshal string into Go struct field Config.max-layer-entries of type int"
         );
         assert_eq!(
             refused(r#"{"registry-mirrors": ["m.example"]}"#),

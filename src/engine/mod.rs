@@ -86,6 +86,8 @@ pub struct Settings {
     pub push_compression: image::Format,
     /// Whether the compressed blobs of pulled layers stay.
     pub keep_blobs: bool,
+    /// What an image's layer may be.
+    pub layer_limits: image::Limits,
     /// What may change later.
     pub reloadable: Reloadable,
 }
@@ -151,8 +153,8 @@ impl Engine {
     /// # Errors
     /// When a store cannot be opened.
     pub fn open(settings: Settings, keeper: Keeper, facts: Facts) -> Result<Arc<Self>> {
-        let images =
-            image::Store::open(&settings.data_root).map_err(|error| Error::system(&error))?;
+        let images = image::Store::open_with(&settings.data_root, settings.layer_limits)
+            .map_err(|error| Error::system(&error))?;
         let reloaded = Reloaded::new(settings.reloadable.clone())?;
         let downloads = image::Downloads::new(settings.reloadable.concurrent_downloads);
         let uploads = image::Uploads::new(settings.reloadable.concurrent_uploads);

@@ -8,6 +8,7 @@ Set by `scripts/test`:
     MOSS_TEST_IMAGES   the directory that scripts/images filled
     MOSS_TEST_DOCKER   docker CLIs, separated by colons; every case runs once with each
     MOSS_TEST_SMALL    an empty directory on a filesystem of a few MB, for a disk that fills up
+    MOSS_TEST_FEW_FILES  an empty directory on a filesystem that has room for few files
     MOSS_TEST_PYTHON   a Python that can import docker
 """
 

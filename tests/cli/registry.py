@@ -90,13 +90,13 @@ class Registry:
         self.ask("PUT", f"/v2/{name}/manifests/{tag or digest(data)}", data, document["mediaType"])
         return {"mediaType": document["mediaType"], "digest": digest(data), "size": len(data)}
 
-    def push(self, name, tag, *layers, architecture=ARCHITECTURE):
-        """An image of uncompressed layers; returns its manifest's descriptor, and its config's digest in it."""
+    def push(self, name, tag, *layers, architecture=ARCHITECTURE, encoding="", encode=lambda data: data):
+        """An image of layers, as they are or encoded; returns its manifest's descriptor."""
         config = json.dumps({"architecture": architecture, "os": "linux", "config": {"Cmd": ["/x"]},
                              "rootfs": {"type": "layers", "diff_ids": [digest(data) for data in layers]}}).encode()
         document = {"schemaVersion": 2, "mediaType": MANIFEST,
                     "config": {"mediaType": CONFIG, **self.blob(name, config)},
-                    "layers": [{"mediaType": LAYER, **self.blob(name, data)} for data in layers]}
+                    "layers": [{"mediaType": LAYER + encoding, **self.blob(name, encode(data))} for data in layers]}
         return {**self.manifest(name, tag, document), "platform": {"os": "linux", "architecture": architecture}}
 
     def damage(self, data):
