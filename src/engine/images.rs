@@ -298,21 +298,16 @@ impl Engine {
 
     /// Checks that all of these images are there, before [`Engine::image_save`].
     pub fn image_save_check(&self, names: &[String]) -> Result<()> {
-        for name in names {
-            self.find_image(name)?;
-        }
-        Ok(())
+        self.images
+            .save_check(names)
+            .map_err(|error| image_error(&error))
     }
 
     /// Writes images to one archive.
     pub fn image_save(&self, names: &[String], out: &mut dyn Write) -> Result<()> {
-        self.images
-            .save(names, out)
-            .map_err(|error| image_error(&error))?;
-        for name in names {
-            if let Ok(image) = self.find_image(name) {
-                self.image_event("save", &image.id, &image.id.to_string());
-            }
+        let saved = self.images.save(names, out);
+        for id in saved.map_err(|error| image_error(&error))? {
+            self.image_event("save", &id, &id.to_string());
         }
         Ok(())
     }

@@ -52,9 +52,6 @@ pub enum Error {
     /// More than an image may have.
     #[error("the layer is refused: it has more than {0}")]
     Limit(String),
-    /// A compression that is not supported.
-    #[error("{0} compression is not supported: use gzip, zstd or none")]
-    Compression(&'static str),
     /// The compressed stream is broken.
     #[error("cannot decompress the layer")]
     Decompress(#[source] io::Error),

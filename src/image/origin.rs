@@ -47,7 +47,8 @@ impl Format {
             Compression::None => Some(Self::Tar),
             Compression::Gzip => Some(Self::Gzip),
             Compression::Zstd => Some(Self::Zstd),
-            Compression::Unsupported(_) => None,
+            // No manifest has a name for these.
+            Compression::Bzip2 | Compression::Xz => None,
         }
     }
 }

@@ -56,8 +56,8 @@ struct Documents {
 impl Store {
     /// Writes images to one archive. A name without a tag stands for every tag of its repository;
     /// an id or a digest for the image without its names. All names are looked up before the first
-    /// byte is written.
-    pub fn save(&self, names: &[String], out: &mut dyn Write) -> Result<(), Error> {
+    /// byte is written. The images that were meant, each once.
+    pub fn save(&self, names: &[String], out: &mut dyn Write) -> Result<Vec<Digest>, Error> {
         let images = self.chosen(names)?;
         let mut archive = Builder::new(out);
         let mut documents = Documents::default();
@@ -76,7 +76,7 @@ impl Store {
         file(
             &mut archive,
             "oci-layout",
-            br#"{"imageLayoutVersion":"1.0.0"}"#,
+            br#"{"imageLayoutVersion": "1.0.0"}"#,
         )?;
         if !documents.repositories.is_empty() {
             file(
@@ -85,7 +85,13 @@ impl Store {
                 &json(&documents.repositories)?,
             )?;
         }
-        archive.finish().map_err(write("archive"))
+        archive.finish().map_err(write("archive"))?;
+        Ok(images.iter().map(|(image, _)| image.id).collect())
+    }
+
+    /// Fails where [`Store::save`] would because of a name.
+    pub fn save_check(&self, names: &[String]) -> Result<(), Error> {
+        self.chosen(names).map(drop)
     }
 
     /// The images that are meant, each once, with the names they are saved under.

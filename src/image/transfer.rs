@@ -288,7 +288,7 @@ fn from_blob(error: std::io::Error) -> Error {
 fn explained(error: Error, mut blob: impl Read, mut hash: Sha256, expected: Digest) -> Error {
     let by_content = matches!(
         error,
-        Error::Tar(_) | Error::Entry { .. } | Error::Compression(_) | Error::Decompress(_)
+        Error::Tar(_) | Error::Entry { .. } | Error::Decompress(_)
     );
     if !by_content {
         return error;

@@ -243,6 +243,7 @@ class Daemon:
                 ids = self.docker("ps", "-aq", code=None).out.split()
                 if ids:
                     self.docker("rm", "-f", *ids, code=None)
+                self.wait_for_trash()
                 self.stop()
             # The keeper too, whose directory must not go before it does.
             self.moss("system", "stop", "--containers", code=None)
@@ -251,6 +252,13 @@ class Daemon:
             remove_tree(self.top)
             if not self.data_home.startswith(self.top):
                 remove_tree(self.data_home + "/moss")
+
+    def wait_for_trash(self, patience=30):
+        """Lets the daemon remove what was thrown away: one that is stopped leaves that to the next."""
+        trash = self.data_home + "/moss/trash"
+        deadline = time.monotonic() + patience
+        while os.path.isdir(trash) and os.listdir(trash) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def leaks(self, patience=10):
         """`moss system check`, given a little time: processes take a moment to end."""

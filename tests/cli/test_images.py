@@ -1,12 +1,18 @@
 """Images: load, list, inspect, history, tag, rmi, import; and what a layer may hold."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import os
 import re
+import tempfile
+import time
 
 import archive
-from harness import Case, need_image, once
+import registry
+from harness import Case, need, need_image, once, run
 
 
 def busybox_layer():
@@ -48,6 +54,69 @@ class Load(Case):
         self.docker("load", "-i", need_image("debian-oci.tar"), timeout=240)
         self.docker("run", "--rm", "debian:oci", "cat", "/etc/debian_version", out=re.compile(r"^12\."))
         self.docker("rmi", "debian:oci")
+
+
+class Save(Case):
+    """Several images in one archive, which is docker-archive and OCI layout at once."""
+
+    def setUp(self):
+        super().setUp()
+        self.made = {}
+        for name in ("saved/one:1", "saved/two:1"):
+            self.addCleanup(self.docker, "rmi", "-f", name, code=None)
+            layer = registry.layer(name=name.encode())
+            self.made[name] = self.docker("import", "-", name, stdin=layer).out.strip()
+        self.docker("tag", "saved/one:1", "saved/one:2")
+        self.addCleanup(self.docker, "rmi", "-f", "saved/one:2", code=None)
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        self.path = self.directory.name + "/saved.tar"
+        self.docker("save", "-o", self.path, "saved/one", "saved/two:1")
+
+    def test_both_forms(self):
+        with archive.tarfile.open(self.path) as tar:
+            names = tar.getnames()
+            documents = {name: json.load(tar.extractfile(name))
+                         for name in ("manifest.json", "index.json", "oci-layout", "repositories")}
+        self.equal(len(names), len(set(names)), "entries, each once")
+        listed = {item["Config"].replace("blobs/sha256/", "sha256:"): item["RepoTags"] for item in documents["manifest.json"]}
+        self.equal(listed, {self.made["saved/one:1"]: ["saved/one:1", "saved/one:2"], self.made["saved/two:1"]: ["saved/two:1"]},
+                   "images and tags of manifest.json")
+        annotations = [one["annotations"]["io.containerd.image.name"] for one in documents["index.json"]["manifests"]]
+        self.equal(annotations, [f"docker.io/saved/{name}" for name in ("one:1", "one:2", "two:1")], "names of index.json")
+        self.equal(documents["oci-layout"], {"imageLayoutVersion": "1.0.0"}, "oci-layout")
+        self.equal({name: sorted(tags) for name, tags in documents["repositories"].items()},
+                   {"saved/one": ["1", "2"], "saved/two": ["1"]}, "repositories")
+
+    def test_back_by_any_compression_and_order(self):
+        with open(self.path, "rb") as file:
+            plain = file.read()
+        out = io.BytesIO()
+        with archive.tarfile.open(self.path) as tar, archive.tarfile.open(fileobj=out, mode="w") as reversed_tar:
+            for entry in reversed(tar.getmembers()):
+                reversed_tar.addfile(entry, tar.extractfile(entry) if entry.isfile() else None)
+        forms = {"plain": plain, "gzip": gzip.compress(plain, 1), "bzip2": bz2.compress(plain), "xz": lzma.compress(plain),
+                 "reversed": out.getvalue(), "reversed xz": lzma.compress(out.getvalue())}
+        for form, data in forms.items():
+            with self.subTest(form):
+                self.docker("rmi", "saved/one:1", "saved/one:2", "saved/two:1")
+                loaded = self.docker("load", stdin=data).out
+                self.equal(sorted(re.findall("Loaded image: (.*)", loaded)), ["saved/one:1", "saved/one:2", "saved/two:1"], "names")
+                for name, identity in self.made.items():
+                    self.equal(self.field(name, "{{.Id}}", "image"), identity, name)
+
+    @once
+    def test_event(self):
+        told = self.docker("events", "--since", "1", "--until", f"{time.time():.6f}", "--filter", "event=save", "--format", "{{.Actor.ID}}")
+        self.equal(sorted(told.out.split()[-2:]), sorted(self.made.values()), "the last images that were saved")
+
+    @once
+    def test_others_can_read_it(self):
+        skopeo = need("skopeo")
+        for source in (f"docker-archive:{self.path}:saved/two:1", f"oci-archive:{self.path}:2"):
+            with tempfile.TemporaryDirectory() as top:
+                done = run([skopeo, "copy", "-q", "--insecure-policy", source, "dir:" + top])
+                self.equal(done.code, 0, f"{source}: {done}")
 
 
 class Inspect(Case):
