@@ -97,7 +97,10 @@ impl<'a> Presence<'a> {
 
     /// Makes what is lost anew; the first error, where something could not be.
     fn restore(&mut self) -> Result<(), String> {
-        let mut result = Ok(());
+        // First, so that whoever can connect finds it.
+        let made = paths::private_dir(self.exec_root);
+        let mut result =
+            made.map_err(|error| format!("cannot make {} anew: {error}", self.exec_root.display()));
         for (socket, task) in &mut self.served {
             if !socket.is_lost() {
                 continue;
@@ -122,14 +125,6 @@ impl<'a> Presence<'a> {
                 }
                 Err(_) => {}
             }
-        }
-        if let Err(error) = paths::private_dir(self.exec_root)
-            && result.is_ok()
-        {
-            result = Err(format!(
-                "cannot make {} anew: {error}",
-                self.exec_root.display()
-            ));
         }
         result
     }

@@ -1,5 +1,6 @@
 """The runtime directory is deleted under running containers, as logind does when a user's last session ends."""
 
+import errno
 import os
 import re
 import shutil
@@ -16,7 +17,12 @@ class Deleted(Own):
     """Words for it."""
 
     def delete(self):
-        shutil.rmtree(self.daemon.env["XDG_RUNTIME_DIR"])
+        try:
+            shutil.rmtree(self.daemon.env["XDG_RUNTIME_DIR"])
+        except OSError as error:
+            # A daemon that lives may make its socket while the rest is being deleted.
+            if error.errno != errno.ENOTEMPTY or self.daemon.process.poll() is not None:
+                raise
 
     def begin(self, *names):
         """Containers that end with 3 when they are stopped; the pids of their first processes."""
