@@ -7,8 +7,10 @@
 //!
 //! **The callback** runs on the monitor thread, in the order in which the shim spoke. It may call
 //! [`Shims::release`], which waits for nothing; anything that waits for a reply would wait for ever,
-//! since only the monitor could deliver it. An exit may reach the callback before [`Shims::launch`]
-//! has returned to its caller's next statement: callers hold their container's lock across it.
+//! since only the monitor could deliver it. Ends ([`Message::Exited`], [`Message::Lost`]) are told on
+//! a second thread, one after the other, as recording one may wait for the disk, which must not hold
+//! up the replies of others. An exit may reach the callback before [`Shims::launch`] has returned to
+//! its caller's next statement. A panic in the callback costs the message that it was about.
 //!
 //! A socket that ends without [`Message::Exited`] becomes [`Message::Lost`]: the shim was killed, and
 //! the keeper kills its container.
@@ -17,9 +19,10 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -68,7 +71,9 @@ struct Shared {
     stop: OwnedFd,
     table: Mutex<Table>,
     next: AtomicU64,
-    on_event: OnEvent,
+    on_event: Arc<OnEvent>,
+    /// To the thread that tells of ends; it goes when this is dropped.
+    ends: Sender<(ContainerId, Message)>,
 }
 
 #[derive(Default)]
@@ -95,18 +100,29 @@ impl std::fmt::Debug for Shims {
 }
 
 impl Shims {
-    /// Starts the monitor thread. `on_event` gets every message that is no reply.
+    /// Starts the threads. `on_event` gets every message that is no reply.
     pub fn new(on_event: OnEvent) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let table = Mutex::default();
+        let on_event = Arc::new(on_event);
+        let told = Arc::clone(&on_event);
+        let (ends, queue) = channel();
+        std::thread::Builder::new()
+            .name("ends".to_owned())
+            .spawn(move || {
+                for (id, message) in queue {
+                    tell(&told, id, message);
+                }
+            })?;
         let shared = Arc::new(Shared {
             epoll,
             stop,
             table,
             next: AtomicU64::new(1),
             on_event,
+            ends,
         });
         let monitor = Arc::clone(&shared);
         let monitor = std::thread::Builder::new()
@@ -453,7 +469,17 @@ impl Shared {
         // Dropping the senders tells the waiters.
         shim.waiting().clear();
         if !shim.exited.load(Ordering::SeqCst) {
-            (self.on_event)(shim.id, Message::Lost);
+            self.tell(shim.id, Message::Lost);
+        }
+    }
+
+    fn tell(&self, id: ContainerId, message: Message) {
+        match message {
+            Message::Exited(_) | Message::Lost => {
+                // The other side goes only after this one.
+                let _ = self.ends.send((id, message));
+            }
+            _ => tell(&self.on_event, id, message),
         }
     }
 
@@ -473,11 +499,22 @@ impl Shared {
             let _ = waiter.map(|waiter| waiter.send(reply));
             return;
         }
-        (self.on_event)(shim.id, message);
+        self.tell(shim.id, message);
         if let Some(seen) = seen {
             // Lost, it costs the client a moment: the shim does not wait for ever.
             let _ = shim.send(seen, Vec::new(), Instant::now());
         }
+    }
+}
+
+/// Calls the callback.
+fn tell(on_event: &OnEvent, id: ContainerId, message: Message) {
+    // What the callback shares with others it guards by itself.
+    if catch_unwind(AssertUnwindSafe(|| on_event(id, message))).is_err() {
+        tracing::error!(
+            id = id.short(),
+            "a defect: what the container's shim told could not be acted upon"
+        );
     }
 }
 

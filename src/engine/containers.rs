@@ -243,6 +243,12 @@ impl Container {
         fired.into_values().map(|(_, waiter)| waiter).collect()
     }
 
+    /// Says that a start is under way, in its `data`, until what is returned ends.
+    pub fn starting(self: &Arc<Self>, data: &mut Data) -> Starting {
+        data.starting = true;
+        Starting(Arc::clone(self))
+    }
+
     /// Counts a client that is on its way.
     pub fn arriving(self: &Arc<Self>) -> Arriving {
         self.data().arriving += 1;
@@ -275,6 +281,29 @@ impl Data {
             container: Arc::downgrade(of),
             number,
         }
+    }
+}
+
+/// A start that is under way. Dropped without an end, by a panic, it is over all the same.
+pub struct Starting(Arc<Container>);
+
+impl Starting {
+    /// Says that it is over; the exit that came meanwhile, if one did.
+    pub fn end(&self) -> Option<(Exit, String)> {
+        let early = {
+            let mut data = self.0.data();
+            data.starting = false;
+            data.early_exit.take()
+        };
+        self.0.notify();
+        early
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        // Only what panicked has left anything.
+        drop(self.end());
     }
 }
 
@@ -464,6 +493,19 @@ mod tests {
             boot_id: String::new(),
         };
         Container::new(record, directory.to_owned())
+    }
+
+    #[test]
+    fn a_start_that_panics_is_over() {
+        let container = container(Path::new("/nonexistent"));
+        let starting = container.starting(&mut container.data());
+        assert!(container.data().is_busy());
+        let panicked = std::thread::spawn(move || {
+            let _starting = starting;
+            panic!("a defect");
+        });
+        assert!(panicked.join().is_err());
+        assert!(!container.settled().is_busy());
     }
 
     #[test]

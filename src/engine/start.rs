@@ -51,6 +51,7 @@ impl Engine {
         if !container.wait_until(Some(ARRIVAL), |data| data.arriving == 0) {
             tracing::warn!("an attach is still under way; starting without it");
         }
+        let starting;
         let (record, pending) = {
             let mut data = container.data();
             data.restarting = false;
@@ -62,8 +63,8 @@ impl Engine {
             if data.record.state.is_running() {
                 return Err(Error::new(Kind::NotModified, ""));
             }
-            data.starting = true;
             data.early_exit = None;
+            starting = container.starting(&mut data);
             data.stopped_by_user = false;
             data.execs.clear();
             (data.record.clone(), std::mem::take(&mut data.pending))
@@ -93,13 +94,7 @@ impl Engine {
                 Err(error)
             }
         };
-        let early = {
-            let mut data = container.data();
-            data.starting = false;
-            data.early_exit.take()
-        };
-        container.notify();
-        if let Some((exit, error)) = early {
+        if let Some((exit, error)) = starting.end() {
             self.finish(container, exit, error);
         }
         outcome

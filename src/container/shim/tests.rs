@@ -131,6 +131,16 @@ fn process(script: &str) -> Process {
     }
 }
 
+/// Makes a shim, as the keeper does.
+fn fork(conn: OwnedFd) -> std::io::Result<()> {
+    std::thread::spawn(|| {
+        Shim::new(Ordinary, conn, None)
+            .and_then(|mut shim| shim.serve())
+            .expect("serve");
+    });
+    Ok(())
+}
+
 /// A daemon with one container.
 struct Fixture {
     dir: tempfile::TempDir,
@@ -208,15 +218,7 @@ impl Fixture {
         start: Start,
         clients: Vec<(Attach, OwnedFd)>,
     ) -> Result<client::Launched, Failure> {
-        let spawn = |conn: OwnedFd| {
-            std::thread::spawn(|| {
-                Shim::new(Ordinary, conn, None)
-                    .and_then(|mut shim| shim.serve())
-                    .expect("serve");
-            });
-            Ok(())
-        };
-        self.shims.launch(&spawn, start, clients)
+        self.shims.launch(&fork, start, clients)
     }
 
     fn event(&self) -> Message {
@@ -596,6 +598,48 @@ fn a_log_that_cannot_be_written_is_told_of_once() {
     };
     assert!(reason.contains("No space left on device"), "{reason}");
     assert_eq!(fixture.exit().code, 0);
+}
+
+#[test]
+fn ends_that_take_long_or_panic_hold_nobody_up() {
+    let fixtures = [(); 3].map(|()| Fixture::new());
+    let [slow, broken, other] = &fixtures;
+    let (slow_id, broken_id) = (slow.id, broken.id);
+    let (go_on, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (entered, inside) = channel();
+    let (sender, events) = channel();
+    let shims = Shims::new(Box::new(move |id, message| {
+        if id == slow_id {
+            // Until the test has had its answer.
+            let _ = entered.send(());
+            let _ = wait.lock().expect("one at a time").recv();
+        }
+        assert!(id != broken_id, "a callback that panics");
+        drop(sender.send((id, message)));
+    }));
+    let shims = shims.expect("monitor");
+    for (fixture, script) in [(slow, "true"), (broken, "true"), (other, "sleep 600")] {
+        shims
+            .launch(&fork, fixture.start(script), Vec::new())
+            .expect("launch");
+    }
+    let begun = inside.recv_timeout(Duration::from_secs(20));
+    begun.expect("the end of the first one is being told of");
+    shims
+        .kill(&other.id, libc::SIGKILL)
+        .expect("an answer all the same");
+    drop(go_on);
+    let mut told = [(); 2].map(|()| {
+        let event = events.recv_timeout(Duration::from_secs(20));
+        let (id, message) = event.expect("an event");
+        assert!(matches!(message, Message::Exited(_)), "{message:?}");
+        id
+    });
+    told.sort();
+    let mut expected = [slow.id, other.id];
+    expected.sort();
+    assert_eq!(told, expected);
 }
 
 #[test]
