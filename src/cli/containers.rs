@@ -13,6 +13,7 @@ use super::http::{Body, Target};
 use super::output::{each, line};
 use super::streams::Demux;
 use super::table::{Shape, align, ellipsis, short, size, span};
+use super::template::{Missing, Template};
 use crate::api::container::{PruneResponse, Summary, TopResponse};
 use crate::api::filters::Filters;
 use crate::api::stream::MULTIPLEXED;
@@ -80,6 +81,7 @@ const HEADINGS: &[(&str, &str)] = &[
 pub fn ps(client: &Client, ps: &args::Ps) -> Result<()> {
     let last = if ps.latest { Some(1) } else { ps.last };
     let format = ps.listing.format.as_deref();
+    try_out(format.unwrap_or_default())?;
     let sizes = ps.size || format.is_some_and(|format| format.contains(".Size"));
     let mut target = Target::new("/containers/json", &[])
         .with_flag("all", ps.all)
@@ -109,8 +111,22 @@ pub fn ps(client: &Client, ps: &args::Ps) -> Result<()> {
         headings: HEADINGS,
         columns,
         key: "ID",
+        row: ROW,
     };
     shape.print(&rows, format, ps.listing.quiet)
+}
+
+/// Docker's type of a row.
+const ROW: &str = "*formatter.ContainerContext";
+
+/// Fills a template in for a container that is not there, as docker does before it asks.
+fn try_out(format: &str) -> Result<()> {
+    let template =
+        Template::parse(format).map_err(|error| anyhow!("failed to parse template: {error}"))?;
+    template
+        .render(&row(&Summary::default(), false), Missing::Field(ROW))
+        .map(drop)
+        .map_err(|error| anyhow!("failed to execute template: {error}"))
 }
 
 fn row(container: &Summary, full: bool) -> Value {

@@ -53,6 +53,7 @@ pub fn list(client: &Client, images: &args::Images) -> Result<()> {
         headings: HEADINGS,
         columns,
         key: "ID",
+        row: "*formatter.imageContext",
     };
     shape.print(
         &rows,
@@ -350,6 +351,7 @@ pub fn history(client: &Client, history: &args::History) -> Result<()> {
         headings: HISTORY,
         columns: vec!["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
         key: "ID",
+        row: "*image.historyContext",
     };
     shape.print(&rows, history.format.as_deref(), history.quiet)
 }

@@ -10,7 +10,7 @@ use super::containers::{filters, labels};
 use super::engine::Client;
 use super::error::{Exit, describe, is_not_found};
 use super::http::{Body, Target};
-use super::output::{each, formatted, line};
+use super::output::{Format, each, line};
 use super::table::{Shape, short, size};
 use crate::api::filters::Filters;
 use crate::api::network::Network;
@@ -34,6 +34,15 @@ pub fn inspect(client: &Client, inspect: &args::Inspect) -> Result<()> {
         let kind = inspect.kind.as_deref().unwrap_or_default();
         bail!("{kind:?} is not a valid value for --type");
     }
+    let format = inspect
+        .format
+        .as_deref()
+        .filter(|format| !format.is_empty());
+    // `json` is one list of all.
+    let template = format
+        .filter(|format| *format != "json")
+        .map(|format| Format::parse(format, "template parsing error"))
+        .transpose()?;
     let mut found = Vec::new();
     let mut failures = Vec::new();
     for name in &inspect.names {
@@ -42,13 +51,24 @@ pub fn inspect(client: &Client, inspect: &args::Inspect) -> Result<()> {
             Err(error) => failures.push(describe(&error)),
         }
     }
-    match inspect.format.as_deref() {
-        Some(format) if !format.is_empty() => {
+    match (format, template) {
+        (_, Some(template)) => {
+            let mut printed = false;
             for value in &found {
-                formatted(value, format)?;
+                match template.render(value) {
+                    Ok(text) => {
+                        line(&text)?;
+                        printed = true;
+                    }
+                    Err(error) => failures.push(format!("template parsing error: {error}")),
+                }
+            }
+            if !printed {
+                line("")?;
             }
         }
-        _ => line(&indented(&Value::Array(found))?)?,
+        (Some(_), None) => line(&Value::Array(found).to_string())?,
+        (None, None) => line(&indented(&Value::Array(found))?)?,
     }
     if failures.is_empty() {
         Ok(())
@@ -133,6 +153,7 @@ pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
                 headings: VOLUME,
                 columns: vec!["Driver", "Name"],
                 key: "Name",
+                row: "*formatter.volumeContext",
             };
             shape.print(&rows, listing.format.as_deref(), listing.quiet)
         }
@@ -203,6 +224,7 @@ pub fn network(client: &Client, verb: &args::NetworkGroup) -> Result<()> {
         headings: NETWORK,
         columns: vec!["ID", "Name", "Driver", "Scope"],
         key: "ID",
+        row: "*network.networkContext",
     };
     shape.print(&rows, listing.format.as_deref(), listing.quiet)
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::error::{Exit, describe};
-use super::template::Template;
+use super::template::{Missing, Template, TemplateError};
 
 /// Prints a line to standard output.
 pub fn line(text: &str) -> Result<()> {
@@ -40,13 +40,33 @@ pub fn each(names: &[String], mut one: impl FnMut(&str) -> Result<String>) -> Re
     }
 }
 
-/// Prints one value by a template, or as JSON.
-pub fn formatted(value: &Value, format: &str) -> Result<()> {
-    let format = if format == "json" {
-        "{{json .}}"
-    } else {
-        format
-    };
-    let text = Template::parse(&format.replace("\\t", "\t").replace("\\n", "\n"))?.render(value)?;
-    line(&text)
+/// How single values are printed: by a template, or as JSON.
+#[derive(Debug)]
+pub struct Format(Template);
+
+/// The status where a template cannot be read.
+const UNREADABLE: i32 = 64;
+
+impl Format {
+    /// Reads what `--format` was given; `complaint` is what docker says before the reason.
+    pub fn parse(format: &str, complaint: &str) -> Result<Self> {
+        let template = if format == "json" {
+            "{{json .}}"
+        } else {
+            format
+        };
+        Template::parse(template)
+            .map(Self)
+            .map_err(|error| Exit::because(UNREADABLE, format!("{complaint}: {error}")))
+    }
+
+    /// Prints one value.
+    pub fn print(&self, value: &Value) -> Result<()> {
+        line(&self.render(value)?)
+    }
+
+    /// One value as text.
+    pub fn render(&self, value: &Value) -> Result<String, TemplateError> {
+        self.0.render(value, Missing::Entry)
+    }
 }

@@ -53,6 +53,7 @@ pub fn search(client: &Client, search: &args::Search) -> Result<()> {
         headings: HEADINGS,
         columns: HEADINGS.iter().map(|(field, _)| *field).collect(),
         key: "Name",
+        row: "*registry.searchContext",
     };
     shape.print(&rows, search.format.as_deref(), false)
 }

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::args;
-use super::containers::{filters, labels};
+use super::containers::filters;
 use super::engine::{Client, Place, address};
 use super::http::{Body, Target};
-use super::output::{complain, formatted, line};
+use super::output::{Format, complain, line};
 use super::table::{Shape, binary_size, size};
 use crate::api::event::Event;
 use crate::api::system::{DiskUsage, Info, Version};
@@ -23,7 +23,8 @@ pub fn info(client: &Client, info: &args::Info) -> Result<()> {
         return line(&format!("export DOCKER_HOST={}", address(client.socket())));
     }
     if let Some(format) = &info.format {
-        return formatted(&client.get(&target)?, format);
+        let format = Format::parse(format, "template parsing error")?;
+        return format.print(&client.get(&target)?);
     }
     let found: Info = client.get(&target)?;
     line(&described(&found, &address(client.socket())))?;
@@ -104,8 +105,9 @@ pub fn version(place: &Place, version: &args::Version) -> Result<()> {
         Ok(version)
     });
     if let Some(format) = &version.format {
+        let format = Format::parse(format, "template parsing error")?;
         let server = found.as_ref().map_or(Value::Null, Value::clone);
-        formatted(&json!({"Client": client, "Server": server}), format)?;
+        format.print(&json!({"Client": client, "Server": server}))?;
         return found.map(drop);
     }
     let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
@@ -142,14 +144,18 @@ pub fn events(client: &Client, events: &args::Events) -> Result<()> {
         .with_some("since", &events.since)
         .with_some("until", &events.until)
         .with_some("filters", &filters(&events.filter)?);
+    let format = events.format.as_deref().filter(|format| !format.is_empty());
+    let format = format
+        .map(|format| Format::parse(format, "Error parsing format"))
+        .transpose()?;
     let answer = client.ask("GET", &target, Body::Empty)?;
     for event in BufReader::new(answer.body).split(b'\n') {
         let event = event.context("cannot read the events")?;
         if event.trim_ascii().is_empty() {
             continue;
         }
-        match &events.format {
-            Some(format) => formatted(&serde_json::from_slice(&event)?, format)?,
+        match &format {
+            Some(format) => format.print(&serde_json::from_slice(&event)?)?,
             None => line(&event_line(&serde_json::from_slice(&event)?))?,
         }
     }
@@ -158,16 +164,21 @@ pub fn events(client: &Client, events: &args::Events) -> Result<()> {
 
 /// `2026-11-24T10:00:00.000000000Z container start ID (image=debian, name=x)`
 fn event_line(event: &Event) -> String {
-    let time = Timestamp::from_nanos(i128::from(event.time_nano));
+    let seconds = Timestamp::from_seconds(event.time_nano.div_euclid(1_000_000_000)).to_string();
     let mut text = format!(
-        "{} {} {} {}",
-        time, event.kind, event.action, event.actor.id
+        "{}.{:09}Z {} {} {}",
+        seconds.trim_end_matches('Z'),
+        event.time_nano.rem_euclid(1_000_000_000),
+        event.kind,
+        event.action,
+        event.actor.id
     );
-    if !event.actor.attributes.is_empty() {
-        text.push_str(&format!(
-            " ({})",
-            labels(&event.actor.attributes).replace(',', ", ")
-        ));
+    let attributes = event.actor.attributes.iter();
+    let attributes: Vec<String> = attributes
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if !attributes.is_empty() {
+        text.push_str(&format!(" ({})", attributes.join(", ")));
     }
     text
 }
@@ -214,6 +225,7 @@ pub fn disk_usage(client: &Client, df: &args::Df) -> Result<()> {
         headings: USAGE,
         columns: vec!["Type", "TotalCount", "Active", "Size", "Reclaimable"],
         key: "Type",
+        row: "*formatter.diskUsageImagesContext",
     };
     shape.print(&rows, df.format.as_deref(), false)
 }
@@ -234,17 +246,16 @@ mod tests {
                 id: "abc".into(),
                 attributes: BTreeMap::from([
                     ("exitCode".into(), "0".into()),
-                    ("name".into(), "x".into()),
+                    ("name".into(), "x,y".into()),
                 ]),
             },
-            time_nano: 1_000_000_000,
+            time_nano: 1_500_000_000,
             ..Event::default()
         };
         let line = event_line(&event);
-        assert!(line.starts_with("1970-01-01T00:00:01"), "{line}");
-        assert!(
-            line.ends_with(" container die abc (exitCode=0, name=x)"),
-            "{line}"
+        assert_eq!(
+            line,
+            "1970-01-01T00:00:01.500000000Z container die abc (exitCode=0, name=x,y)"
         );
     }
 }

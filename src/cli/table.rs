@@ -6,10 +6,10 @@
 
 use std::io::{self, Write};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::{Map, Value};
 
-use super::template::Template;
+use super::template::{Missing, Template, TemplateError};
 
 /// The narrowest column, in characters.
 const NARROWEST: usize = 10;
@@ -25,6 +25,8 @@ pub struct Shape {
     pub columns: Vec<&'static str>,
     /// The field that `-q` shows.
     pub key: &'static str,
+    /// What docker calls a row in an error, a type of Go.
+    pub row: &'static str,
 }
 
 impl Shape {
@@ -58,28 +60,39 @@ impl Shape {
             Some(rest) if rest.starts_with(char::is_whitespace) => unescape(rest.trim_start()),
             _ => return self.lines(rows, &unescape(format)),
         };
-        let template = Template::parse(&columns)?;
+        let template = Template::parse(&columns).map_err(|error| unusable(&error))?;
         let headings: Map<String, Value> = self
             .headings
             .iter()
             .map(|(field, heading)| ((*field).to_owned(), Value::from(*heading)))
             .collect();
-        let mut lines = vec![template.render(&Value::Object(headings))?];
+        let headings = template.render_headings(&Value::Object(headings));
+        let mut lines = vec![headings.map_err(|error| unusable(&error))?];
         for row in rows {
-            lines.push(template.render(row)?);
+            lines.push(self.row(&template, row)?);
         }
         Ok(align(&lines))
     }
 
     fn lines(&self, rows: &[Value], template: &str) -> Result<String> {
-        let template = Template::parse(template)?;
+        let template = Template::parse(template).map_err(|error| unusable(&error))?;
         let mut text = String::new();
         for row in rows {
-            text.push_str(&template.render(row)?);
+            text.push_str(&self.row(&template, row)?);
             text.push('\n');
         }
         Ok(text)
     }
+
+    fn row(&self, template: &Template, row: &Value) -> Result<String> {
+        template
+            .render(row, Missing::Field(self.row))
+            .map_err(|error| unusable(&error))
+    }
+}
+
+fn unusable(error: &TemplateError) -> anyhow::Error {
+    anyhow!("template parsing error: {error}")
 }
 
 fn unescape(text: &str) -> String {
@@ -202,6 +215,7 @@ mod tests {
         ],
         columns: Vec::new(),
         key: "ID",
+        row: "*formatter.ContainerContext",
     };
 
     #[test]
@@ -241,6 +255,22 @@ mod tests {
         assert_eq!(
             shape.render(&[], None, false).unwrap(),
             "CONTAINER ID   IMAGE     NAMES\n"
+        );
+        let error = shape.render(&rows, Some("table {{.Nosuch}}"), false);
+        assert!(error.is_err());
+        assert_eq!(
+            shape
+                .render(&rows, Some("{{.Nosuch}}"), false)
+                .unwrap_err()
+                .to_string(),
+            "template parsing error: template: :1:2: executing \"\" at <.Nosuch>: can't evaluate \
+             field Nosuch in type *formatter.ContainerContext"
+        );
+        assert_eq!(
+            shape
+                .render(&rows[1..], Some("table {{lower .Names}}"), false)
+                .unwrap(),
+            "NAMES\nlong_name\n"
         );
     }
 

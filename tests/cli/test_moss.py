@@ -65,6 +65,28 @@ class Verbs(Case):
         self.moss("rmi", "by-moss:1", out=re.compile("Untagged: by-moss:1"))
         self.moss("load", "-i", need_image("busybox.tar"), out=re.compile("Loaded image: busybox:latest"))
 
+    def test_templates_print_as_dockers(self):
+        name = self.run_detached("--label", "l=a,b", "--expose", "81/udp", "-e", "A=1")
+        looked_at = [
+            "{{.Name}} {{.State.Pid}} {{.State.Running}}", "{{json .Config.Labels}}", "{{index .Config.Labels \"l\"}}",
+            "{{index .Config.Labels \"nosuch\"}}", "{{.Config.Labels.nosuch}}", "{{.Config.Env}}", "{{.HostConfig.Binds}}",
+            "{{.HostConfig.PortBindings}} {{.HostConfig.MemorySwappiness}} {{.Config.Entrypoint}}", "{{len .Config.Env}}",
+            "{{range $i, $e := .Config.Env}}{{$i}}={{$e}};{{end}}", "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}};{{end}}",
+            "{{range $p, $c := .NetworkSettings.Ports}}{{$p}} {{$c}}{{end}}", "{{with .State}}{{.Status}}{{else}}none{{end}}",
+            "{{if and .State.Running (not .State.Paused)}}{{printf \"%s|%5d|%-9s|%v\" .Name 3 .State.Status .State.Paused}}{{end}}",
+            "{{upper .Name}} {{title .State.Status}} {{slice .ID 0 4}} {{truncate .Name 3}}{{pad .Name 1 2}}|{{join .Config.Env \",\"}}",
+            "{{$x := .Name}}{{$x}}{{$.Name}}\\t{{println 1 2}}", "{{ eq .State.ExitCode 0 }}{{lt 1 2}}{{ge 1 2}}",
+            "{{.Nosuch}}", "{{.State.Nosuch}}", "x {{.State.Pid.X}}", "{{nosuch .Id}}", "{{.Id", "{{end}}", "{{if .Id}}", "{{$x}}",
+            "{{index .Config.Env 99}}", "{{range .Name}}{{end}}",
+        ]
+        rows = ["{{.Names}} {{.Label \"l\"}}", "table {{.Names}}\\t{{lower .Image}}", "{{.Nosuch}}", "{{json .Names}}", "{{.ID", "x\\ty"]
+        cases = [("inspect", "--format", template, name) for template in looked_at]
+        cases += [("ps", "--filter", "name=" + name, "--format", template) for template in rows]
+        cases += [("images", "--format", template, "busybox") for template in ["{{.Repository}}:{{.Tag}}", "{{.Nosuch}}"]]
+        for case in cases:
+            docker, moss = (client(*case, code=None) for client in (self.docker, self.moss))
+            self.equal((moss.code, moss.out, moss.err), (docker.code, docker.out, docker.err), " ".join(case))
+
     def test_info_and_version(self):
         self.moss("version", out=re.compile(r"(?i)api version"))
         self.moss("info", out=re.compile("(?i)storage driver: overlay2"))
