@@ -212,7 +212,9 @@ pub fn push(client: &Client, push: &args::Push) -> Result<()> {
 /// `moss load`.
 pub fn load(client: &Client, load: &args::Load) -> Result<()> {
     let mut input: Box<dyn Read> = match &load.input {
-        Some(path) => Box::new(File::open(path).with_context(|| format!("open {path}"))?),
+        Some(path) => {
+            Box::new(File::open(path).with_context(|| format!("open {}", path.display()))?)
+        }
         None if io::stdin().is_terminal() => {
             bail!("requested load from stdin, but stdin is empty")
         }
@@ -242,7 +244,8 @@ pub fn save(client: &Client, save: &args::Save) -> Result<()> {
         return Ok(out.flush()?);
     };
     // Beside its place first: a broken save leaves no half of an archive.
-    let temporary = format!("{path}.{}.tmp", std::process::id());
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(format!(".{}.tmp", std::process::id()));
     let written = File::create_new(&temporary)
         .and_then(|mut file| io::copy(&mut answer.body, &mut file))
         .and_then(|_| std::fs::rename(&temporary, path));
@@ -250,7 +253,7 @@ pub fn save(client: &Client, save: &args::Save) -> Result<()> {
         .inspect_err(|_| {
             let _ = std::fs::remove_file(&temporary);
         })
-        .with_context(|| format!("failed to save to {path}"))
+        .with_context(|| format!("failed to save to {}", path.display()))
 }
 
 /// `moss import`.

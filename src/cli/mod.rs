@@ -49,13 +49,7 @@ pub type Serve = fn(&args::Daemon) -> Result<()>;
 
 /// Does what was typed; the exit status.
 pub fn main(words: &[OsString], serve: Serve) -> i32 {
-    let ended = words
-        .iter()
-        .map(|word| word.to_str().map(str::to_owned))
-        .collect::<Option<Vec<String>>>()
-        .ok_or_else(|| Exit::because(1, "moss: arguments must be valid UTF-8"))
-        .and_then(|words| obey(&words, serve));
-    match ended {
+    match obey(words, serve) {
         Ok(()) => 0,
         Err(error) => {
             let (message, status) = error::conclude(&error);
@@ -67,7 +61,7 @@ pub fn main(words: &[OsString], serve: Serve) -> i32 {
     }
 }
 
-fn obey(words: &[String], serve: Serve) -> Result<()> {
+fn obey(words: &[OsString], serve: Serve) -> Result<()> {
     let parsed = match args::parse(words) {
         Ok(parsed) => parsed,
         Err(refusal) if refusal.status == 0 => {

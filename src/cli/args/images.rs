@@ -1,5 +1,7 @@
 //! Flags of the verbs for images.
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Args};
 
 use super::Listing;
@@ -86,7 +88,7 @@ pub struct Search {
 pub struct Load {
     /// Read from tar archive file, instead of STDIN
     #[arg(short, long, value_name = "string")]
-    pub input: Option<String>,
+    pub input: Option<PathBuf>,
     /// Load only the given platform(s)
     #[arg(long, value_name = "string", default_value = "")]
     pub platform: String,
@@ -100,7 +102,7 @@ pub struct Load {
 pub struct Save {
     /// Write to a file, instead of STDOUT
     #[arg(short, long, value_name = "string")]
-    pub output: Option<String>,
+    pub output: Option<PathBuf>,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub names: Vec<String>,

@@ -1,12 +1,17 @@
 //! From words to a verb, or to docker's words for what makes no sense.
 
+use std::any::TypeId;
+use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 
 use super::*;
 use crate::cli::error::ENGINE_FAILED;
+use crate::types::utf8;
 
 /// Why there is nothing to do: help was asked for, or the command line makes no sense.
 #[derive(Debug)]
@@ -32,8 +37,13 @@ pub(super) fn truth(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Lets every switch take `=true` and `=false`.
-fn with_truth_values(command: Command) -> Command {
+/// A word as the engine is sent it: docker's client writes U+FFFD for a byte that is no UTF-8.
+fn text(word: &[u8]) -> String {
+    utf8::lossy(word).into_owned()
+}
+
+/// Lets every switch take `=true` and `=false`, and every text any bytes.
+fn bent(command: Command) -> Command {
     let adjust = |arg: Arg| match arg.get_action() {
         ArgAction::SetTrue => arg
             .action(ArgAction::Set)
@@ -42,12 +52,15 @@ fn with_truth_values(command: Command) -> Command {
             .default_missing_value("true")
             .default_value("false")
             .value_parser(truth),
+        _ if arg.get_value_parser().type_id() == TypeId::of::<String>() => {
+            arg.value_parser(OsStringValueParser::new().map(|word| text(word.as_bytes())))
+        }
         _ => arg,
     };
     command
         .args_override_self(true)
         .mut_args(adjust)
-        .mut_subcommands(with_truth_values)
+        .mut_subcommands(bent)
 }
 
 /// The definition, for parsing, help and completions.
@@ -59,17 +72,18 @@ pub fn command() -> Command {
 ///
 /// # Errors
 /// Help and version, where they are asked for; docker's words for what makes no sense.
-pub fn parse(words: &[String]) -> Result<Parsed, Refusal> {
-    let mut bent = with_truth_values(only_named(command(), words));
-    let line = bent
-        .try_get_matches_from_mut(words)
+pub fn parse(given: &[OsString]) -> Result<Parsed, Refusal> {
+    let words: Vec<String> = given.iter().map(|word| text(word.as_bytes())).collect();
+    let mut definition = bent(only_named(command(), &words));
+    let line = definition
+        .try_get_matches_from_mut(given)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
     match line {
         Ok(line) => Ok(Parsed {
             host: line.host,
             verb: ungroup(line.verb),
         }),
-        Err(error) => Err(refuse(&command(), words, &error)),
+        Err(error) => Err(refuse(&command(), &words, &error)),
     }
 }
 
@@ -264,16 +278,18 @@ fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     fn parse_line(line: &str) -> Result<Parsed, Refusal> {
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         parse(&words)
     }
 
     #[test]
     fn the_definition_is_consistent() {
-        with_truth_values(command()).debug_assert();
+        bent(command()).debug_assert();
     }
 
     #[test]
@@ -285,6 +301,31 @@ mod tests {
         assert_eq!(run("moss run x"), (true, false));
         assert_eq!(run("moss run --sig-proxy=false -d x"), (false, true));
         assert_eq!(run("moss run --sig-proxy -d=0 x"), (true, false));
+    }
+
+    #[test]
+    fn words_need_not_be_utf8() {
+        let words = |line: &[u8]| -> Vec<OsString> {
+            let words = line.split(|byte| *byte == b' ');
+            words
+                .map(|word| OsString::from_vec(word.to_vec()))
+                .collect()
+        };
+        let run = |line| match parse(&words(line)).map(|parsed| parsed.verb) {
+            Ok(Verb::Run(run)) => run.container,
+            other => panic!("{other:?}"),
+        };
+        let flags = run(b"moss run -e A=\xff --label=\xe9 img \xc3\xa9 \xc3");
+        assert_eq!(flags.env, ["A=\u{fffd}"]);
+        assert_eq!(flags.label, ["\u{fffd}"]);
+        assert_eq!(flags.words, ["img", "\u{e9}", "\u{fffd}"]);
+        // A file of the client's own is opened by its name.
+        let load = parse(&words(b"moss load -i \xff.tar")).map(|parsed| parsed.verb);
+        let Ok(Verb::Load(load)) = load else {
+            panic!("{load:?}");
+        };
+        let input = load.input.map(|path| path.into_os_string().into_vec());
+        assert_eq!(input.as_deref(), Some(&b"\xff.tar"[..]));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! From command lines to requests.
 
+use std::ffi::OsString;
+
 use serde_json::{Value, json};
 
 use super::values::{bytes, cpus};
@@ -8,7 +10,7 @@ use crate::cli::args::{self, Verb};
 /// The request of `moss run ARGUMENTS`.
 fn request(line: &str) -> Result<Value, String> {
     let words = ["moss", "run"].into_iter().chain(line.split_whitespace());
-    let words: Vec<String> = words.map(str::to_owned).collect();
+    let words: Vec<OsString> = words.map(OsString::from).collect();
     match args::parse(&words) {
         Ok(parsed) => match parsed.verb {
             Verb::Run(run) => {
