@@ -134,10 +134,7 @@ fn ask_username(usual: &str) -> Result<String> {
 }
 
 fn ask_password() -> Result<String> {
-    let mut out = io::stdout();
-    out.write_all(b"Password: ")?;
-    out.flush()?;
-    let typed = terminal::read_hidden();
+    let typed = terminal::read_hidden("Password: ");
     line("")?;
     match typed?.as_deref().map(str::trim) {
         None => Err(Exit::silent(INTERRUPTED)),

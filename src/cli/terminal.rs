@@ -1,6 +1,6 @@
 //! The user's terminal: raw mode, its size, keys that detach.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::termios::{self, OptionalActions, Termios};
@@ -35,9 +35,13 @@ impl Drop for Raw {
     }
 }
 
-/// Reads a line that the terminal does not show: a password. `None` where it was given up.
-pub fn read_hidden() -> io::Result<Option<String>> {
+/// Asks for a line that the terminal does not show: a password. `None` where it was given up.
+pub fn read_hidden(prompt: &str) -> io::Result<Option<String>> {
+    // Before anybody is asked: who answers at once is not shown either.
     let _raw = Raw::enter()?;
+    let mut out = io::stdout();
+    out.write_all(prompt.as_bytes())?;
+    out.flush()?;
     hidden_line(io::stdin().lock().bytes())
 }
 
