@@ -205,6 +205,11 @@ impl Engine {
 
     /// Takes a name away from an image, and the image with its last name.
     pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<DeleteResponse>> {
+        Ok(self.remove_image(name, force)?.0)
+    }
+
+    /// The same, with the bytes that were freed.
+    fn remove_image(&self, name: &str, force: bool) -> Result<(Vec<DeleteResponse>, u64)> {
         // Found before it is gone; the event of its end has no labels in dockerd either.
         let labels = self.find_image(name)?.config.config.labels.clone();
         let removed = self
@@ -212,6 +217,7 @@ impl Engine {
             .remove(name, force, &|id| self.image_users(id))
             .map_err(|error| image_error(&error))?;
         let mut answers = Vec::new();
+        let mut reclaimed = 0;
         for item in removed {
             match item {
                 image::Removed::Untagged { name, id } => {
@@ -221,7 +227,8 @@ impl Engine {
                         ..DeleteResponse::default()
                     });
                 }
-                image::Removed::Image(id) => {
+                image::Removed::Image { id, freed } => {
+                    reclaimed += freed;
                     self.labelled_event("delete", &id, &id.to_string(), None);
                     answers.push(DeleteResponse {
                         deleted: id.to_string(),
@@ -236,11 +243,14 @@ impl Engine {
                 }
             }
         }
-        Ok(answers)
+        Ok((answers, reclaimed))
     }
 
     /// Removes images that no container uses: unnamed ones, or all with `dangling=false`.
     pub fn image_prune(&self, filters: &Filters) -> Result<PruneResponse> {
+        let Ok(_only) = self.pruning.try_lock() else {
+            return Err(Error::conflict("a prune operation is already running"));
+        };
         filters
             .validate(&["dangling", "label", "label!", "until"])
             .map_err(|error| Error::invalid(error.to_string()))?;
@@ -248,9 +258,8 @@ impl Engine {
             .bool_or("dangling", true)
             .map_err(|error| Error::invalid(error.to_string()))?;
         let until = super::remove::prune_bound(filters)?;
-        let before = self.images.layers_size();
         // What an interrupted pull left belongs to no image.
-        self.images.collect().map_err(|error| image_error(&error))?;
+        let mut reclaimed = self.images.collect().map_err(|error| image_error(&error))?;
         let mut deleted = Vec::new();
         for image in self.images.list() {
             let labels = image.config.config.labels.clone().unwrap_or_default();
@@ -262,17 +271,19 @@ impl Engine {
             {
                 continue;
             }
-            let names = if image.repo_tags.is_empty() {
-                vec![image.id.to_string()]
-            } else {
-                image.repo_tags
-            };
+            let mut names: Vec<String> = image.repo_tags;
+            names.extend(image.repo_digests);
+            if names.is_empty() {
+                names.push(image.id.to_string());
+            }
             for name in names {
-                // A container may have taken it since: then it stays.
-                deleted.extend(self.image_remove(&name, false).unwrap_or_default());
+                // Gone with a name before, or a container has taken it since: then it stays.
+                if let Ok((answers, freed)) = self.remove_image(&name, false) {
+                    deleted.extend(answers);
+                    reclaimed += freed;
+                }
             }
         }
-        let reclaimed = before.saturating_sub(self.images.layers_size());
         self.prune_event("image", reclaimed);
         Ok(PruneResponse {
             images_deleted: (!deleted.is_empty()).then_some(deleted),

@@ -99,6 +99,8 @@ pub struct Engine {
     images: image::Store,
     reloaded: Reloaded,
     downloads: image::Downloads,
+    /// Held while images are pruned.
+    pruning: Mutex<()>,
     uploads: image::Uploads,
     volumes: volume::Store,
     containers: Index,
@@ -186,6 +188,7 @@ impl Engine {
                 images,
                 reloaded,
                 downloads,
+                pruning: Mutex::default(),
                 uploads,
                 volumes,
                 containers: Index::default(),

@@ -94,7 +94,7 @@ pub(super) fn prune_bound(filters: &Filters) -> Result<Option<Timestamp>> {
     first
         .map(|text| Timestamp::parse(text, Timestamp::now()))
         .transpose()
-        .map_err(|error| Error::invalid(error.to_string()))
+        .map_err(|error| Error::invalid(format!("invalid value for 'until' filter: {error}")))
 }
 
 impl Engine {

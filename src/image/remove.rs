@@ -28,7 +28,12 @@ pub enum Removed {
         id: Digest,
     },
     /// An image is gone.
-    Image(Digest),
+    Image {
+        /// Its id.
+        id: Digest,
+        /// Bytes of the layers that went with it.
+        freed: u64,
+    },
     /// A layer is gone, with what was below it: this is its chain id.
     Layer(Digest),
 }
@@ -147,7 +152,7 @@ impl Store {
         };
         self.trash(&self.record_path(id))?;
         index.images.remove(id);
-        removed.push(Removed::Image(*id));
+        let at = removed.len();
         for blob in image.record.manifests.iter().chain([id]) {
             let elsewhere = |other: &std::sync::Arc<super::store::Stored>| {
                 other.record.manifests.contains(blob)
@@ -165,20 +170,21 @@ impl Store {
         let gone = chains.iter().zip(diff_ids).rev();
         let gone = gone.filter(|(chain, layer)| !kept(chain) && !index.pins.contains_key(*layer));
         removed.extend(gone.map(|(chain, _)| Removed::Layer(*chain)));
+        let mut freed = 0;
         for diff_id in diff_ids {
-            self.drop_layer(index, diff_id)?;
+            freed += self.drop_layer(index, diff_id)?;
         }
+        removed.insert(at, Removed::Image { id: *id, freed });
         Ok(())
     }
 
-    /// Removes a layer that no image and nobody else needs.
-    pub(super) fn drop_layer(&self, index: &mut Index, diff_id: &Digest) -> Result<(), Error> {
+    /// Removes a layer that no image and nobody else needs; answers its size if it is gone.
+    pub(super) fn drop_layer(&self, index: &mut Index, diff_id: &Digest) -> Result<u64, Error> {
         if index.is_used(diff_id) || !index.layers.contains_key(diff_id) {
-            return Ok(());
+            return Ok(0);
         }
         self.trash(&self.layer_path(diff_id))?;
-        index.layers.remove(diff_id);
-        Ok(())
+        Ok(index.layers.remove(diff_id).map_or(0, |layer| layer.size))
     }
 
     /// Removes those of these layers that belong to no image and that nobody counts on.
@@ -191,11 +197,11 @@ impl Store {
     }
 
     /// Removes layers that belong to no image and that nobody counts on: what a crash between a
-    /// layer and its image left, or a pull that was interrupted.
+    /// layer and its image left, or a pull that was interrupted. Answers their size.
     ///
     /// # Errors
     /// When one can't be removed.
-    pub fn collect(&self) -> Result<(), Error> {
+    pub fn collect(&self) -> Result<u64, Error> {
         self.collect_where(|_| true)
     }
 
@@ -203,17 +209,18 @@ impl Store {
     ///
     /// # Errors
     /// When one can't be removed.
-    pub fn collect_stale(&self) -> Result<(), Error> {
+    pub fn collect_stale(&self) -> Result<u64, Error> {
         self.collect_where(|layer| !layer::is_recent_pull(&self.layer_path(layer)))
     }
 
-    fn collect_where(&self, may_go: impl Fn(&Digest) -> bool) -> Result<(), Error> {
+    fn collect_where(&self, may_go: impl Fn(&Digest) -> bool) -> Result<u64, Error> {
         let mut index = self.lock();
         let layers: Vec<Digest> = index.layers.keys().copied().filter(may_go).collect();
+        let mut freed = 0;
         for diff_id in layers {
-            self.drop_layer(&mut index, &diff_id)?;
+            freed += self.drop_layer(&mut index, &diff_id)?;
         }
-        Ok(())
+        Ok(freed)
     }
 
     /// Waits until what was removed is off the disk and what was added is on it.

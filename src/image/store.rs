@@ -24,7 +24,8 @@
 //! # Crashes
 //! Layers, blobs and records are built in `tmp/` and renamed into place: layers, then blobs, then
 //! records, then names; removal goes the other way. So at every instruction what a name or a
-//! record refers to is there. [`Store::open`] skips (and says so) what is damaged all the same:
+//! record refers to is there, and what nothing refers to is removed when the store is opened or
+//! collected. [`Store::open`] skips (and says so) what is damaged all the same:
 //! a record whose config or layer is missing is no image, a `refs.json` that cannot be read is
 //! replaced by `refs.old`.
 //!
@@ -36,7 +37,7 @@
 //! exactly the tar of its diff id) and dropped if it differs. Inodes, names and attributes are
 //! ordered by the filesystem's journal: if the rename survived, so did they. Names are synced.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -136,6 +137,7 @@ impl Store {
         let mut index = opened.lock();
         index.layers = opened.read_layers()?;
         index.images = opened.read_images(&index.layers)?;
+        opened.discard_orphans()?;
         index.refs = Refs::read(&opened.root);
         let images = &index.images;
         let lost = index.refs.missing(|id| images.contains_key(id));
@@ -219,6 +221,33 @@ impl Store {
                     let path = directory.join(name);
                     fs::remove_file(&path).map_err(store("remove", &path))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the blobs that no record refers to: a crash between them and their record left them.
+    fn discard_orphans(&self) -> Result<(), Error> {
+        let mut kept = HashSet::new();
+        for name in names(&self.root.join("images"))? {
+            let path = self.root.join("images").join(&name);
+            let id = name
+                .strip_suffix(".json")
+                .and_then(|hex| Digest::from_hex(hex).ok());
+            let text = fs::read(&path).map_err(store("read", &path))?;
+            let record = serde_json::from_slice::<Record>(&text);
+            let (Some(id), Ok(record)) = (id, record) else {
+                // Nobody knows what it refers to.
+                return Ok(());
+            };
+            kept.insert(id);
+            kept.extend(record.manifests);
+        }
+        let blobs = self.root.join("blobs/sha256");
+        for name in names(&blobs)? {
+            let is_kept = Digest::from_hex(&name).is_ok_and(|digest| kept.contains(&digest));
+            if !is_kept {
+                self.trash(&blobs.join(name))?;
             }
         }
         Ok(())

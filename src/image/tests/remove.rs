@@ -92,7 +92,7 @@ fn names_images_and_shared_layers() {
         removed,
         [
             Removed::Untagged { name, id },
-            Removed::Image(id),
+            Removed::Image { id, freed: 3 },
             Removed::Layer(chain)
         ]
     );
