@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::{Request, State, filters, quick, shaped, slow, spawn};
+use super::{Request, State, at_once, filters, quick, shaped, slow, spawn};
 use crate::api::container::{ContainerConfig, CreateRequest, WaitExitError, WaitResponse};
 use crate::api::shape;
 use crate::api::stream::{self, StreamKind};
@@ -217,10 +217,9 @@ pub async fn wait(state: State, request: Request) -> Result<Answer, Failure> {
         }
     });
     let name = request.name.clone();
-    let waiting = quick(&state, move |engine| {
+    let waiting = at_once(&state, |engine| {
         engine.container_wait(&name, condition, waiter)
-    })
-    .await?;
+    })?;
     let stream = stream.until(request.ended()?);
     let mut stream = stream.on_end(move || drop(waiting));
     if !request.since(30) {
@@ -242,10 +241,7 @@ pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
         detach_keys: query.get("detachKeys").unwrap_or("").to_owned(),
     };
     let name = request.name.clone();
-    let ticket = quick(&state, move |engine| {
-        engine.container_attach(&name, &options)
-    })
-    .await?;
+    let ticket = at_once(&state, |engine| engine.container_attach(&name, &options))?;
     let engine = Arc::clone(&state.engine);
     let multiplexed = !ticket.terminal();
     Ok(hijack::answer(
