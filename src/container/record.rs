@@ -14,6 +14,8 @@
 //! A container being removed is no state of the record: the record is moved to the trash in one
 //! rename, before anything of it is deleted.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -217,6 +219,24 @@ impl Record {
             Err(source) => return Err(RecordError::Read { path, source }),
         };
         serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path, source })
+    }
+
+    /// Writes the record into a directory that is not a container's yet: in place, and to outlive a
+    /// power cut unless the container removes itself.
+    pub fn fill(&self, directory: &Path) -> Result<(), RecordError> {
+        let path = directory.join(RECORD_FILE);
+        let written = serde_json::to_vec(self)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| {
+                let mut file = File::create(&path)?;
+                file.write_all(&bytes)?;
+                if !self.host_config.auto_remove {
+                    file.sync_all()?;
+                    File::open(directory)?.sync_all()?;
+                }
+                Ok(())
+            });
+        written.map_err(|source| RecordError::Write { path, source })
     }
 
     /// Writes the record. `durable` asks that it outlives a power cut; containers that remove

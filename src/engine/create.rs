@@ -5,7 +5,6 @@
 //! name only with its record in it.
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -17,9 +16,10 @@ use crate::container::mounts::{self, MountError};
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::container::spec;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Paths};
+use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
+use crate::engine::spare;
 use crate::image::{self, Image};
 use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
@@ -210,13 +210,9 @@ impl Engine {
         let failed =
             |error: std::io::Error| Error::io("cannot make the container's directory", &error);
         let built = (|| {
-            let make =
-                |path: &std::path::Path, mode| std::fs::DirBuilder::new().mode(mode).create(path);
-            make(&temporary, 0o710).map_err(failed)?;
-            make(&Paths(&temporary).upper(), 0o755).map_err(failed)?;
-            make(&Paths(&temporary).work(), 0o700).map_err(failed)?;
+            spare::take(&containers, &temporary).map_err(failed)?;
             record
-                .write(&temporary, true)
+                .fill(&temporary)
                 .map_err(|error| Error::system(&error))?;
             std::fs::rename(&temporary, &directory).map_err(failed)
         })();

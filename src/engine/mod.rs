@@ -8,7 +8,7 @@
 //!
 //! | file | verbs |
 //! |---|---|
-//! | `create` | create |
+//! | `create`, `spare` | create |
 //! | `start` | start; what happens at exit |
 //! | `stop` | stop, kill, restart, wait, resize, rename |
 //! | `attach` | attach, logs |
@@ -43,6 +43,7 @@ mod registries;
 mod reload;
 mod remove;
 mod restore;
+mod spare;
 mod start;
 mod stop;
 pub mod system;
@@ -168,7 +169,7 @@ impl Engine {
         };
         overlay::init_layer::make(&settings.data_root.join(INIT_LAYER)).map_err(opening)?;
         let volumes = volume::Store::open(&settings.data_root).map_err(opening)?;
-        let janitor = Janitor::start(&settings.data_root.join("trash")).map_err(opening)?;
+        let janitor = Janitor::start(&settings.data_root).map_err(opening)?;
         // The shims' events find the engine by a reference that is set once it exists: before that
         // there is no shim to tell of anything.
         let target: Arc<OnceLock<Weak<Self>>> = Arc::default();

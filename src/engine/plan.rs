@@ -45,7 +45,7 @@ impl FilterCache {
 }
 
 /// What is bound over the image's own files.
-const FILES: [(&str, &str); 3] = [
+pub(super) const FILES: [(&str, &str); 3] = [
     ("resolv.conf", "/etc/resolv.conf"),
     ("hostname", "/etc/hostname"),
     ("hosts", "/etc/hosts"),

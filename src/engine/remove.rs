@@ -7,33 +7,62 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::api::container::PruneResponse;
 use crate::api::filters::Filters;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, WaitCondition};
 use crate::engine::error::{Error, Result};
+use crate::engine::spare;
 use crate::sys::trash;
 use crate::types::timestamp::Timestamp;
 
-/// Deletes directories on a thread of its own.
+/// How long the janitor lets others go first: whoever waits for the answer, and the shim, which lets
+/// go of the root filesystem. To delete what lies beneath an overlay while that is unmounted costs
+/// milliseconds, in which the kernel only spins (fs/dcache.c, `shrink_dcache_parent`).
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Deletes directories, and makes spare ones, on a thread of its own.
 pub struct Janitor {
     queue: mpsc::Sender<Task>,
 }
 
 enum Task {
     Delete(PathBuf),
+    /// See to it that there is a spare directory for the next container.
+    Provide,
     /// Answer when everything before this is done.
     Fence(mpsc::Sender<()>),
 }
 
+impl Task {
+    fn perform(self, containers: &Path) {
+        match self {
+            Self::Delete(path) => {
+                if let Err(error) = delete(&path) {
+                    tracing::warn!("cannot delete {}: {error}", path.display());
+                }
+            }
+            Self::Provide => {
+                if let Err(error) = spare::provide(containers) {
+                    tracing::debug!("cannot make a spare directory: {error}");
+                }
+            }
+            // Whoever asked may have stopped waiting.
+            Self::Fence(done) => drop(done.send(())),
+        }
+    }
+}
+
 impl Janitor {
-    /// Starts the thread and gives it what the last daemon left in `trash`.
+    /// Starts the thread and gives it what the last daemon left in the data root's trash.
     ///
     /// # Errors
     /// When the trash cannot be read or the thread not started.
-    pub fn start(trash: &std::path::Path) -> std::io::Result<Self> {
-        std::fs::create_dir_all(trash)?;
+    pub fn start(data_root: &std::path::Path) -> std::io::Result<Self> {
+        let (trash, containers) = (data_root.join("trash"), data_root.join("containers"));
+        std::fs::create_dir_all(&trash)?;
         let (queue, jobs) = mpsc::channel();
         for entry in std::fs::read_dir(trash)? {
             // The receiver lives: it is in this function.
@@ -42,15 +71,11 @@ impl Janitor {
         std::thread::Builder::new()
             .name("janitor".to_owned())
             .spawn(move || {
-                for task in jobs {
-                    match task {
-                        Task::Delete(path) => {
-                            if let Err(error) = delete(&path) {
-                                tracing::warn!("cannot delete {}: {error}", path.display());
-                            }
-                        }
-                        // Whoever asked may have stopped waiting.
-                        Task::Fence(done) => drop(done.send(())),
+                while let Ok(task) = jobs.recv() {
+                    std::thread::sleep(PAUSE);
+                    let more = std::iter::from_fn(|| jobs.try_recv().ok());
+                    for task in std::iter::once(task).chain(more) {
+                        task.perform(&containers);
                     }
                 }
             })?;
@@ -63,6 +88,11 @@ impl Janitor {
             // The thread ends only with the process.
             let _ = self.queue.send(Task::Delete(path));
         }
+    }
+
+    /// Has a spare directory made for the next container, soon.
+    pub fn provide(&self) {
+        let _ = self.queue.send(Task::Provide);
     }
 
     /// Waits until everything discarded so far is deleted.
@@ -191,6 +221,7 @@ impl Engine {
     pub(super) fn discard(&self, container: &Arc<Container>, volumes: bool) {
         let record = container.record();
         self.trash("container", &container.directory);
+        self.janitor.provide();
         // A socket and little else: gone at once, so that a daemon that ends now leaves none of it.
         let runtime = self.runtime_directory(&container.id);
         if let Err(error) = delete(&runtime) {

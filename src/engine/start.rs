@@ -117,6 +117,7 @@ impl Engine {
             tracing::error!("{}", Error::system(&error));
         }
         self.container_event(&record, "start", []);
+        self.janitor.provide();
     }
 
     fn record_failed_start(&self, container: &Arc<Container>, failure: &Failure) {

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::protocol::SOCKET;
 use crate::container::record::RECORD_FILE;
+use crate::engine::spare;
 use crate::sys::lock;
 use crate::sys::nsfs;
 use crate::userns::keeper::{Identity, TITLE};
@@ -163,7 +164,7 @@ impl Snapshot {
         let named = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
         let containers = entries(&data_root.join("containers")).filter_map(|path| {
             let has_record = path.join(RECORD_FILE).exists();
-            Some((named(path)?, has_record))
+            Some((named(path)?, has_record)).filter(|(name, _)| !spare::NAMES.contains(&&**name))
         });
         let objects = ["tmp", "trash"].map(|place| entries(&data_root.join(place)));
         let objects = objects.into_iter().flatten().map(|path| {
