@@ -255,7 +255,10 @@ impl Container<'_> {
                 .push(pid);
             Ok(())
         };
-        self.daemon.launch(&spawn, start, clients)
+        let prepared = self.daemon.prepare(&spawn, start)?;
+        let started = self.daemon.start(prepared, &clients);
+        drop(clients);
+        started.map_err(|refused| refused.failure)
     }
 
     fn event(&self) -> Message {

@@ -9,7 +9,7 @@
 //! [`Shims::release`], which waits for nothing; anything that waits for a reply would wait for ever,
 //! since only the monitor could deliver it. Ends ([`Message::Exited`], [`Message::Lost`]) are told on
 //! a second thread, one after the other, as recording one may wait for the disk, which must not hold
-//! up the replies of others. An exit may reach the callback before [`Shims::launch`] has returned to
+//! up the replies of others. An exit may reach the callback before [`Shims::start`] has returned to
 //! its caller's next statement. A panic in the callback costs the message that it was about.
 //!
 //! A socket that ends without [`Message::Exited`] becomes [`Message::Lost`]: the shim was killed, and
@@ -66,6 +66,32 @@ pub struct Launched {
     pub notes: Vec<String>,
 }
 
+/// A container whose start is done up to its last step, in a shim of its own. Dropped, nothing is
+/// left of it.
+#[derive(Debug)]
+pub struct Prepared(Shim);
+
+/// Why a container was not started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotStarted {
+    /// What went wrong.
+    pub failure: Failure,
+    /// Nothing of the container's own has run.
+    pub never_ran: bool,
+}
+
+impl NotStarted {
+    fn never(failure: Failure) -> Self {
+        let never_ran = true;
+        Self { failure, never_ran }
+    }
+
+    fn perhaps(failure: Failure) -> Self {
+        let never_ran = false;
+        Self { failure, never_ran }
+    }
+}
+
 struct Shared {
     epoll: OwnedFd,
     stop: OwnedFd,
@@ -83,6 +109,7 @@ struct Table {
 }
 
 /// One connection.
+#[derive(Debug)]
 struct Shim {
     id: ContainerId,
     token: u64,
@@ -135,64 +162,73 @@ impl Shims {
         })
     }
 
-    /// Starts a container: has `spawn` (the keeper) fork a shim with one end of a socket pair, and
-    /// the shim carry out `start`. The clients' connections belong to the shim from then on.
+    /// Has `spawn` (the keeper) fork a shim with one end of a socket pair, and the shim take `start`
+    /// up to its last step. Waits for nothing: what goes wrong in the shim, [`Shims::start`] tells.
     ///
     /// # Errors
-    ///
-    /// What the stage says, or that the shim could not be made or does not answer (code 125). The
-    /// container does not run then.
-    pub fn launch(
+    /// That the shim could not be made (code 125).
+    pub fn prepare(
         &self,
         spawn: &dyn Fn(OwnedFd) -> io::Result<()>,
         start: Start,
-        mut clients: Vec<(Attach, OwnedFd)>,
-    ) -> Result<Launched, Failure> {
-        let id = start.id;
-        let failed = |e: io::Error| Failure::own(format!("failed to start a shim: {e}"));
-        let (ours, theirs) = pair().map_err(failed)?;
-        let shim = Shim::new(id, self.shared.next.fetch_add(1, Ordering::Relaxed), ours);
-        let deadline = Instant::now() + START;
-        // A message carries a limited number of descriptors; more clients go ahead, one by one.
-        // They are few enough for the socket's queue to hold before the shim exists.
-        let rest = clients.split_off(clients.len().min(MOST_DESCRIPTORS));
-        for (attach, fd) in rest {
-            shim.send(Request::Attach(attach), vec![fd], deadline)
-                .map_err(failed)?;
-        }
-        let (attach, fds) = clients.into_iter().unzip();
+    ) -> Result<Prepared, Failure> {
+        let (ours, theirs) = pair().map_err(|error| unmade(&error))?;
+        let token = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let shim = Shim::new(start.id, token, ours);
         // Sent before the shim exists, so that it need not wait for it.
-        let start = Request::Start {
-            start: Box::new(start),
-            attach,
-        };
-        let seq = shim.send(start, fds, deadline).map_err(failed)?;
-        spawn(theirs).map_err(failed)?;
+        let prepare = Request::Prepare(Box::new(start));
+        shim.send(prepare, Vec::new(), Instant::now() + START)
+            .map_err(|error| unmade(&error))?;
+        spawn(theirs).map_err(|error| unmade(&error))?;
+        Ok(Prepared(shim))
+    }
+
+    /// Starts the container that is prepared, joined by `clients`.
+    ///
+    /// # Errors
+    /// What the stage says, or that the shim does not answer (code 125). The container does not run
+    /// then, and nothing is left of what was prepared.
+    pub fn start(
+        &self,
+        prepared: Prepared,
+        clients: &[(Attach, OwnedFd)],
+    ) -> Result<Launched, NotStarted> {
+        let Prepared(shim) = prepared;
+        let deadline = Instant::now() + START;
+        let sent = shim.send_start(clients, deadline);
+        let seq = sent.map_err(|error| NotStarted::never(unmade(&error)))?;
         match shim.wait_alone(seq, deadline) {
             Ok(Reply::Started {
                 started,
                 phases,
                 notes,
             }) => {
-                self.shared.add(shim).map_err(failed)?;
+                let added = self.shared.add(shim);
+                added.map_err(|error| NotStarted::perhaps(unmade(&error)))?;
                 Ok(Launched {
                     started,
                     phases,
                     notes,
                 })
             }
-            Ok(Reply::Failed(failure)) => Err(failure),
-            Ok(_) => Err(Failure::own("the shim gave an answer to another question")),
-            Err(e) => {
+            Ok(Reply::Failed(failure)) => Err(NotStarted::never(failure)),
+            Ok(_) => Err(NotStarted::perhaps(Failure::own(
+                "the shim gave an answer to another question",
+            ))),
+            Err(error) => {
                 // Should it start the container after all, it is to end it at once.
                 let kill = Request::Kill {
                     signal: libc::SIGKILL,
                 };
                 let _ = shim.send(kill, Vec::new(), Instant::now());
                 let _ = shim.send(Request::Release, Vec::new(), Instant::now());
-                Err(Failure::own(format!(
-                    "the shim did not start the container: {e}"
-                )))
+                let failure =
+                    Failure::own(format!("the shim did not start the container: {error}"));
+                // The kernel's word for an end with our request still unread.
+                match error.kind() == io::ErrorKind::ConnectionReset {
+                    true => Err(NotStarted::never(failure)),
+                    false => Err(NotStarted::perhaps(failure)),
+                }
             }
         }
     }
@@ -388,12 +424,26 @@ impl Shim {
         Ok(seq)
     }
 
+    /// Tells a shim to start what it has prepared. A message carries a limited number of
+    /// descriptors; more clients go ahead, one by one.
+    fn send_start(&self, clients: &[(Attach, OwnedFd)], deadline: Instant) -> io::Result<u64> {
+        let (clients, rest) = clients.split_at(clients.len().min(MOST_DESCRIPTORS));
+        for (attach, connection) in rest {
+            let connection = connection.try_clone()?;
+            self.send(Request::Attach(attach.clone()), vec![connection], deadline)?;
+        }
+        let attach = clients.iter().map(|(attach, _)| attach.clone()).collect();
+        let connections = clients.iter().map(|(_, connection)| connection.try_clone());
+        let connections = connections.collect::<io::Result<_>>()?;
+        self.send(Request::Start { attach }, connections, deadline)
+    }
+
     /// Waits for a reply while the monitor does not know this connection yet.
     fn wait_alone(&self, wanted: u64, deadline: Instant) -> io::Result<Reply> {
         loop {
             match receive_until(self.socket.as_fd(), deadline)? {
                 Some((Message::Reply { seq, reply }, _)) if seq == wanted => return Ok(reply),
-                // Answers to clients that went ahead of a start.
+                // Answers to what went ahead of a start.
                 Some(_) => {}
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is gone")),
             }
@@ -516,6 +566,10 @@ fn tell(on_event: &OnEvent, id: ContainerId, message: Message) {
             "a defect: what the container's shim told could not be acted upon"
         );
     }
+}
+
+fn unmade(error: &io::Error) -> Failure {
+    Failure::own(format!("failed to start a shim: {error}"))
 }
 
 fn connect(socket: &OwnedFd, dir: &Path) -> io::Result<()> {

@@ -103,18 +103,14 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Takes the next message and its descriptors without waiting: `WouldBlock` when there is none,
-/// `None` when the peer has closed its end.
+/// `None` when the peer has closed its end, `ConnectionReset` when it did so with something unread.
 pub fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     // The length first, so that the buffer is no larger than the message: most are some hundred
     // bytes, and a shim's memory is counted in pages.
     let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-    let (_, length) = match rustix::io::retry_on_intr(|| recv(socket, &mut [0u8; 1][..], peek)) {
-        Ok(length) => length,
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
+    let (_, length) = rustix::io::retry_on_intr(|| recv(socket, &mut [0u8; 1][..], peek))?;
     let mut bytes = vec![0; length.max(1)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS + 1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -51,10 +51,12 @@ pub enum Request {
         /// The sender's [`VERSION`].
         version: u32,
     },
-    /// Start the container; the descriptors are the connections of `attach`, in order.
+    /// Take the start up to its last step. Answered with [`Reply::Ok`], or with what went wrong,
+    /// which is then the answer to `Start` as well. A shim that is not told to start soon after
+    /// leaves. Like `Start` this is said only to a shim just forked for it, of the sender's build.
+    Prepare(Box<Start>),
+    /// Start what is prepared; the descriptors are the connections of `attach`, in order.
     Start {
-        /// All that the shim needs to know.
-        start: Box<Start>,
         /// Clients that attached before the start.
         attach: Vec<Attach>,
     },

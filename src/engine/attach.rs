@@ -3,7 +3,8 @@
 //! An attach has two halves, since HTTP has: everything that can fail with a status comes before
 //! the connection is taken over ([`Engine::container_attach`]), and the connection comes after
 //! ([`AttachTicket::connect`]). A client that attaches before the start waits here, with whatever
-//! it sends still in its socket.
+//! it sends still in its socket; and since it is likely to start the container next, the start is
+//! prepared meanwhile (`start`).
 //!
 //! `docker run` attaches, is told so, and starts the container at once, on another connection.
 //! Nothing of the first output may be lost between the telling and the connection's getting here,
@@ -115,9 +116,12 @@ impl AttachTicket {
         let mut data = self.container.settled();
         if !data.record.state.is_running() {
             data.pending.retain(|(_, client)| !has_left(client));
-            if !data.removed {
-                data.pending.push((attach, connection));
+            if data.removed {
+                return;
             }
+            data.pending.push((attach, connection));
+            drop(data);
+            engine.prepare_ahead(&self.container);
             return;
         }
         drop(data);

@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::api::exec::ExecConfig;
+use crate::container::client::Prepared;
 use crate::container::logs::Follow;
 use crate::container::protocol::{Attach, Exit, Started};
 use crate::container::record::{Record, RecordError};
@@ -43,6 +44,9 @@ pub struct Data {
     pub record: Record,
     /// Clients that attached before the start.
     pub pending: Vec<(Attach, OwnedFd)>,
+    /// Its start up to the last step, where a client that attached is about to ask for it. Whoever
+    /// changes what that was made from takes it away.
+    pub prepared: Option<Prepared>,
     /// Clients on their way to be attached, whose connections are not here yet.
     pub arriving: usize,
     /// Who waits for what, by number.
@@ -157,6 +161,7 @@ impl Container {
             data: Mutex::new(Data {
                 record,
                 pending: Vec::new(),
+                prepared: None,
                 arriving: 0,
                 waiters: BTreeMap::new(),
                 next_waiter: 0,

@@ -161,6 +161,18 @@ impl Engine {
         Ok(process)
     }
 
+    /// Sees to it that the files exist which are bound over the image's own.
+    pub(super) fn make_files(&self, directory: &Path) -> Result<()> {
+        for path in FILES.iter().map(|(file, _)| directory.join(file)) {
+            std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(&path)
+                .map_err(|error| Error::io(format!("cannot make {}", path.display()), &error))?;
+        }
+        Ok(())
+    }
+
     /// Writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container.
     pub(super) fn write_files(&self, record: &Record, directory: &Path) -> Result<()> {
         let host = &record.host_config;

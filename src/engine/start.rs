@@ -1,22 +1,34 @@
 //! Starting a container, and what happens when it ends.
 //!
 //! ```text
-//! start ─▶ files (/etc/hosts …) ─▶ spec ─▶ plan ─▶ shim ═ Started ═▶ Running
-//!                                                     ╚═ Exited ══▶ finish: Exited ─▶ waiters ─▶ --rm
+//! prepare ─▶ files (/etc/hosts …) ─▶ spec ─▶ plan ─▶ shim: root, namespaces, mounts
+//!                                                      │
+//! start ───────────────────────────────────▶ go ═ Started ═▶ Running
+//!                                                 ╚═ Exited ══▶ finish: Exited ─▶ waiters ─▶ --rm
 //! ```
+//!
+//! A start is both halves, one after the other. Only where a client attaches to a container that
+//! does not run, which is what `docker run` and `docker start -a` do right before they start it,
+//! the first half is done ahead, beside what the client is busy with meanwhile
+//! ([`Engine::prepare_ahead`]). Nothing of that is to be seen from outside, and it makes no
+//! difference but to the time: what the first half is made from must not change in between (`docker
+//! rm` drops it; what the host may change is never prepared ahead), a preparation that nobody uses
+//! goes by itself, and where starting what was prepared fails all is made anew, so that what is
+//! told is how things are at the start.
 //!
 //! A process may end before its start is recorded; its exit then waits in `early_exit` until the
 //! start is. The exit is reported before the shim lets go of the root filesystem, since unmounting
 //! an overlay syncs the filesystem beneath it.
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::container::client::Launched;
-use crate::container::protocol::{Exit, Failure, LogTarget, Message, Start};
+use crate::container::client::{Launched, NotStarted, Prepared};
+use crate::container::protocol::{Attach, Exit, Failure, LogTarget, Message, Start};
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
@@ -52,7 +64,7 @@ impl Engine {
             tracing::warn!("an attach is still under way; starting without it");
         }
         let starting;
-        let (record, pending) = {
+        let (record, prepared, clients) = {
             let mut data = container.data();
             data.restarting = false;
             if data.removing {
@@ -67,23 +79,12 @@ impl Engine {
             starting = container.starting(&mut data);
             data.stopped_by_user = false;
             data.execs.clear();
-            (data.record.clone(), std::mem::take(&mut data.pending))
+            let clients = std::mem::take(&mut data.pending);
+            (data.record.clone(), data.prepared.take(), clients)
         };
         self.execs.retain(|owner| *owner != container.id);
-        let launched = self.start_request(container, &record).and_then(|start| {
-            self.shims
-                .launch(
-                    &|fd| {
-                        self.keeper
-                            .spawn_shim(&fd)
-                            .map(drop)
-                            .map_err(std::io::Error::other)
-                    },
-                    start,
-                    pending,
-                )
-                .map_err(|failure| start_error(&failure))
-        });
+        let launched = self.launch(container, &record, prepared, &clients);
+        drop(clients);
         let outcome = match launched {
             Ok(launched) => {
                 self.record_start(container, &launched);
@@ -98,6 +99,79 @@ impl Engine {
             self.finish(container, exit, error);
         }
         outcome
+    }
+
+    /// Both halves of a start, or the second of one that is prepared.
+    fn launch(
+        &self,
+        container: &Container,
+        record: &Record,
+        prepared: Option<Prepared>,
+        clients: &[(Attach, OwnedFd)],
+    ) -> std::result::Result<Launched, (Failure, Error)> {
+        let own = |error: Error| {
+            let failure = Failure {
+                code: 128,
+                ..Failure::own(error.message.clone())
+            };
+            (failure, error)
+        };
+        let refused = |NotStarted { failure, .. }| start_error(&failure);
+        if let Some(prepared) = prepared {
+            forget_last_run(container).map_err(own)?;
+            match self.shims.start(prepared, clients) {
+                Err(NotStarted {
+                    never_ran: true,
+                    failure,
+                }) => tracing::debug!(id = container.id.short(), "to be made anew: {failure}"),
+                other => return other.map_err(refused),
+            }
+        }
+        let start = self.prepare(container, record).map_err(own)?;
+        self.use_volumes(record).map_err(own)?;
+        forget_last_run(container).map_err(own)?;
+        let prepared = self.shim(start).map_err(|failure| start_error(&failure))?;
+        // Beside the shim, which has bound them, and lets nobody read them yet.
+        self.write_files(record, &container.directory)
+            .map_err(own)?;
+        self.shims.start(prepared, clients).map_err(refused)
+    }
+
+    /// Has a shim forked that takes a start up to its last step.
+    fn shim(&self, start: Start) -> std::result::Result<Prepared, Failure> {
+        let fork = |connection| {
+            let spawned = self.keeper.spawn_shim(&connection);
+            spawned.map(drop).map_err(std::io::Error::other)
+        };
+        self.shims.prepare(&fork, start)
+    }
+
+    /// Prepares the start that an attached client is about to ask for, unless the container is busy
+    /// with something else. What fails is tried again, and told, by the start.
+    pub(super) fn prepare_ahead(&self, container: &Container) {
+        let Ok(_operation) = container.operation.try_lock() else {
+            return;
+        };
+        let record = {
+            let data = container.data();
+            if data.is_busy() || data.removing || data.prepared.is_some() {
+                return;
+            }
+            data.record.clone()
+        };
+        if !can_be_ahead(&record) {
+            return;
+        }
+        let prepared = self.prepare(container, &record);
+        let prepared = prepared.and_then(|start| {
+            let prepared = self.shim(start).map_err(|error| Error::system(&error))?;
+            self.write_files(&record, &container.directory)?;
+            Ok(prepared)
+        });
+        match prepared {
+            Ok(prepared) => container.data().prepared = Some(prepared),
+            Err(error) => tracing::debug!(id = container.id.short(), "not prepared: {error}"),
+        }
     }
 
     fn record_start(&self, container: &Container, launched: &Launched) {
@@ -153,23 +227,7 @@ impl Engine {
         }
     }
 
-    /// Everything the shim needs to know.
-    fn start_request(
-        &self,
-        container: &Container,
-        record: &Record,
-    ) -> std::result::Result<Start, (Failure, Error)> {
-        self.prepare(container, record).map_err(|error| {
-            (
-                Failure {
-                    code: 128,
-                    ..Failure::own(error.message.clone())
-                },
-                error,
-            )
-        })
-    }
-
+    /// Everything the shim needs to know; makes what it will mount.
     fn prepare(&self, container: &Container, record: &Record) -> Result<Start> {
         let paths = Paths(&container.directory);
         // A run that this daemon does not know of, by a shim that it could not reach.
@@ -198,34 +256,8 @@ impl Engine {
                 )));
             }
         }
-        self.write_files(record, &container.directory)?;
+        self.make_files(&container.directory)?;
         let plan = self.plan(record, &container.directory, &joined)?;
-        for point in record
-            .mounts
-            .iter()
-            .filter_map(|point| point.name.as_deref())
-        {
-            self.volumes
-                .mark_used(point)
-                .map_err(|error| Error::not_found(error.to_string()))?;
-        }
-        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
-            let more = [
-                ("destination", point.destination.clone()),
-                ("propagation", point.propagation.clone()),
-                ("read/write", point.writable.to_string()),
-            ];
-            self.volume_event("mount", point, &record.id, more);
-        }
-        // Leftovers of the last run would be taken for this run's exit and shim.
-        for leftover in [paths.exit(), paths.shim()] {
-            match std::fs::remove_file(leftover) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("cannot remove the last exit status", &error));
-                }
-                _ => {}
-            }
-        }
         if record.host_config.auto_remove {
             reopen(&paths.work())?;
         }
@@ -250,6 +282,28 @@ impl Engine {
             exit_file: paths.exit(),
             identity_file: paths.shim(),
         })
+    }
+
+    /// Notes that the container's volumes are used, and tells of it.
+    fn use_volumes(&self, record: &Record) -> Result<()> {
+        for point in record
+            .mounts
+            .iter()
+            .filter_map(|point| point.name.as_deref())
+        {
+            self.volumes
+                .mark_used(point)
+                .map_err(|error| Error::not_found(error.to_string()))?;
+        }
+        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
+            let more = [
+                ("destination", point.destination.clone()),
+                ("propagation", point.propagation.clone()),
+                ("read/write", point.writable.to_string()),
+            ];
+            self.volume_event("mount", point, &record.id, more);
+        }
+        Ok(())
     }
 
     /// Tells that a container mounts or unmounts a volume.
@@ -365,6 +419,29 @@ impl Engine {
             self.discard(container, true);
         }
     }
+}
+
+/// Whether a start may be prepared before it is asked for: where all that it is made from is the
+/// record's and the image's. Directories of the host are bound as they are at the start, and other
+/// containers' namespaces joined as they are then.
+fn can_be_ahead(record: &Record) -> bool {
+    let host = &record.host_config;
+    let modes = [&host.network_mode, &host.ipc_mode, &host.pid_mode];
+    record.mounts.is_empty() && !modes.iter().any(|mode| mode.starts_with("container:"))
+}
+
+/// Removes what the last run left, which would be taken for the exit and the shim of the run to come.
+fn forget_last_run(container: &Container) -> Result<()> {
+    let paths = Paths(&container.directory);
+    for leftover in [paths.exit(), paths.shim()] {
+        match std::fs::remove_file(leftover) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io("cannot remove the last exit status", &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Lets a volatile overlay be mounted once more: what the kernel leaves in its work directory says

@@ -15,9 +15,12 @@
 //!                      first process, exec sessions
 //! ```
 //!
-//! **A life.** Wait for `Start` on `conn`; write down which process this is; listen on `shim.sock`;
-//! mount; start the process; send its pidfd over the leash; answer; serve. When the first process has ended and its output has been
-//! read: complete the log, write the exit file, tell the daemons, let the clients go, in this
+//! **A life.** Wait for `Prepare` on `conn`; mount; make the process, which waits at its last gate.
+//! Wait for `Start`, which comes at once or, where a client has attached to a container that is not
+//! started yet, later or never ([`prepared`]); write down which process this is; listen on
+//! `shim.sock`; let the process go; send its pidfd over the leash; answer; serve. When the first
+//! process has ended and its output has been read: complete the log, write the exit file, tell the
+//! daemons, let the clients go, in this
 //! order, so that whoever hears of the end finds everything in place. Then leave, once a daemon
 //! says `Release` or when none is connected, and every client has what it is owed. From `Release` on
 //! nobody can connect any more.
@@ -42,6 +45,7 @@ mod attached;
 mod daemons;
 mod keys;
 mod orphans;
+mod prepared;
 mod reactor;
 mod server;
 mod start;
@@ -64,7 +68,7 @@ const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
 /// How long a shim that has been busy keeps its buffers.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// What a forked shim does, from `Start` on `conn` to the end; returns its exit status. `leash` is a
+/// What a forked shim does, from `Prepare` on `conn` to the end; returns its exit status. `leash` is a
 /// socket to the keeper, which kills every process whose pidfd is sent over it when the shim ends.
 pub fn run(conn: OwnedFd, leash: OwnedFd) -> i32 {
     // Neither can fail in a way that matters: the keeper's child leads no process group, and the

@@ -14,11 +14,11 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use super::attached::Client;
 use super::daemons::Daemons;
 use super::orphans;
+use super::prepared::{Prepared, Staged};
 use super::reactor::{Epoll, Token, Watch};
 use super::start::{Launched, Starter, ends};
 use super::streams::{BLOCK, Happened, Streams};
 use super::{ACKNOWLEDGEMENT, IDLE, OUTPUT_AFTER_EXEC, OUTPUT_AFTER_EXIT};
-use crate::container::logs::Writer;
 use crate::container::packet::Packet;
 use crate::container::protocol::{
     Attach, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
@@ -34,7 +34,7 @@ const FIRST: u32 = 0;
 
 /// One container's shim.
 #[derive(Debug)]
-pub(crate) struct Shim<S> {
+pub(crate) struct Shim<S: Starter> {
     starter: S,
     epoll: Epoll,
     signals: SignalFd,
@@ -42,6 +42,7 @@ pub(crate) struct Shim<S> {
     leash: Option<OwnedFd>,
     /// Clients that attached before the start.
     early: Vec<(Attach, OwnedFd)>,
+    prepared: Option<Prepared<S::Ready>>,
     container: Option<Container>,
     tasks: BTreeMap<u32, Task>,
     next_task: u32,
@@ -109,6 +110,7 @@ impl<S: Starter> Shim<S> {
             daemons,
             leash,
             early: Vec::new(),
+            prepared: None,
             container: None,
             tasks: BTreeMap::new(),
             next_task: FIRST,
@@ -147,7 +149,9 @@ impl<S: Starter> Shim<S> {
             Some(container) => container.exit.is_none(),
             None => false,
         };
-        !needed && self.tasks.is_empty() && (self.daemons.is_empty() || self.released)
+        let lapsed = |prepared: &Prepared<_>| prepared.until() <= Instant::now();
+        let wanted = !self.released && !self.prepared.as_ref().is_some_and(lapsed);
+        !needed && self.tasks.is_empty() && (self.daemons.is_empty() || !wanted)
     }
 
     /// How long nothing needs to be done unless something happens.
@@ -158,6 +162,7 @@ impl<S: Starter> Shim<S> {
             State::Running | State::Over => None,
         });
         until
+            .chain(self.prepared.iter().map(Prepared::until))
             .min()
             .map(|until| until.saturating_duration_since(now))
     }
@@ -216,9 +221,10 @@ impl<S: Starter> Shim<S> {
                 Some(reason) => Reply::Failed(Failure::own(reason)),
                 None => Reply::State(self.state()),
             },
-            Request::Start { start, attach } => {
+            Request::Prepare(start) => self.prepare(*start),
+            Request::Start { attach } => {
                 self.early.extend(attach.into_iter().zip(fds));
-                self.start(*start).unwrap_or_else(Reply::Failed)
+                self.start().unwrap_or_else(Reply::Failed)
             }
             Request::Attach(attach) => match fds.next() {
                 Some(fd) => self.attach(attach, fd),
@@ -269,29 +275,36 @@ impl<S: Starter> Shim<S> {
         }
     }
 
-    fn start(&mut self, start: Start) -> Result<Reply, Failure> {
-        if self.container.is_some() {
-            return Err(Failure::own("the container has been started already"));
+    fn prepare(&mut self, start: Start) -> Reply {
+        if self.container.is_some() || self.prepared.is_some() {
+            return Reply::Failed(Failure::own("the container has been started already"));
         }
-        let identity = start.identity_file.clone();
+        let prepared = Prepared::new(&mut self.starter, start);
+        let reply = prepared.reply();
+        self.prepared = Some(prepared);
+        reply
+    }
+
+    fn start(&mut self) -> Result<Reply, Failure> {
+        let prepared = self.prepared.take();
+        let prepared = prepared.ok_or_else(|| Failure::own("no container is prepared"))?;
+        let staged = prepared.outcome()?;
+        let identity = staged.start.identity_file.clone();
         ShimIdentity::write_own(&identity)
             .map_err(|e| Failure::own(format!("failed to write {}: {e}", identity.display())))?;
-        self.launch(start).inspect_err(|_| {
+        self.launch(staged).inspect_err(|_| {
             // Left behind, it would hold off another start until this process has ended.
             let _ = std::fs::remove_file(&identity);
         })
     }
 
-    fn launch(&mut self, start: Start) -> Result<Reply, Failure> {
-        let log = match &start.log {
-            Some(log) => Some(Writer::open(&log.path, &log.attrs).map_err(|e| {
-                Failure::own(format!("failed to open log {}: {e}", log.path.display()))
-            })?),
-            None => None,
-        };
-        let terminal = start.plan.process.terminal;
-        let own_pids = start.plan.namespaces.pid == Namespace::New;
-        let (stdio, ends) = ends(terminal, start.open_stdin)?;
+    fn launch(&mut self, staged: Staged<S::Ready>) -> Result<Reply, Failure> {
+        let Staged {
+            start,
+            ready,
+            ends,
+            log,
+        } = staged;
         // Before the start: what fails now leaves nothing behind.
         self.daemons
             .listen(&self.epoll, &start.runtime_dir)
@@ -301,10 +314,7 @@ impl<S: Starter> Shim<S> {
                     start.runtime_dir.display()
                 ))
             })?;
-        if !own_pids {
-            orphans::adopt();
-        }
-        let mut launched = self.starter.start(&start, stdio)?;
+        let mut launched = self.starter.start(ready)?;
         let console = launched.running.console.take();
         let leash = self.leash.as_ref();
         let ends = leash
@@ -315,7 +325,7 @@ impl<S: Starter> Shim<S> {
         self.container = Some(Container {
             runtime_dir: start.runtime_dir,
             exit_file: start.exit_file,
-            own_pids,
+            own_pids: start.plan.namespaces.pid == Namespace::New,
             started: launched.started(),
             exit: None,
         });
@@ -560,12 +570,13 @@ impl<S: Starter> Shim<S> {
                 }
             }
         }
-        if self
-            .container
-            .as_ref()
-            .is_some_and(|container| !container.own_pids)
-        {
-            orphans::reap(&self.pids());
+        if let Some(container) = &self.container {
+            if container.exit.is_some() {
+                self.starter.ended();
+            }
+            if !container.own_pids {
+                orphans::reap(&self.pids());
+            }
         }
     }
 

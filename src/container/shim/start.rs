@@ -3,6 +3,7 @@
 //! Everything else in the shim works with any process that has a pidfd and two or three
 //! descriptors, and is tested with ordinary children.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,8 +20,14 @@ use crate::userns::stage::{self, Origin, Running, Stdio};
 
 /// Starts processes.
 pub(crate) trait Starter {
-    /// Starts the container's first process.
-    fn start(&mut self, start: &Start, stdio: Stdio) -> Result<Launched, Failure>;
+    /// The container's first process before its last step. Dropped, it is ended.
+    type Ready;
+
+    /// Makes the container and its first process, which waits.
+    fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Self::Ready, Failure>;
+
+    /// Lets it go on.
+    fn start(&mut self, ready: Self::Ready) -> Result<Launched, Failure>;
 
     /// Starts one more.
     fn exec(
@@ -30,6 +37,9 @@ pub(crate) trait Starter {
         pidfd: BorrowedFd<'_>,
         stdio: Stdio,
     ) -> Result<Launched, Failure>;
+
+    /// The container has ended, and everybody has been told: drops what it saw of files.
+    fn ended(&mut self);
 
     /// The container is no more: drops what it was made of. May take as long as a sync.
     fn release(&mut self);
@@ -130,22 +140,36 @@ pub(crate) struct Stage {
     /// A duplicate of the root's mount. Not used, only kept: when the container ends this is the
     /// last reference, so that the sync which dropping it causes does not delay the report.
     root: Option<OwnedFd>,
+    /// The container's mount namespace. Only kept, too: unmounting all that is in there, which the
+    /// first process's end would wait for, takes 0.2 ms.
+    mounts: Option<File>,
+}
+
+/// What [`Stage`] has prepared.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    process: stage::Ready,
+    /// How long the mount of the root took, in nanoseconds.
+    overlay: u64,
 }
 
 impl Starter for Stage {
-    fn start(&mut self, start: &Start, stdio: Stdio) -> Result<Launched, Failure> {
+    type Ready = Ready;
+
+    fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Ready, Failure> {
         let begun = std::time::Instant::now();
         let root = overlay::mount(&start.rootfs).map_err(|e| Failure::own(chain(&e)))?;
-        self.root = Some(root.try_clone().map_err(|e| Failure::own(chain(&e)))?);
+        let kept = root.try_clone().map_err(|e| Failure::own(chain(&e)))?;
         let overlay = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let running = match stage::start(&start.plan, root, stdio) {
-            Ok(running) => running,
-            Err(error) => {
-                self.root = None;
-                return Err(error.into());
-            }
-        };
-        let mut phases = vec![("overlay".to_owned(), overlay)];
+        let process = stage::spawn(&start.plan, root, stdio)?.ready()?;
+        self.root = Some(kept);
+        self.mounts = File::open(format!("/proc/{}/ns/mnt", process.pid())).ok();
+        Ok(Ready { process, overlay })
+    }
+
+    fn start(&mut self, ready: Ready) -> Result<Launched, Failure> {
+        let running = ready.process.exec().inspect_err(|_| self.release())?;
+        let mut phases = vec![("overlay".to_owned(), ready.overlay)];
         phases.extend(stage_phases(&running));
         Ok(Launched {
             running,
@@ -170,7 +194,12 @@ impl Starter for Stage {
         })
     }
 
+    fn ended(&mut self) {
+        self.mounts = None;
+    }
+
     fn release(&mut self) {
+        self.mounts = None;
         self.root = None;
     }
 }

@@ -1,5 +1,7 @@
 //! The shim as the daemon and its clients see it, with ordinary children in place of containers.
 
+mod prepared;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -16,7 +18,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::server::Shim;
 use super::start::{Launched, Starter};
-use crate::container::client::{self, Shims};
+use crate::container::client::{self, NotStarted, Shims};
 use crate::container::logs::{Query, Reader, Record};
 use crate::container::packet::{Packet, receive_until};
 use crate::container::protocol::{
@@ -96,8 +98,17 @@ fn spawn(process: &Process, stdio: Stdio) -> Result<Launched, Failure> {
 }
 
 impl Starter for Ordinary {
-    fn start(&mut self, start: &Start, stdio: Stdio) -> Result<Launched, Failure> {
-        spawn(&start.plan.process, stdio)
+    type Ready = (Process, Stdio);
+
+    fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Self::Ready, Failure> {
+        match &*start.plan.process.cwd {
+            "/" => Ok((start.plan.process.clone(), stdio)),
+            other => Err(Failure::own(format!("no directory {other}"))),
+        }
+    }
+
+    fn start(&mut self, (process, stdio): Self::Ready) -> Result<Launched, Failure> {
+        spawn(&process, stdio)
     }
 
     fn exec(
@@ -109,6 +120,8 @@ impl Starter for Ordinary {
     ) -> Result<Launched, Failure> {
         spawn(process, stdio)
     }
+
+    fn ended(&mut self) {}
 
     fn release(&mut self) {}
 }
@@ -218,7 +231,10 @@ impl Fixture {
         start: Start,
         clients: Vec<(Attach, OwnedFd)>,
     ) -> Result<client::Launched, Failure> {
-        self.shims.launch(&fork, start, clients)
+        let prepared = self.shims.prepare(&fork, start)?;
+        let started = self.shims.start(prepared, &clients);
+        drop(clients);
+        started.map_err(|NotStarted { failure, .. }| failure)
     }
 
     fn event(&self) -> Message {
@@ -620,9 +636,8 @@ fn ends_that_take_long_or_panic_hold_nobody_up() {
     }));
     let shims = shims.expect("monitor");
     for (fixture, script) in [(slow, "true"), (broken, "true"), (other, "sleep 600")] {
-        shims
-            .launch(&fork, fixture.start(script), Vec::new())
-            .expect("launch");
+        let prepared = shims.prepare(&fork, fixture.start(script));
+        shims.start(prepared.expect("a shim"), &[]).expect("start");
     }
     let begun = inside.recv_timeout(Duration::from_secs(20));
     begun.expect("the end of the first one is being told of");
@@ -679,18 +694,9 @@ fn what_cannot_be_started_is_told() {
     let spawn = |_: OwnedFd| Err(std::io::Error::other("no keeper"));
     let failure = fixture
         .shims
-        .launch(&spawn, fixture.start(""), Vec::new())
+        .prepare(&spawn, fixture.start(""))
         .expect_err("no keeper");
     assert_eq!(failure.message, "failed to start a shim: no keeper");
-    // A shim that dies at once.
-    let spawn = |conn: OwnedFd| {
-        drop(conn);
-        Ok(())
-    };
-    fixture
-        .shims
-        .launch(&spawn, fixture.start(""), Vec::new())
-        .expect_err("gone");
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! A start up to its last step: all of it that the world does not see.
+//!
+//! The root is mounted and the first process waits in its namespaces, for the daemon to say
+//! `Start`. A daemon prepares a start as soon as a client has attached, and may then never start:
+//! after [`PREPARED`] nobody is expected to come. What failed is kept for the answer to `Start`.
+
+use std::time::{Duration, Instant};
+
+use super::orphans;
+use super::start::{Incomplete, Starter, ends};
+use crate::container::logs::Writer;
+use crate::container::protocol::{Failure, Reply, Start};
+use crate::userns::plan::Namespace;
+
+/// How long a shim waits to be told to start what it has prepared.
+const PREPARED: Duration = Duration::from_secs(5);
+
+/// What is left to do of a start, or why it cannot be done.
+#[derive(Debug)]
+pub(crate) struct Prepared<R> {
+    outcome: Result<Staged<R>, Failure>,
+    until: Instant,
+}
+
+/// A container that only needs to be let go.
+#[derive(Debug)]
+pub(crate) struct Staged<R> {
+    /// What was asked for.
+    pub(crate) start: Start,
+    /// The first process.
+    pub(crate) ready: R,
+    /// The shim's ends of its streams.
+    pub(crate) ends: Incomplete,
+    /// What is written of them.
+    pub(crate) log: Option<Writer>,
+}
+
+impl<R> Prepared<R> {
+    /// Takes a start up to its last step.
+    pub(crate) fn new(starter: &mut impl Starter<Ready = R>, start: Start) -> Self {
+        let outcome = stage(starter, start);
+        let until = Instant::now() + PREPARED;
+        Self { outcome, until }
+    }
+
+    /// What the daemon is told of it.
+    pub(crate) fn reply(&self) -> Reply {
+        match &self.outcome {
+            Ok(_) => Reply::Ok,
+            Err(failure) => Reply::Failed(failure.clone()),
+        }
+    }
+
+    /// When nobody will want it any more.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// What came of it.
+    pub(crate) fn outcome(self) -> Result<Staged<R>, Failure> {
+        self.outcome
+    }
+}
+
+fn stage<R>(starter: &mut impl Starter<Ready = R>, start: Start) -> Result<Staged<R>, Failure> {
+    let log = match &start.log {
+        Some(log) => Some(Writer::open(&log.path, &log.attrs).map_err(|e| {
+            Failure::own(format!("failed to open log {}: {e}", log.path.display()))
+        })?),
+        None => None,
+    };
+    let (stdio, ends) = ends(start.plan.process.terminal, start.open_stdin)?;
+    if start.plan.namespaces.pid != Namespace::New {
+        orphans::adopt();
+    }
+    let ready = starter.prepare(&start, stdio)?;
+    Ok(Staged {
+        start,
+        ready,
+        ends,
+        log,
+    })
+}
