@@ -399,7 +399,6 @@ impl Engine {
         {
             tracing::error!("{}", Error::system(&error));
         }
-        self.shims.release(&container.id);
         for point in record.mounts.iter().filter(|point| point.name.is_some()) {
             self.volume_event("unmount", point, &record.id, []);
         }
@@ -418,6 +417,9 @@ impl Engine {
         if remove {
             self.discard(container, true);
         }
+        // Last: letting go of all that the container had keeps a processor busy, which whoever has
+        // waited for this can use.
+        self.shims.release(&container.id);
     }
 }
 

@@ -571,7 +571,7 @@ impl<S: Starter> Shim<S> {
             }
         }
         if let Some(container) = &self.container {
-            if container.exit.is_some() {
+            if container.exit.is_some() && (self.released || self.daemons.is_empty()) {
                 self.starter.ended();
             }
             if !container.own_pids {

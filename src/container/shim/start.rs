@@ -38,7 +38,7 @@ pub(crate) trait Starter {
         stdio: Stdio,
     ) -> Result<Launched, Failure>;
 
-    /// The container has ended, and everybody has been told: drops what it saw of files.
+    /// The container has ended, and everybody knows: drops what it saw of files.
     fn ended(&mut self);
 
     /// The container is no more: drops what it was made of. May take as long as a sync.
