@@ -269,6 +269,7 @@ pub fn rename(client: &Client, rename: &args::Rename) -> Result<()> {
 
 /// `moss logs`.
 pub fn logs(client: &Client, logs: &args::Logs) -> Result<()> {
+    let now = Timestamp::now();
     let target = Target::new("/containers/{}/logs", &[&logs.container])
         .with("stdout", 1)
         .with("stderr", 1)
@@ -276,8 +277,8 @@ pub fn logs(client: &Client, logs: &args::Logs) -> Result<()> {
         .with_flag("follow", logs.follow)
         .with_flag("timestamps", logs.timestamps)
         .with("tail", &logs.tail)
-        .with_some("since", &logs.since)
-        .with_some("until", &logs.until);
+        .with_some("since", &Timestamp::as_sent(&logs.since, now))
+        .with_some("until", &Timestamp::as_sent(&logs.until, now));
     let mut answer = client.ask("GET", &target, Body::Empty)?;
     let raw = answer.head.field("content-type") != Some(MULTIPLEXED);
     let mut demux = Demux::new(raw, io::stdout(), io::stderr());

@@ -140,9 +140,10 @@ pub fn version(place: &Place, version: &args::Version) -> Result<()> {
 
 /// `moss events`.
 pub fn events(client: &Client, events: &args::Events) -> Result<()> {
+    let now = Timestamp::now();
     let target = Target::new("/events", &[])
-        .with_some("since", &events.since)
-        .with_some("until", &events.until)
+        .with_some("since", &Timestamp::as_sent(&events.since, now))
+        .with_some("until", &Timestamp::as_sent(&events.until, now))
         .with_some("filters", &filters(&events.filter)?);
     let format = events.format.as_deref().filter(|format| !format.is_empty());
     let format = format

@@ -66,6 +66,8 @@ pub struct Data {
     pub starting: bool,
     /// The exit of a process that ended before its start was recorded, and what went wrong.
     pub early_exit: Option<(Exit, String)>,
+    /// Its end is written down, and nobody was told of it yet.
+    pub ending: bool,
     /// The user stopped or killed it.
     pub stopped_by_user: bool,
 }
@@ -172,6 +174,7 @@ impl Container {
                 restarting: false,
                 starting: false,
                 early_exit: None,
+                ending: false,
                 stopped_by_user: false,
             }),
         })
@@ -270,6 +273,11 @@ impl Data {
     /// Whether this run of it is over; another may have begun since.
     pub fn is_over(&self, run: Option<Started>) -> bool {
         run.is_none() || self.record.state.started() != run
+    }
+
+    /// The same, and its end was told of: what comes of it may be told next.
+    pub fn is_told_over(&self, run: Option<Started>) -> bool {
+        self.is_over(run) && !self.ending
     }
 
     /// Notes a waiter, of the container that this is of.

@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
+use crate::engine::plan::HOST_GATEWAY;
 use crate::engine::spare;
 use crate::image::{self, Image};
 use crate::types::digest::Digest;
@@ -344,6 +345,8 @@ fn not_done(config: &ContainerConfig, host: &HostConfig) -> Vec<String> {
     let rotated = log_options
         .into_iter()
         .any(|(name, _)| ROTATION.contains(&name.as_str()));
+    let mut hosts = host.extra_hosts.iter().flatten();
+    let gateway = hosts.any(|entry| entry.ends_with(HOST_GATEWAY));
     let published = host
         .port_bindings
         .as_ref()
@@ -353,6 +356,10 @@ fn not_done(config: &ContainerConfig, host: &HostConfig) -> Vec<String> {
             matches!(host.network_mode.as_str(), "" | "default" | "bridge"),
             "This version of moss has no networks yet: the container gets a loopback interface \
              alone. Use --network host to reach the network.",
+        ),
+        (
+            host.network_mode != "host" && gateway,
+            "This version of moss has no gateway to the host. Names for host-gateway discarded.",
         ),
         (
             limited,

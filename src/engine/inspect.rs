@@ -105,10 +105,19 @@ impl Engine {
         } else {
             arguments
         };
-        let output = std::process::Command::new("ps")
-            .args(arguments.split_whitespace())
-            .output()
-            .map_err(|error| Error::io("cannot run ps", &error))?;
+        let ps = |more: &[String]| {
+            std::process::Command::new("ps")
+                .args(arguments.split_whitespace())
+                .args(more)
+                .output()
+                .map_err(|error| Error::io("cannot run ps", &error))
+        };
+        // Without -q it may leave out the processes of other users; some options forbid it.
+        let listed: Vec<String> = pids.iter().map(i32::to_string).collect();
+        let mut output = ps(&[format!("-q{}", listed.join(","))])?;
+        if !output.status.success() {
+            output = ps(&[])?;
+        }
         if !output.status.success() {
             // The first line says why.
             let text = String::from_utf8_lossy(&output.stderr);

@@ -24,6 +24,9 @@ use crate::userns::{idmap, seccomp, spec_to_plan};
 #[derive(Default)]
 pub(super) struct FilterCache(Mutex<Vec<(LinuxSeccomp, Vec<FilterInstruction>)>>);
 
+/// What stands for the host's address in `--add-host`.
+pub(super) const HOST_GATEWAY: &str = "host-gateway";
+
 /// More profiles than this are not kept.
 const KEPT_FILTERS: usize = 16;
 
@@ -50,6 +53,19 @@ pub(super) const FILES: [(&str, &str); 3] = [
     ("hostname", "/etc/hostname"),
     ("hosts", "/etc/hosts"),
 ];
+
+/// What `--add-host` asks for. The host is reached from its own network alone, where it is the
+/// loopback address; elsewhere there is no gateway to it.
+fn extra_hosts(host: &HostConfig) -> Vec<String> {
+    let entries = host.extra_hosts.iter().flatten();
+    let resolved = entries.filter_map(|entry| {
+        let Some(name) = entry.strip_suffix(HOST_GATEWAY) else {
+            return Some(entry.clone());
+        };
+        (host.network_mode == "host").then(|| format!("{name}127.0.0.1"))
+    });
+    resolved.collect()
+}
 
 /// Devices are asked for by what they can do (`--gpus`): there is no driver that has any, which
 /// dockerd says at the start in these words.
@@ -199,7 +215,7 @@ impl Engine {
                 name,
                 &record.config.domainname,
                 &[],
-                &list(&host.extra_hosts),
+                &extra_hosts(host),
                 true,
             ),
         ];

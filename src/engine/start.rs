@@ -377,6 +377,7 @@ impl Engine {
                 error,
             };
             data.record.finished = Some(exit);
+            data.ending = true;
             // Their clients may ask for the exit code yet; the next start forgets them.
             data.execs.retain(|_, exec| exec.started);
             data.execs.values_mut().for_each(|exec| exec.end(137));
@@ -410,6 +411,7 @@ impl Engine {
                 ("execDuration".to_owned(), lasted.to_string()),
             ],
         );
+        container.data().ending = false;
         container.notify();
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
             waiter(ended(&record.state));

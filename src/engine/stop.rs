@@ -91,7 +91,7 @@ impl Engine {
         };
         self.signal(container, run, signal)?;
         let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
-        if !container.wait_until(patience, |data| data.is_over(run)) {
+        if !container.wait_until(patience, |data| data.is_told_over(run)) {
             self.kill_and_wait(container, run)?;
         }
         self.container_event(&container.record(), "stop", []);
@@ -105,7 +105,7 @@ impl Engine {
         run: Option<Started>,
     ) -> Result<()> {
         self.signal(container, run, Signal::KILL)?;
-        if container.wait_until(Some(KILL_PATIENCE), |data| data.is_over(run)) {
+        if container.wait_until(Some(KILL_PATIENCE), |data| data.is_told_over(run)) {
             return Ok(());
         }
         Err(Error::new(

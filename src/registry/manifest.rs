@@ -19,7 +19,7 @@ use crate::types::digest::Digest;
 /// Longest manifest or index, in bytes: containerd's and most registries' bound.
 pub const MANIFEST_MAX: u64 = 4 << 20;
 /// Most layers of an image: more cannot be mounted, and a manifest may name a layer in 70 bytes.
-pub const LAYERS_MAX: usize = 1024;
+pub const LAYERS_MAX: usize = 499;
 
 /// Docker's manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";

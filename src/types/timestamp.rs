@@ -123,6 +123,18 @@ impl Timestamp {
         ))
     }
 
+    /// What a client sends of a moment that its user wrote in any of the forms of
+    /// [`Timestamp::parse`]: seconds since the epoch. Anything else is the engine's to refuse.
+    pub fn as_sent(text: &str, now: Self) -> String {
+        match Self::parse(text, now) {
+            Ok(moment) if unix(text).is_none() => {
+                let (whole, rest) = (moment.0.div_euclid(SECOND), moment.0.rem_euclid(SECOND));
+                format!("{whole}.{rest:09}")
+            }
+            _ => text.to_owned(),
+        }
+    }
+
     /// Parses what the `until` filter of a prune accepts: seconds since the epoch with or
     /// without a fraction, a Go duration (that long before `now`), RFC 3339, or its beginning
     /// (`2006-01-02`, `2006-01-02T15:04`), in UTC where no zone is given.
@@ -263,6 +275,22 @@ super::serde_as_string!(Timestamp);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_sent_as_seconds() {
+        let now = Timestamp::from_nanos(100 * SECOND + 5);
+        for (text, sent) in [
+            ("", ""),
+            ("42", "42"),
+            ("42.5", "42.5"),
+            ("10s", "90.000000005"),
+            ("2m", "-20.000000005"),
+            ("1970-01-01T00:00:01.5Z", "1.500000000"),
+            ("nosuch", "nosuch"),
+        ] {
+            assert_eq!(Timestamp::as_sent(text, now), sent);
+        }
+    }
     use proptest::prelude::*;
 
     #[test]

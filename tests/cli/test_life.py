@@ -265,6 +265,8 @@ class Top(Case):
     def test_columns(self):
         name = self.run_detached(command=("sleep", "1234"))
         self.docker("top", name, "-o", "pid,comm", out=re.compile(r"PID\s+COMMAND\n\d+\s+sleep"))
+        name = self.run_detached("--user", "5", command=("sleep", "1234"))
+        self.docker("top", name, "-o", "pid,comm", out=re.compile(r"PID\s+COMMAND\n\d+\s+sleep"))
 
     def test_stopped(self):
         name = self.name()

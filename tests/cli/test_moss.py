@@ -95,12 +95,19 @@ class Verbs(Case):
     def test_doctor(self):
         self.moss("doctor", code=(0, 1), out=re.compile(r"(?im)^.*(works|ok).*user namespace|user namespace.*works"))
 
+    def test_relative_times(self):
+        name = self.run_detached(command=("sh", "-c", "echo up; exec sleep 1000"))
+        eventually(lambda: self.moss("logs", name).out, "a line")
+        self.moss("logs", "--since", "1h", name, out="up")
+        self.moss("logs", "--until", "1h", name, out="")
+        self.moss("events", "--since", "1h", "--until", "0s", "--filter", "container=" + name, out=re.compile("container create"))
+
     def test_system_check_sees_nothing(self):
         self.run_detached()
         self.moss("system", "check")
 
     def test_help(self):
-        self.moss("--help", out=re.compile("run"))
+        self.moss("--help", out=re.compile(r"(?s)run +Create and run.*stop +Stop one.*wait +Block until.*doctor +Say what"))
         self.moss("run", "--help", out=re.compile("--rm"))
 
     def test_unknown_verb(self):

@@ -169,6 +169,11 @@ class Wording(Case):
     def test_what_cannot_be_had(self):
         self.docker("create", "--storage-opt", "size=1G", "busybox", code=1, err=re.compile(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"))
+        self.docker("run", "--rm", "--device", "/etc/passwd:/dev/pw", "busybox", code=125, err=re.compile(
+            'error gathering device information while adding custom device "/etc/passwd": not a device node'))
+        self.docker("run", "--rm", "--network", "host", "--add-host", "h:host-gateway", "busybox", "grep", "h$", "/etc/hosts",
+                    out=re.compile(r"127.0.0.1\s+h\b"))
+        self.docker("run", "--rm", "--add-host", "h:host-gateway", "busybox", "grep", "-c", "gateway", "/etc/hosts", code=1, out="0")
         name = self.create("--gpus", "all")
         self.said("POST", f"/containers/{name}/start", 500, 'could not select device driver "" with capabilities: [[gpu]]')
 

@@ -260,8 +260,18 @@ fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
         }
     };
     let mut command = command.clone();
+    let abouts: Vec<_> = command
+        .get_subcommands()
+        .map(|verb| verb.get_about().cloned())
+        .collect();
     // First, since a verb has no flags before.
     command.build();
+    // What is said of a verb gives way to what is said of its flags when they are defined.
+    let mut abouts = abouts.into_iter();
+    let command = command.mut_subcommands(|verb| match abouts.next().flatten() {
+        Some(about) => verb.about(about),
+        None => verb,
+    });
     let mut command = laid_out(command, &tidy);
     let mut path = vec![command.get_name().to_owned()];
     for word in words.iter().skip(1) {

@@ -154,7 +154,7 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
         })
         .await;
     }
-    let source = query.text("fromSrc").unwrap_or("-");
+    let source = query.text("fromSrc").unwrap_or("");
     if source != "-" {
         return Err(absent::failure("importing from a URL"));
     }

@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::FileType;
+
 use super::{StageError, namespaces};
 use crate::sys::mount::{
     Attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, set_attributes,
@@ -79,6 +81,14 @@ pub(super) fn open(plan: &Plan) -> Result<Sources, StageError> {
 
 fn open_device(device: &Device) -> io::Result<OwnedFd> {
     let tree = clone_tree(&device.host, false)?;
+    let mode = rustix::fs::fstat(&tree)?.st_mode;
+    // A directory is bound as one: /dev/snd.
+    if !matches!(
+        FileType::from_raw_mode(mode),
+        FileType::CharacterDevice | FileType::BlockDevice | FileType::Directory
+    ) {
+        return Err(io::Error::other("not a device node"));
+    }
     if !device.write {
         set_attributes(
             tree.as_fd(),
