@@ -4,56 +4,23 @@
 //! of which the one for this machine is taken. Attestations and other artifacts are passed over,
 //! as Docker does. Every document on the way is kept, so that its digest finds the image.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
 use super::error::Error;
-use super::load::parse;
+use crate::registry::{
+    self, DOCKER_CONFIG, Descriptor, Document, OCI_CONFIG, OCI_INDEX, RawManifest,
+};
 use crate::types::digest::Digest;
-use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 
-pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// A layer that is not compressed.
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// The full name of an image.
 pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Its tag; some write the full name here.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: usize = 3;
-
-/// A pointer to a blob.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    #[serde(default)]
-    pub(super) media_type: String,
-    pub(super) digest: Digest,
-    #[serde(default)]
-    pub(super) size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) annotations: Option<BTreeMap<String, String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) platform: Option<Platform>,
-}
-
-/// An index or a manifest, whichever of the fields are there.
-#[derive(Debug, Deserialize)]
-struct Document {
-    #[serde(default)]
-    manifests: Option<Vec<Descriptor>>,
-    #[serde(default)]
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
-}
 
 /// An image in a layout.
 #[derive(Debug)]
@@ -71,14 +38,24 @@ pub(super) fn images(
     index: &[u8],
     blob: &dyn Fn(&Descriptor) -> Result<Vec<u8>, Error>,
 ) -> Result<Vec<Found>, Error> {
-    let index: Document = parse(index, "index.json")?;
+    let raw = RawManifest {
+        bytes: index.to_vec(),
+        digest: Digest::of(index),
+        media_type: OCI_INDEX.to_owned(),
+    };
+    let Document::Index(index) = raw
+        .document("index.json")
+        .map_err(|error| unreadable(&error))?
+    else {
+        return Err(Error::Invalid("index.json is no index".to_owned()));
+    };
     let mut found = Vec::new();
-    for descriptor in index.manifests.unwrap_or_default() {
-        if is_artifact(&descriptor) {
+    for descriptor in &index.manifests {
+        if is_artifact(descriptor) {
             continue;
         }
-        if let Some(mut image) = follow(&descriptor, blob, 0)? {
-            image.name = name(&descriptor)?;
+        if let Some(mut image) = follow(descriptor, blob, 0)? {
+            image.name = name(descriptor)?;
             found.push(image);
         }
     }
@@ -90,65 +67,54 @@ fn follow(
     blob: &dyn Fn(&Descriptor) -> Result<Vec<u8>, Error>,
     depth: usize,
 ) -> Result<Option<Found>, Error> {
-    let bytes = blob(descriptor)?;
-    let document: Document = parse(&bytes, &descriptor.digest.to_string())?;
-    let here = (descriptor.digest, bytes);
-    if let Some(manifests) = document.manifests {
-        if depth == DEPTH_MAX {
+    let raw = RawManifest {
+        bytes: blob(descriptor)?,
+        digest: descriptor.digest,
+        media_type: descriptor.media_type.clone(),
+    };
+    let document = match raw.document(&descriptor.digest.to_string()) {
+        // Of an unknown kind: no image.
+        Err(registry::Error::ManifestFormat) => return Ok(None),
+        document => document.map_err(|error| unreadable(&error))?,
+    };
+    let here = (raw.digest, raw.bytes);
+    let manifest = match document {
+        Document::Manifest(manifest) => manifest,
+        Document::Index(_) if depth == DEPTH_MAX => {
             return Err(Error::Invalid("indexes are nested too deeply".to_owned()));
         }
-        let Some(chosen) = choose(&manifests) else {
-            return Err(Error::Invalid(format!(
-                "no matching manifest for {} in the manifest list entries",
-                Platform::host()
-            )));
-        };
-        let mut found = follow(chosen, blob, depth + 1)?;
-        if let Some(found) = &mut found {
-            found.documents.push(here);
+        Document::Index(index) => {
+            let best = index.best(None).map_err(|error| unreadable(&error))?;
+            let mut found = match best.first() {
+                Some(best) => follow(best, blob, depth + 1)?,
+                None => None,
+            };
+            if let Some(found) = &mut found {
+                found.documents.push(here);
+            }
+            return Ok(found);
         }
-        return Ok(found);
-    }
-    let Some(config) = document.config else {
-        return Err(Error::Invalid(format!(
-            "{} is no manifest",
-            descriptor.digest
-        )));
     };
-    if !matches!(config.media_type.as_str(), "" | CONFIG | DOCKER_CONFIG) {
+    let config = &manifest.config;
+    if !matches!(config.media_type.as_str(), "" | OCI_CONFIG | DOCKER_CONFIG) {
         return Ok(None);
     }
-    let layers = document.layers.unwrap_or_default();
     Ok(Some(Found {
         config: config.digest,
-        layers: layers.into_iter().map(|layer| layer.digest).collect(),
+        layers: manifest.layers.iter().map(|layer| layer.digest).collect(),
         name: None,
         documents: vec![here],
     }))
 }
 
-/// The manifest for this machine: the nearest variant; one that names no platform as a last resort.
-fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
-    let host = Platform::host();
-    let normal = |p: &Platform| Platform::new(&p.os, &p.architecture, &p.variant);
-    let fits = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| host.runs(&normal(p)));
-    let real = || manifests.iter().filter(|d| !is_artifact(d));
-    real()
-        .filter(fits)
-        .max_by_key(|d| d.platform.as_ref().map(|p| normal(p).variant))
-        .or_else(|| real().find(|d| d.platform.is_none()))
+/// What is wrong with a document is what is wrong with the archive.
+fn unreadable(error: &registry::Error) -> Error {
+    Error::Invalid(error.chain())
 }
 
 fn is_artifact(descriptor: &Descriptor) -> bool {
-    let attested = descriptor
-        .annotations
-        .as_ref()
-        .is_some_and(|a| a.contains_key(REFERENCE_TYPE));
-    attested
-        || descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|p| p.os == "unknown")
+    let of_nothing = |platform: &registry::DescribedPlatform| platform.os == "unknown";
+    descriptor.is_attestation() || descriptor.platform.as_ref().is_some_and(of_nothing)
 }
 
 fn name(descriptor: &Descriptor) -> Result<Option<Reference>, Error> {

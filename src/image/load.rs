@@ -24,13 +24,14 @@ use serde::Deserialize;
 
 use super::commit::Parts;
 use super::error::{Error, store};
-use super::layout::{self, Descriptor};
+use super::layout;
 use super::ledger;
 use super::pins::Pins;
 use super::pipeline::{self, CHUNK, Compression, Finished, Pipeline};
 use super::scratch::Scratch;
 use super::store::Store;
 use super::tarball::{self, Entry, Kind, Reader};
+use crate::registry::Descriptor;
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 
@@ -547,7 +548,7 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Error> {
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Error> {
     serde_json::from_slice(bytes)
         .map_err(|error| Error::Invalid(format!("{what} of the archive cannot be read: {error}")))
 }

@@ -12,9 +12,10 @@ use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 
 use super::error::{Error, store};
-use super::layout::{self, Descriptor};
+use super::layout;
 use super::query::Image;
 use super::store::Store;
+use crate::registry::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 
@@ -68,7 +69,7 @@ impl Store {
         }
         let index = Index {
             schema_version: 2,
-            media_type: layout::INDEX,
+            media_type: OCI_INDEX,
             manifests: documents.manifests,
         };
         file(&mut archive, "index.json", &json(&index)?)?;
@@ -150,16 +151,16 @@ impl Store {
         for diff_id in &image.layers {
             let missing = || Error::Invalid(format!("the layer {diff_id} is missing"));
             let size = self.layer_tar_size(diff_id).ok_or_else(missing)?;
-            layers.push(descriptor(layout::LAYER, *diff_id, size));
+            layers.push(Descriptor::new(layout::LAYER, *diff_id, size));
             if documents.written.insert(*diff_id) {
                 let tar = self.layer_tar(diff_id)?;
                 append(archive, &blob_path(diff_id), size, tar)?;
             }
         }
-        let config = descriptor(layout::CONFIG, image.id, image.raw.len() as u64);
+        let config = Descriptor::new(OCI_CONFIG, image.id, image.raw.len() as u64);
         let manifest = json(&Manifest {
             schema_version: 2,
-            media_type: layout::MANIFEST,
+            media_type: OCI_MANIFEST,
             config,
             layers: layers.clone(),
         })?;
@@ -169,7 +170,7 @@ impl Store {
                 file(archive, &blob_path(&digest), bytes)?;
             }
         }
-        let mut here = descriptor(layout::MANIFEST, manifest_digest, manifest.len() as u64);
+        let mut here = Descriptor::new(OCI_MANIFEST, manifest_digest, manifest.len() as u64);
         for name in names {
             let tag = name.tag().unwrap_or_default();
             let named = [
@@ -201,16 +202,6 @@ impl Store {
                 .collect(),
         });
         Ok(())
-    }
-}
-
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        annotations: None,
-        platform: None,
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use crate::types::digest::Digest;
@@ -114,7 +114,7 @@ pub struct Index {
 }
 
 /// A reference to content.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// What it is.
@@ -124,19 +124,19 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its length.
     pub size: u64,
-    /// What it runs on.
-    #[serde(default)]
-    pub platform: Option<DescribedPlatform>,
     /// Notes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// What it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<DescribedPlatform>,
     /// Other places where it is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urls: Option<Vec<String>>,
 }
 
 /// A platform as an index writes it, which may be empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribedPlatform {
     /// Operating system.
     #[serde(default)]
@@ -150,6 +150,18 @@ pub struct DescribedPlatform {
 }
 
 impl Descriptor {
+    /// Of content, and no more.
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            annotations: None,
+            platform: None,
+            urls: None,
+        }
+    }
+
     /// Whether it accompanies an image and is none: an attestation.
     pub fn is_attestation(&self) -> bool {
         self.annotations

@@ -95,6 +95,22 @@ impl Search<'_> {
     }
 }
 
+impl Index {
+    /// The entries that run on a platform, or on this machine if none is asked for, best first.
+    ///
+    /// # Errors
+    /// [`Error::NoMatch`] where there are none.
+    pub fn best(&self, platform: Option<&Platform>) -> Result<Vec<&Descriptor>, Error> {
+        let wanted = candidates(&platform.cloned().unwrap_or_else(maximum));
+        let found = matches(self, &wanted);
+        if found.is_empty() {
+            let text = platform.map_or_else(host_text, Platform::to_string);
+            return Err(Error::NoMatch(text));
+        }
+        Ok(found)
+    }
+}
+
 /// The entries of an index that run on one of `wanted`, best first.
 fn matches<'a>(index: &'a Index, wanted: &[Platform]) -> Vec<&'a Descriptor> {
     let mut found: Vec<(usize, &Descriptor)> = index

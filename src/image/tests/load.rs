@@ -251,6 +251,44 @@ fn load_of_save_is_the_same_image() {
     assert_eq!(store.list().len(), 1);
 }
 
+/// What an index has for this machine is found as a pull finds it, and what is of an unknown kind is
+/// passed over.
+#[test]
+fn an_index_is_read_as_a_pull_reads_it() {
+    let (layers, config, _) = one("x");
+    let (mut files, manifest) = oci_layout(&layers, &config, "a:1");
+    let mut put = |kind: &str, document: &Value| {
+        let bytes = document.to_string().into_bytes();
+        let digest = Digest::of(&bytes);
+        let size = bytes.len();
+        files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
+        json!({"mediaType": kind, "digest": digest, "size": size})
+    };
+    let host = crate::types::platform::Platform::host();
+    // The older kind of processor that every one of these can be.
+    let (architecture, variant) = match host.architecture.as_str() {
+        "amd64" => ("386", ""),
+        "arm64" => ("arm", "v6"),
+        other => (other, ""),
+    };
+    let entry = json!({"digest": manifest, "size": 1,
+        "platform": {"os": "linux", "architecture": architecture, "variant": variant}});
+    let other = json!({"digest": Digest::of(b"absent"), "size": 1,
+        "platform": {"os": "linux", "architecture": "s390x"}});
+    let inner = json!({"schemaVersion": 2, "manifests": [other, entry]});
+    let inner = put("application/vnd.oci.image.index.v1+json", &inner);
+    let unknown = json!({"mediaType": "application/x", "schemaVersion": 2});
+    let unknown = put("application/x", &unknown);
+    let index = json!({"schemaVersion": 2, "manifests": [unknown, inner]});
+    files.retain(|(name, _)| name != "index.json");
+    files.push(("index.json".to_owned(), index.to_string().into_bytes()));
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (loaded, _) = load(&store, &archive(&files)).unwrap();
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(loaded[0].id, Digest::of(&config));
+}
+
 #[test]
 fn hostile_archives_leave_nothing() {
     let (layers, config, files) = one("bad:1");
