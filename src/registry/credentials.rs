@@ -142,7 +142,7 @@ impl CredentialStore {
             }
         }
         let auths = self.fields.get_mut("auths").and_then(Value::as_object_mut);
-        let removed = auths.is_some_and(|auths| auths.remove(server).is_some());
+        let removed = auths.is_some_and(|auths| auths.shift_remove(server).is_some());
         if removed {
             self.save()?;
         }
