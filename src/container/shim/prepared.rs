@@ -13,7 +13,7 @@ use crate::container::protocol::{Failure, Reply, Start};
 use crate::userns::plan::Namespace;
 
 /// How long a shim waits to be told to start what it has prepared.
-const PREPARED: Duration = Duration::from_secs(5);
+const PREPARED: Duration = Duration::from_secs(10);
 
 /// What is left to do of a start, or why it cannot be done.
 #[derive(Debug)]
