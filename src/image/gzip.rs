@@ -1,15 +1,16 @@
 //! gzip on several threads, and the same bytes whatever their number.
 //!
 //! ```text
-//! source ─▶ splitter ──▶ deflate ─┬─▶ reader, in order: header, blocks, trailer
+//! source ─▶ splitter ──▶ deflate ─┬─▶ reader, in order: member by member
 //!              │   └───▶ deflate ─┤
 //!              └── order ─────────┘
 //! ```
 //!
-//! The source is cut into blocks of [`BLOCK`] bytes that are compressed each for itself and end at
-//! a byte's border (a sync flush), so that they only have to be put one after the other to be one
-//! member of a gzip file (RFC 1952), as every reader knows it. That costs about a hundredth of the
-//! size. No time and no name are in the header: a layer that is pushed twice has one digest.
+//! The source is cut into blocks of [`BLOCK`] bytes, each a member of a gzip file (RFC 1952), which
+//! may have many: every reader takes them for one stream. That costs about a hundredth of the size.
+//! Where nothing has to be kept from one block to the next libdeflate can be used, which at its
+//! quickest is as thrifty as zlib in the middle, in a third of the time. No time and no name are in
+//! the headers: a layer that is pushed twice has one digest.
 //!
 //! Memory: [`AHEAD`] blocks a thread, compressed or not. Nothing is read before somebody reads, and
 //! dropping the reader ends the threads.
@@ -20,7 +21,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use flate2::{Compress, Compression, Crc, FlushCompress};
+use libdeflater::{CompressionLvl, Compressor};
 
 /// Bytes that are compressed together.
 const BLOCK: usize = 256 << 10;
@@ -28,22 +29,12 @@ const BLOCK: usize = 256 << 10;
 const AHEAD: usize = 2;
 /// Most threads of one stream.
 const THREADS_MAX: usize = 8;
-/// zlib's measure of thrift. Three is twice as fast as its default and a twentieth larger.
-const LEVEL: u32 = 3;
+/// libdeflate's lowest level. On a Debian system with postgres: 130 MB/s and 0.379 of the size; the
+/// sixth 68 MB/s and 0.348, zlib's third 53 MB/s and 0.373.
+const LEVEL: i32 = 1;
 
-/// RFC 1952: deflate, no flags, no time, no hints, on no system in particular.
-const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
-/// RFC 1951: a last block with nothing in it.
-const LAST: [u8; 2] = [3, 0];
-
-/// A block that is compressed.
-struct Block {
-    deflated: Vec<u8>,
-    crc: Crc,
-    size: usize,
-}
-
-type Outcome = io::Result<Block>;
+/// A member of the file.
+type Outcome = io::Result<Vec<u8>>;
 
 /// A block to be compressed, and where it goes then.
 struct Job {
@@ -59,8 +50,6 @@ pub(crate) struct Gzip {
     /// What is read next.
     ready: Vec<u8>,
     at: usize,
-    crc: Crc,
-    size: u64,
 }
 
 impl Gzip {
@@ -78,10 +67,8 @@ impl Gzip {
         let mut gzip = Self {
             order: Some(order),
             threads: Vec::with_capacity(count + 1),
-            ready: HEADER.to_vec(),
+            ready: Vec::new(),
             at: 0,
-            crc: Crc::new(),
-            size: 0,
         };
         for _ in 0..count {
             let queue = Arc::clone(&queue);
@@ -99,23 +86,12 @@ impl Gzip {
         let Some(order) = &self.order else {
             return Ok(false);
         };
-        self.at = 0;
-        self.ready = match order.recv() {
-            Ok(block) => {
-                let block = block.recv().map_err(|_| interrupted())??;
-                self.crc.combine(&block.crc);
-                self.size += block.size as u64;
-                block.deflated
-            }
-            Err(_) => {
-                self.order = None;
-                let mut end = LAST.to_vec();
-                end.extend(self.crc.sum().to_le_bytes());
-                // RFC 1952: modulo 2³².
-                end.extend((self.size as u32).to_le_bytes());
-                end
-            }
+        let Ok(block) = order.recv() else {
+            self.order = None;
+            return Ok(false);
         };
+        self.ready = block.recv().map_err(|_| interrupted())??;
+        self.at = 0;
         Ok(true)
     }
 }
@@ -149,12 +125,14 @@ fn interrupted() -> io::Error {
 }
 
 fn split(mut source: impl Read, jobs: &SyncSender<Job>, order: &SyncSender<Receiver<Outcome>>) {
+    let mut is_first = true;
     loop {
         let mut plain = Vec::with_capacity(BLOCK);
         let read = source.by_ref().take(BLOCK as u64).read_to_end(&mut plain);
         let (out, block) = sync_channel(1);
         match read {
-            Ok(0) => return,
+            // Nothing at all is one member too.
+            Ok(0) if !is_first => return,
             Ok(_) => {
                 if order.send(block).is_err() || jobs.send(Job { plain, out }).is_err() {
                     return;
@@ -166,45 +144,32 @@ fn split(mut source: impl Read, jobs: &SyncSender<Job>, order: &SyncSender<Recei
                 return;
             }
         }
+        is_first = false;
     }
 }
 
 fn work(queue: &Mutex<Receiver<Job>>) {
-    let mut compress = Compress::new(Compression::new(LEVEL), false);
+    let mut compressor = Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default());
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         // Where nobody waits the reader is gone; the splitter notices.
-        let _ = job.out.send(deflate(&mut compress, &job.plain));
+        let _ = job.out.send(compress(&mut compressor, &job.plain));
     }
 }
 
-fn deflate(compress: &mut Compress, plain: &[u8]) -> Outcome {
-    compress.reset();
-    let mut deflated = Vec::with_capacity(plain.len() / 2 + 1024);
-    loop {
-        let consumed = usize::try_from(compress.total_in()).unwrap_or(plain.len());
-        compress
-            .compress_vec(&plain[consumed..], &mut deflated, FlushCompress::Sync)
-            .map_err(io::Error::other)?;
-        // Room that is left means that nothing waits to be written.
-        if compress.total_in() == plain.len() as u64 && deflated.len() < deflated.capacity() {
-            break;
-        }
-        deflated.reserve(plain.len() / 4 + 1024);
-    }
-    let mut crc = Crc::new();
-    crc.update(plain);
-    Ok(Block {
-        deflated,
-        crc,
-        size: plain.len(),
-    })
+fn compress(compressor: &mut Compressor, plain: &[u8]) -> Outcome {
+    let mut member = vec![0; compressor.gzip_compress_bound(plain.len())];
+    let size = compressor.gzip_compress(plain, &mut member);
+    member.truncate(size.map_err(io::Error::other)?);
+    // Several blocks wait at a time, most of them much smaller than they could be.
+    member.shrink_to_fit();
+    Ok(member)
 }
 
 #[cfg(test)]
 mod tests {
-    use flate2::read::GzDecoder;
+    use flate2::read::MultiGzDecoder;
 
     use super::*;
 
@@ -217,14 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn one_member_that_anybody_reads() {
+    fn what_anybody_reads() {
         let noise = |at: u32| (at.wrapping_mul(2_654_435_761) >> 13) as u8;
         let random: Vec<u8> = (0..3 * BLOCK as u32 + 17).map(noise).collect();
         let text = b"moss has no roots\n".repeat(100_000);
         for plain in [&b""[..], b"x", &text, &text[..BLOCK], &random] {
             let gzip = compressed(plain, 2);
             let mut back = Vec::new();
-            GzDecoder::new(&gzip[..]).read_to_end(&mut back).unwrap();
+            MultiGzDecoder::new(&gzip[..])
+                .read_to_end(&mut back)
+                .unwrap();
             assert_eq!(back, plain);
             assert!(gzip.len() < plain.len() + plain.len() / 100 + 100);
         }

@@ -10,14 +10,14 @@
 //! broken connection everything is read, and hashed, from the beginning, and what the registry has
 //! is left out: compression gives the same bytes each time.
 //!
-//! Where a supply has a digest to live up to and does not, or cannot be read, that is a failure of
-//! the source ([`registry::Error::Source`]), and another supply may do.
+//! Where a supply has a digest to live up to and does not (a layer's tar has its diff id), or cannot
+//! be read, that is a failure of the source ([`registry::Error::Source`]), and another supply may do.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
@@ -70,12 +70,20 @@ struct Reading {
     start: Vec<u8>,
     /// Bytes that came.
     size: u64,
-    /// Bytes of the tar that were compressed.
-    done: Option<Arc<AtomicU64>>,
+    /// What was read of the tar that is compressed.
+    tar: Option<Arc<Passed>>,
     pace: Pace,
     told: u64,
     total: u64,
     inspection: Option<Inspection>,
+}
+
+/// What was read of a layer's tar, by another thread.
+#[derive(Default)]
+struct Passed {
+    bytes: AtomicU64,
+    /// Its digest, at its end.
+    digest: OnceLock<Digest>,
 }
 
 /// What was sent.
@@ -123,13 +131,17 @@ impl<'a> Sent<'a> {
 
     fn begin(&self) -> io::Result<Reading> {
         let total = self.size().unwrap_or(self.tar_size);
-        let (mut done, mut inspection) = (None, None);
+        let (mut passed, mut inspection) = (None, None);
         let source: Box<dyn Read> = match self.supply {
             Supply::Compressed(format) => {
                 let tar = self.store.layer_tar(&self.diff_id);
                 let source = tar.map_err(|error| io::Error::other(error.chain()))?;
-                let count = Arc::clone(done.insert(Arc::default()));
-                compressed(*format, Counted { source, count })?
+                let tar = Tar {
+                    source,
+                    hash: Sha256::new(),
+                    passed: Arc::clone(passed.insert(Arc::default())),
+                };
+                compressed(*format, tar)?
             }
             Supply::Kept(_, path) => Box::new(File::open(path)?),
             Supply::Fetched {
@@ -149,7 +161,7 @@ impl<'a> Sent<'a> {
             hash: Sha256::new(),
             start: Vec::new(),
             size: 0,
-            done,
+            tar: passed,
             pace: Pace::new(total),
             told: 0,
             total,
@@ -194,6 +206,14 @@ impl Content for Sent<'_> {
             return Err(registry::Error::Source(io::ErrorKind::UnexpectedEof.into()));
         };
         let digest = Digest::from_bytes(hash.finalize().into());
+        let tar = self
+            .reading
+            .as_ref()
+            .and_then(|reading| reading.tar.as_ref());
+        if tar.is_some_and(|tar| tar.digest.get() != Some(&self.diff_id)) {
+            let text = format!("the layer {} is damaged", self.diff_id);
+            return Err(registry::Error::Source(io::Error::other(text)));
+        }
         if let Some(expected) = self.expected().filter(|expected| *expected != digest) {
             return Err(wrong(registry::Error::BlobDigest(expected)));
         }
@@ -240,8 +260,8 @@ impl Read for Passing<'_> {
             inspection.write(bytes);
         }
         reading.size += amount as u64;
-        let done = reading.done.as_ref();
-        let done = done.map_or(reading.size, |done| done.load(Ordering::Relaxed));
+        let tar = reading.tar.as_ref();
+        let done = tar.map_or(reading.size, |tar| tar.bytes.load(Ordering::Relaxed));
         if done > reading.told && reading.pace.is_due(done, Instant::now()) {
             reading.told = done;
             (self.tell)(done, reading.total);
@@ -250,16 +270,24 @@ impl Read for Passing<'_> {
     }
 }
 
-/// A layer's tar, counted as it is read.
-struct Counted {
+/// A layer's tar, counted and hashed as it is read.
+struct Tar {
     source: LayerTar,
-    count: Arc<AtomicU64>,
+    hash: Sha256,
+    passed: Arc<Passed>,
 }
 
-impl Read for Counted {
+impl Read for Tar {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let amount = self.source.read(buffer)?;
-        self.count.fetch_add(amount as u64, Ordering::Relaxed);
+        if amount == 0 && !buffer.is_empty() {
+            let digest = Digest::from_bytes(self.hash.clone().finalize().into());
+            self.passed.digest.get_or_init(|| digest);
+        }
+        self.hash.update(&buffer[..amount]);
+        self.passed
+            .bytes
+            .fetch_add(amount as u64, Ordering::Relaxed);
         Ok(amount)
     }
 }

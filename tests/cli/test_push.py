@@ -416,6 +416,15 @@ class Faults(PushCase):
         self.equal(self.docker("version", code=None).code, 0, "the daemon is well")
 
     @once
+    def test_damaged_layer(self):
+        name = f"{self.host}/f/damaged:1"
+        self.image(name, damaged=b"whole" * 10_000)
+        diff_id = json.loads(self.field(name, "{{json .RootFS.Layers}}", "image"))[0].removeprefix("sha256:")
+        with open(f"{self.daemon.data_home}/moss/layers/{diff_id}/fs/damaged", "r+b") as file:
+            file.write(b"h")
+        self.docker("push", name, code=1, err=re.compile(f"the layer sha256:{diff_id} is damaged"))
+
+    @once
     def test_daemon_killed(self):
         gate, daemon = self.gate(1 << 20), Daemon()
         self.addCleanup(daemon.close)
