@@ -285,8 +285,8 @@ mod tests {
                 "a list has more than 10000 elements",
             ),
             (
-                format!(r#"{{"rootfs":{{"diff_ids":[{}]}}}}"#, list(&digest, 1025)),
-                "it has more than 1024 layers",
+                format!(r#"{{"rootfs":{{"diff_ids":[{}]}}}}"#, list(&digest, 500)),
+                "it has more than 499 layers",
             ),
         ] {
             let error = ImageConfig::read(text.as_bytes()).unwrap_err().to_string();

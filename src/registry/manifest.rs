@@ -18,7 +18,7 @@ use crate::types::digest::Digest;
 
 /// Longest manifest or index, in bytes: containerd's and most registries' bound.
 pub const MANIFEST_MAX: u64 = 4 << 20;
-/// Most layers of an image: more cannot be mounted, and a manifest may name a layer in 70 bytes.
+/// Most layers of an image: overlayfs stacks 500 directories, and one is the engine's own.
 pub const LAYERS_MAX: usize = 499;
 
 /// Docker's manifest.
