@@ -3,7 +3,8 @@
 //! For each inode that it makes, ext4 looks at every one in the group that was freed in the last
 //! minutes (fs/ext4/ialloc.c, `recently_deleted`): where many containers come and go, a directory
 //! takes up to a millisecond, and a container begins with seven inodes. So the janitor makes a spare
-//! directory when a container has been started or removed, and a create that finds it only renames it. Where there is none the create makes its own.
+//! directory when a container has been started or removed, and a create that finds it only renames
+//! it. Where there is none the create makes its own.
 //!
 //! The spare is unfinished under another name, so it is there whole or not at all. The next daemon
 //! removes it, as it does all that begins with a dot.

@@ -22,6 +22,7 @@ struct Document {
     layers: Vec<Descriptor>,
 }
 
+/// With its fields in dockerd's order, the size first: the registry's and the archives' have OCI's.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
