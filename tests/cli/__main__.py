@@ -1,8 +1,10 @@
 """Runs the black-box cases: `python3 tests/cli [WORD…]` runs those whose name holds a word.
 
+Every docker CLI has a process of its own, with a daemon of its own: most of a case's time is waiting.
 Prints one line a case and, at the end, `N passed, N failed, N skipped`.
 """
 
+import multiprocessing
 import os
 import sys
 import time
@@ -27,7 +29,9 @@ class Report(unittest.TestResult):
 
     def line(self, word, test, more=""):
         name = test.id() if hasattr(test, "id") else str(test)
-        print(f"{word:4} {self.label} {name} ({time.monotonic() - self.begun:.2f} s){more}", flush=True)
+        # One write: the lines of several processes must not mix.
+        sys.stdout.write(f"{word:4} {self.label} {name} ({time.monotonic() - self.begun:.2f} s){more}\n")
+        sys.stdout.flush()
 
     def addSuccess(self, test):
         if not self.bad:
@@ -43,11 +47,10 @@ class Report(unittest.TestResult):
         self.bad = True
         self.failed += 1
         self.begun = getattr(self, "begun", time.monotonic())
-        self.line("FAIL", test)
         # An expectation says all by itself; anything else needs its stack.
         text = str(error[1]) if isinstance(error[1], AssertionError) and "expected:" in str(error[1]) \
             else "".join(traceback.format_exception(*error))
-        print("     " + text.rstrip().replace("\n", "\n     "), flush=True)
+        self.line("FAIL", test, "\n     " + text.rstrip().replace("\n", "\n     "))
 
     addError = addFailure = bad_case
 
@@ -64,29 +67,49 @@ def cases(suite, words):
             yield item
 
 
-def main(words):
+def run_with(docker, number, words):
+    """Runs the cases with one docker CLI; returns how many passed, failed and were skipped."""
     here = os.path.dirname(os.path.abspath(__file__))
+    version = harness.run([docker, "--version"]).out.split()[2].rstrip(",")
+    harness.use_docker(docker, number)
+    report = Report("docker-" + version.split("+")[0])
+    suite = unittest.TestSuite(cases(unittest.TestLoader().discover(here, "test_*.py"), words))
+    suite.run(report)
+    report.begun = time.monotonic()
+    leaks = harness.close_shared()
+    if leaks is not None:
+        try:
+            harness.check(leaks)
+            report.passed += 1
+            report.line("ok", "nothing is left after all of the above")
+        except AssertionError:
+            report.bad_case("nothing is left after all of the above", sys.exc_info())
+    return report.passed, report.failed, report.skipped_cases
+
+
+def in_a_child(docker, number, words):
+    """Runs the cases with one docker CLI beside the others; returns the pipe that brings the counts."""
+    counts, theirs = multiprocessing.Pipe(duplex=False)
+    multiprocessing.Process(target=lambda: theirs.send(run_with(docker, number, words))).start()
+    theirs.close()
+    return counts
+
+
+def main(words):
+    children = [in_a_child(docker, number, words)
+                for number, docker in enumerate(os.environ.get("MOSS_TEST_DOCKER", "docker").split(":"))]
     passed = failed = skipped = 0
-    for number, docker in enumerate(os.environ.get("MOSS_TEST_DOCKER", "docker").split(":")):
-        version = harness.run([docker, "--version"]).out.split()[2].rstrip(",")
-        harness.use_docker(docker, number)
-        report = Report("docker-" + version.split("+")[0])
-        suite = unittest.TestSuite(cases(unittest.TestLoader().discover(here, "test_*.py"), words))
-        suite.run(report)
-        report.begun = time.monotonic()
-        leaks = harness.close_shared()
-        if leaks is not None:
-            try:
-                harness.check(leaks)
-                report.passed += 1
-                report.line("ok", "nothing is left after all of the above")
-            except AssertionError:
-                report.bad_case("nothing is left after all of the above", sys.exc_info())
-        passed, failed, skipped = passed + report.passed, failed + report.failed, skipped + report.skipped_cases
+    for counts in children:
+        try:
+            of_one = counts.recv()
+        except EOFError:  # what it printed says why
+            of_one = (0, 1, 0)
+        passed, failed, skipped = (sum(pair) for pair in zip((passed, failed, skipped), of_one))
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     # No case at all is not a success.
     return 1 if failed or not passed else 0
 
 
 if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")
     sys.exit(main(sys.argv[1:]))

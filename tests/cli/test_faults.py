@@ -236,10 +236,13 @@ class Flags(unittest.TestCase):
     def daemon(self, *flags, config=None, **options):
         daemon = Daemon(start=False)
         self.addCleanup(daemon.close)
+        path = daemon.env["XDG_CONFIG_HOME"] + "/moss/daemon.json"
         if config is not None:
-            os.makedirs(daemon.env["XDG_CONFIG_HOME"] + "/moss", exist_ok=True)
-            with open(daemon.env["XDG_CONFIG_HOME"] + "/moss/daemon.json", "w", encoding="utf-8") as file:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
                 file.write(config)
+            # Before the daemon is closed, whose verbs would refuse it too.
+            self.addCleanup(os.unlink, path)
         return run([harness.BIN, "daemon", *flags], env=daemon.env, timeout=20, **options)
 
     def test_validate(self):
