@@ -14,7 +14,7 @@ use super::output::{each, line};
 use super::streams::Demux;
 use super::table::{Shape, align, ellipsis, short, size, span};
 use super::template::{Missing, Template};
-use crate::api::container::{PruneResponse, Summary, TopResponse};
+use crate::api::container::{PruneResponse, Summary, TopResponse, UpdateResponse};
 use crate::api::filters::Filters;
 use crate::api::stream::MULTIPLEXED;
 use crate::types::timestamp::Timestamp;
@@ -259,6 +259,30 @@ pub fn remove(client: &Client, rm: &args::Rm) -> Result<()> {
             Ok(_) => Ok(name.to_owned()),
         }
     })
+}
+
+/// `moss pause` and `moss unpause`: `verb` is the route's.
+pub fn pause(client: &Client, names: &args::Names, verb: &str) -> Result<()> {
+    each(&names.names, |name| {
+        client.act(&Target::new(&format!("/containers/{{}}/{verb}"), &[name]))?;
+        Ok(name.to_owned())
+    })
+}
+
+/// `moss update`.
+pub fn update(client: &Client, update: &args::Update) -> Result<()> {
+    let asked = super::create::update(update).map_err(anyhow::Error::msg)?;
+    let mut warnings = Vec::new();
+    let updated = each(&update.names, |name| {
+        let target = Target::new("/containers/{}/update", &[name]);
+        let answer: UpdateResponse = client.post(&target, &asked)?;
+        warnings.extend(answer.warnings.unwrap_or_default());
+        Ok(name.to_owned())
+    });
+    for warning in warnings {
+        super::output::complain(&format!("WARNING: {warning}"));
+    }
+    updated
 }
 
 /// `moss rename`.

@@ -5,6 +5,7 @@ pub mod files;
 pub mod logs;
 pub mod mounts;
 pub mod packet;
+pub mod pause;
 pub mod processes;
 pub mod protocol;
 pub mod record;

@@ -7,9 +7,12 @@
 //! ```text
 //!            start                 exit
 //!  Created ─────────▶ Running ───────────▶ Exited
-//!     ▲  └─ start failed ─┘   ◀─────────── start
-//!     └─ (stays Created, with the reason)
+//!     ▲  └─ start failed ─┘ │ ◀─────────── start
+//!     └─ (stays Created,    │ exit, and the restart policy wants more
+//!         with the reason)  └───────────▶ Restarting ──▶ Running, Exited
 //! ```
+//!
+//! A running container may be paused.
 //!
 //! A container being removed is no state of the record: the record is moved to the trash in one
 //! rename, before anything of it is deleted.
@@ -20,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::container::{ContainerConfig, HostConfig, NetworkingConfig};
+use crate::api::container::{ContainerConfig, Health, HostConfig, NetworkingConfig};
 use crate::container::protocol::{Exit, Failure, Started};
 use crate::overlay::Driver;
 use crate::sys::atomic::{self, Durability};
@@ -61,6 +64,12 @@ pub struct Record {
     pub finished: Option<Exit>,
     /// Times it was restarted by its policy.
     pub restart_count: u32,
+    /// The user ended it, or tried to, since its last start.
+    #[serde(default)]
+    pub stopped_by_user: bool,
+    /// What its health checks have added up to.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// The host's boot in which `state` was written (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
 }
@@ -131,6 +140,16 @@ pub enum State {
     Running {
         /// Which process, since when.
         started: Started,
+        /// All its processes are stopped.
+        #[serde(default)]
+        paused: bool,
+    },
+    /// Its first process ended, and its restart policy is about to start it again.
+    Restarting {
+        /// When it had started.
+        started_at: i128,
+        /// How it ended.
+        exit: Exit,
     },
     /// Its first process ended.
     Exited {
@@ -148,7 +167,9 @@ impl State {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Created { .. } => "created",
+            Self::Running { paused: true, .. } => "paused",
             Self::Running { .. } => "running",
+            Self::Restarting { .. } => "restarting",
             Self::Exited { .. } => "exited",
         }
     }
@@ -158,10 +179,32 @@ impl State {
         matches!(self, Self::Running { .. })
     }
 
+    /// It runs, but for being paused.
+    pub fn is_paused(&self) -> bool {
+        matches!(self, Self::Running { paused: true, .. })
+    }
+
+    /// Notes that a running container was paused, or goes on.
+    pub fn set_paused(&mut self, is_paused: bool) {
+        if let Self::Running { paused, .. } = self {
+            *paused = is_paused;
+        }
+    }
+
+    /// It is about to be started again.
+    pub fn is_restarting(&self) -> bool {
+        matches!(self, Self::Restarting { .. })
+    }
+
+    /// What Docker calls running: a process of it runs, or will before long.
+    pub fn is_live(&self) -> bool {
+        self.is_running() || self.is_restarting()
+    }
+
     /// The first process, if it runs.
     pub fn started(&self) -> Option<Started> {
         match self {
-            Self::Running { started } => Some(*started),
+            Self::Running { started, .. } => Some(*started),
             _ => None,
         }
     }
@@ -172,7 +215,7 @@ impl State {
             Self::Created {
                 failure: Some(failure),
             } => failure.code,
-            Self::Exited { exit, .. } => exit.code,
+            Self::Exited { exit, .. } | Self::Restarting { exit, .. } => exit.code,
             _ => 0,
         }
     }
@@ -260,6 +303,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn records_of_older_versions_are_read() {
+        let text = r#"{"running":{"started":{"pid":7,"start_time":8,"at":9}}}"#;
+        let state: State = serde_json::from_str(text).expect("a running container");
+        assert!(state.is_running() && !state.is_paused());
+    }
+
+    #[test]
     fn states_are_read_as_they_were_written() {
         let at = 1_800_000_000_123_456_789;
         let (pid, start_time) = (7, 8);
@@ -269,6 +319,15 @@ mod tests {
                 started: Started {
                     pid,
                     start_time,
+                    at,
+                },
+                paused: true,
+            },
+            State::Restarting {
+                started_at: at,
+                exit: Exit {
+                    code: 3,
+                    oom_killed: false,
                     at,
                 },
             },

@@ -21,6 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::logs::{Follow, Query, Reader, Record};
 use crate::container::protocol::Attach;
+use crate::container::record::State;
 use crate::engine::Engine;
 use crate::engine::containers::{Arriving, Container, Paths};
 use crate::engine::error::{Error, Result};
@@ -160,6 +161,16 @@ impl Engine {
         })?;
         let container = self.containers.find(name)?;
         let record = container.record();
+        let state = match record.state {
+            State::Running { paused: true, .. } => {
+                Some("paused, unpause the container before attach")
+            }
+            State::Restarting { .. } => Some("restarting, wait until the container is running"),
+            _ => None,
+        };
+        if let Some(state) = state {
+            return Err(Error::conflict(format!("container {name} is {state}")));
+        }
         if container.data().removing {
             return Err(Error::conflict(format!(
                 "container {} is marked for removal",

@@ -21,6 +21,7 @@ use crate::container::logs::Follow;
 use crate::container::protocol::{Attach, Exit, Started};
 use crate::container::record::{Record, RecordError};
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::restart::Restarts;
 use crate::types::id::ContainerId;
 use crate::userns::keeper::ShimIdentity;
 
@@ -68,8 +69,10 @@ pub struct Data {
     pub early_exit: Option<(Exit, String)>,
     /// Its end is written down, and nobody was told of it yet.
     pub ending: bool,
-    /// The user stopped or killed it.
-    pub stopped_by_user: bool,
+    /// How its restart policy goes on.
+    pub restarts: Restarts,
+    /// Number of its present series of health checks.
+    pub checks: u64,
 }
 
 /// An exec session.
@@ -175,7 +178,8 @@ impl Container {
                 starting: false,
                 early_exit: None,
                 ending: false,
-                stopped_by_user: false,
+                restarts: Restarts::default(),
+                checks: 0,
             }),
         })
     }
@@ -267,7 +271,7 @@ impl Container {
 impl Data {
     /// Whether a process of it runs, or is about to.
     pub fn is_busy(&self) -> bool {
-        self.record.state.is_running() || self.starting || self.restarting
+        self.record.state.is_live() || self.starting || self.restarting
     }
 
     /// Whether this run of it is over; another may have begun since.
@@ -503,6 +507,8 @@ mod tests {
             state: State::Created { failure: None },
             finished: None,
             restart_count: 0,
+            stopped_by_user: false,
+            health: None,
             boot_id: String::new(),
         };
         Container::new(record, directory.to_owned())
@@ -568,7 +574,10 @@ mod tests {
             at: 1,
         };
         let mut data = container.data();
-        data.record.state = State::Running { started: run(7) };
+        data.record.state = State::Running {
+            started: run(7),
+            paused: false,
+        };
         assert!(!data.is_over(Some(run(7))));
         assert!(data.is_over(Some(run(6))));
         assert!(data.is_over(None));

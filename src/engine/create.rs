@@ -21,6 +21,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
 use crate::engine::plan::HOST_GATEWAY;
 use crate::engine::spare;
+use crate::engine::update::{NO_LIMITS, is_limited};
 use crate::image::{self, Image};
 use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
@@ -78,7 +79,7 @@ impl Engine {
             .and_then(serde_json::from_value)
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
-        warnings.extend(not_done(&config, &host_config));
+        warnings.extend(not_done(&host_config));
         self.name_by_id(&mut host_config);
         fill_defaults(&mut config, &mut host_config);
         let id = ContainerId::random();
@@ -182,6 +183,8 @@ impl Engine {
             state: State::Created { failure: None },
             finished: None,
             restart_count: 0,
+            stopped_by_user: false,
+            health: None,
             boot_id: self.facts.boot_id.clone(),
         };
 
@@ -332,15 +335,7 @@ impl Engine {
 }
 
 /// What was asked for and is not done, a sentence each.
-fn not_done(config: &ContainerConfig, host: &HostConfig) -> Vec<String> {
-    let limited = host.memory > 0
-        || host.nano_cpus > 0
-        || host.cpu_quota > 0
-        || host.cpu_shares > 0
-        || !host.cpuset_cpus.is_empty()
-        || host.pids_limit.is_some_and(|limit| limit > 0);
-    let check = config.healthcheck.as_ref();
-    let check = check.and_then(|check| check.test.as_ref()?.first());
+fn not_done(host: &HostConfig) -> Vec<String> {
     let log_options = host.log_config.config.iter().flatten();
     let rotated = log_options
         .into_iter()
@@ -361,10 +356,7 @@ fn not_done(config: &ContainerConfig, host: &HostConfig) -> Vec<String> {
             host.network_mode != "host" && gateway,
             "This version of moss has no gateway to the host. Names for host-gateway discarded.",
         ),
-        (
-            limited,
-            "This version of moss sets no cgroup limits. Limitation discarded.",
-        ),
+        (is_limited(host), NO_LIMITS),
         (
             published && host.network_mode != "host",
             "This version of moss publishes no ports. Port bindings discarded.",
@@ -372,14 +364,6 @@ fn not_done(config: &ContainerConfig, host: &HostConfig) -> Vec<String> {
         (
             host.links.as_ref().is_some_and(|links| !links.is_empty()),
             "This version of moss has no links. Links discarded.",
-        ),
-        (
-            !matches!(host.restart_policy.name.as_str(), "" | "no"),
-            "This version of moss restarts no containers. Restart policy ignored.",
-        ),
-        (
-            check.is_some_and(|kind| kind != "NONE"),
-            "This version of moss runs no health checks. Health check ignored.",
         ),
         (
             rotated,

@@ -15,11 +15,12 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 
 use crate::api::exec::{ExecConfig, ExecInspect, ExecStart, ProcessConfig};
-use crate::container::protocol::Attach;
-use crate::container::record::Record;
+use crate::container::protocol::{Attach, Started};
+use crate::container::record::{Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Data, Exec};
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::pause::restarting;
 use crate::sys::resolve;
 use crate::types::id::random_hex;
 use crate::userns::users;
@@ -68,7 +69,7 @@ impl ExecTicket {
 
 /// An event's action: what was done, program and arguments. With no argument there is a blank at
 /// the end, in dockerd too.
-fn action(what: &str, config: &ExecConfig) -> String {
+pub(super) fn action(what: &str, config: &ExecConfig) -> String {
     let command: Vec<&str> = config.cmd.iter().flatten().map(String::as_str).collect();
     let (program, arguments) = command.split_first().unwrap_or((&"", &[]));
     format!("{what}: {program} {}", arguments.join(" "))
@@ -100,6 +101,19 @@ fn check_user(pid: i32, user: &str, record: &Record) -> Result<()> {
         .map_err(Error::invalid)
 }
 
+/// The first process of a container in which something may be run now.
+fn runnable(container: &Container, record: &Record) -> Result<Started> {
+    let id = container.id;
+    match record.state {
+        State::Running { paused: true, .. } => Err(Error::conflict(format!(
+            "Container {id} is paused, unpause the container before exec"
+        ))),
+        State::Running { started, .. } => Ok(started),
+        State::Restarting { .. } => Err(restarting(&id)),
+        _ => Err(Error::not_running(id.as_str())),
+    }
+}
+
 impl Engine {
     /// Makes a session in a running container.
     pub fn exec_create(&self, name: &str, config: ExecConfig) -> Result<String> {
@@ -108,9 +122,7 @@ impl Engine {
         }
         let container = self.containers.find(name)?;
         let record = container.settled().record.clone();
-        let Some(started) = record.state.started() else {
-            return Err(Error::not_running(container.id.as_str()));
-        };
+        let started = runnable(&container, &record)?;
         if !config.user.is_empty() {
             check_user(started.pid, &config.user, &record)?;
         }
@@ -153,9 +165,7 @@ impl Engine {
             };
             return Err(Error::conflict(format!("exec command {id} {what}")));
         }
-        if !container.settled().record.state.is_running() {
-            return Err(Error::not_running(container.id.as_str()));
-        }
+        runnable(&container, &container.settled().record)?;
         let keys = crate::types::detach_keys::parse(&exec.config.detach_keys).unwrap_or_default();
         // Whether there are frames is for the start to say, not for what was made: a raw stream has
         // no place for stderr.

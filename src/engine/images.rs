@@ -349,7 +349,7 @@ impl Engine {
                 let data = container.data();
                 (data.record.image == *id).then(|| User {
                     id: container.id.short().to_owned(),
-                    running: data.record.state.is_running(),
+                    running: data.record.state.is_live(),
                 })
             })
             .collect()

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::engine::containers::Paths;
 use crate::engine::error::{Error, Kind, Result};
 use crate::types::timestamp::Timestamp;
+use crate::userns::keeper::ShimIdentity;
 
 impl Engine {
     /// Everything about a container.
@@ -98,8 +99,10 @@ impl Engine {
         let Some(started) = started else {
             return Err(Error::not_running(container.id.as_str()));
         };
-        let pids = crate::container::processes::of(started.pid)
+        let shim = ShimIdentity::living(&container.directory).map(|(pid, _)| pid);
+        let processes = crate::container::processes::of(started.pid, shim)
             .map_err(|error| Error::io("cannot list the container's processes", &error))?;
+        let pids: Vec<i32> = processes.iter().map(|process| process.pid).collect();
         let arguments = if arguments.is_empty() {
             "-ef"
         } else {
@@ -233,6 +236,7 @@ fn state(record: &Record) -> ApiState {
         status: record.state.as_str().to_owned(),
         exit_code: i64::from(record.state.exit_code()),
         started_at: NEVER.to_owned(),
+        health: record.health.clone(),
         finished_at: record
             .finished
             .as_ref()
@@ -246,8 +250,16 @@ fn state(record: &Record) -> ApiState {
                 .map(|failure| failure.message.clone())
                 .unwrap_or_default();
         }
-        State::Running { started } => {
+        State::Restarting { started_at, exit } => {
+            // As in Docker it is taken for one that runs.
             shown.running = true;
+            shown.restarting = true;
+            shown.started_at = time(*started_at);
+            shown.finished_at = ended(exit);
+        }
+        State::Running { started, paused } => {
+            shown.running = true;
+            shown.paused = *paused;
             shown.pid = i64::from(started.pid);
             shown.started_at = time(started.at);
         }

@@ -72,7 +72,7 @@ impl Engine {
         // Docker does not look at those that do not run for `exited`.
         let all = options.all || options.limit.is_some() || filters.contains("status");
         let matches = |record: &Record| {
-            (all || record.state.is_running())
+            (all || record.state.is_live())
                 && !is_task
                 && !by_port
                 && filters.matches_prefix("id", record.id.as_str())
@@ -88,7 +88,7 @@ impl Engine {
                 && before.is_none_or(|bound| record.created < bound)
                 && since.is_none_or(|bound| record.created > bound)
                 && (!filters.contains("ancestor") || ancestors.contains(&record.image))
-                && filters.matches_exactly("health", "none")
+                && filters.matches_exactly("health", health_of(record).0)
                 && (!filters.contains("network")
                     || super::networks::endpoints(record)
                         .iter()
@@ -136,7 +136,7 @@ impl Engine {
             size_root_fs,
             labels: record.config.labels.clone().unwrap_or_default(),
             state: record.state.as_str().to_owned(),
-            status: status(&record.state, Timestamp::now()),
+            status: status(&record, Timestamp::now()),
             host_config: SummaryHostConfig {
                 network_mode: record.host_config.network_mode.clone(),
                 annotations: record.host_config.annotations.clone(),
@@ -150,8 +150,8 @@ impl Engine {
                 .map(super::inspect::mount_point)
                 .collect(),
             health: Some(HealthSummary {
-                status: "none".to_owned(),
-                failing_streak: 0,
+                status: health_of(&record).0.to_owned(),
+                failing_streak: health_of(&record).1,
             }),
             ..Summary::default()
         }
@@ -229,13 +229,36 @@ fn command_line(record: &Record) -> String {
     line
 }
 
+/// Health and failures in a row.
+fn health_of(record: &Record) -> (&str, i64) {
+    match &record.health {
+        Some(health) => (&health.status, health.failing_streak),
+        None => ("none", 0),
+    }
+}
+
 /// `Up 5 minutes`, `Exited (0) 3 seconds ago`, `Created` (moby, container/state.go).
-fn status(state: &State, now: Timestamp) -> String {
+fn status(record: &Record, now: Timestamp) -> String {
     let since =
         |nanos: i128| human(u64::try_from((now.nanos() - nanos) / 1_000_000_000).unwrap_or(0));
-    match state {
+    match &record.state {
         State::Created { .. } => "Created".to_owned(),
-        State::Running { started } => format!("Up {}", since(started.at)),
+        State::Running {
+            started,
+            paused: true,
+        } => format!("Up {} (Paused)", since(started.at)),
+        State::Running { started, .. } => {
+            let health = match health_of(record).0 {
+                "none" => "",
+                "starting" => " (health: starting)",
+                "unhealthy" => " (unhealthy)",
+                _ => " (healthy)",
+            };
+            format!("Up {}{health}", since(started.at))
+        }
+        State::Restarting { exit, .. } => {
+            format!("Restarting ({}) {} ago", exit.code, since(exit.at))
+        }
         State::Exited { exit, .. } => format!("Exited ({}) {} ago", exit.code, since(exit.at)),
     }
 }

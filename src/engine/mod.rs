@@ -11,6 +11,8 @@
 //! | `create`, `spare` | create |
 //! | `start` | start; what happens at exit |
 //! | `stop` | stop, kill, restart, wait, resize, rename |
+//! | `pause`, `update` | theirs |
+//! | `restart`, `health` | restart policies, health checks; both by `timers` |
 //! | `attach` | attach, logs |
 //! | `exec` | exec create, start, inspect, resize |
 //! | `remove` | rm, prune, the janitor |
@@ -31,22 +33,27 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod facts;
+mod health;
 pub mod images;
 mod inspect;
 pub mod leaks;
 pub mod list;
 mod networks;
+mod pause;
 mod plan;
 pub mod pull;
 pub mod push;
 mod registries;
 mod reload;
 mod remove;
+mod restart;
 mod restore;
 mod spare;
 mod start;
 mod stop;
 pub mod system;
+mod timers;
+mod update;
 mod volumes;
 
 use std::collections::HashMap;
@@ -61,6 +68,7 @@ use crate::engine::facts::Facts;
 use crate::engine::plan::FilterCache;
 use crate::engine::reload::Reloaded;
 use crate::engine::remove::Janitor;
+use crate::engine::timers::Timers;
 use crate::image;
 use crate::overlay::{self, Driver};
 use crate::types::id::ContainerId;
@@ -112,6 +120,9 @@ pub struct Engine {
     filters: FilterCache,
     started: Timestamp,
     janitor: Janitor,
+    timers: Timers,
+    /// For what is done later, when the engine may be gone.
+    me: Weak<Self>,
 }
 
 /// Which container an exec session belongs to.
@@ -170,6 +181,7 @@ impl Engine {
         overlay::init_layer::make(&settings.data_root.join(INIT_LAYER)).map_err(opening)?;
         let volumes = volume::Store::open(&settings.data_root).map_err(opening)?;
         let janitor = Janitor::start(&settings.data_root).map_err(opening)?;
+        let timers = Timers::start().map_err(|error| Error::io("cannot start a thread", &error))?;
         // The shims' events find the engine by a reference that is set once it exists: before that
         // there is no shim to tell of anything.
         let target: Arc<OnceLock<Weak<Self>>> = Arc::default();
@@ -200,11 +212,14 @@ impl Engine {
                 filters: FilterCache::default(),
                 started: Timestamp::now(),
                 janitor,
+                timers,
+                me: weak.clone(),
             }
         });
         engine
             .restore()
             .map_err(|error| Error::io("cannot read the containers", &error))?;
+        engine.restart_wanted();
         // A daemon that was killed between a load's layers and its image left them; those of a pull
         // wait for it to be tried again.
         if let Err(error) = engine.images.collect_stale() {
@@ -237,7 +252,7 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         self.containers.all().iter().all(|container| {
             let data = container.data();
-            !data.record.state.is_running() && !data.starting
+            !data.record.state.is_live() && !data.starting
         })
     }
 

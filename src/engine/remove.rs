@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::api::container::PruneResponse;
 use crate::api::filters::Filters;
+use crate::container::record::State;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, WaitCondition};
 use crate::engine::error::{Error, Result};
@@ -146,14 +147,29 @@ impl Engine {
                 )));
             }
             if data.is_busy() && !force {
+                let why = match data.record.state {
+                    State::Running { paused: true, .. } => {
+                        "container is paused and must be unpaused first".to_owned()
+                    }
+                    _ => {
+                        let state = match data.record.state.is_restarting() {
+                            true => "restarting",
+                            false => "running",
+                        };
+                        format!(
+                            "container is {state}: stop the container before removing or force \
+                             remove"
+                        )
+                    }
+                };
                 return Err(Error::conflict(format!(
-                    "cannot remove container {name:?}: container is running: stop the container \
-                     before removing or force remove"
+                    "cannot remove container {name:?}: {why}"
                 )));
             }
             data.removing = true;
         }
         let _operation = container.operate();
+        self.cancel_restart(&container);
         let run = container.data().record.state.started();
         if run.is_some()
             && let Err(error) = self.kill_and_wait(&container, run)

@@ -174,7 +174,10 @@ impl Engine {
         tracing::info!(id = container.id.short(), "was started and not recorded");
         {
             let mut data = container.data();
-            data.record.state = State::Running { started };
+            data.record.state = State::Running {
+                started,
+                paused: false,
+            };
             data.record.boot_id.clone_from(&self.facts.boot_id);
         }
         if let Err(error) = container.save(false) {
@@ -238,6 +241,7 @@ impl Engine {
                 execs,
                 ..
             }) => {
+                self.go_on_checking(container);
                 for (id, pid) in execs {
                     self.execs.insert(id.clone(), container.id);
                     container.data().execs.insert(

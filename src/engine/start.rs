@@ -33,6 +33,7 @@ use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::restart::Restarts;
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
 use crate::userns::keeper::ShimIdentity;
@@ -57,8 +58,27 @@ impl Engine {
         self.start_locked(&container)
     }
 
-    /// Starts a container whose operation lock the caller holds.
+    /// Starts a container, whose operation lock the caller holds, because the user wants it to run.
     pub(super) fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
+        {
+            let mut data = container.data();
+            if data.record.state.is_paused() {
+                return Err(Error::conflict(
+                    "cannot start a paused container, try unpause instead",
+                ));
+            }
+            if data.record.state.is_live() {
+                return Err(Error::new(Kind::NotModified, ""));
+            }
+            data.record.restart_count = 0;
+            data.record.stopped_by_user = false;
+            data.restarts = Restarts::default();
+        }
+        self.start_again(container)
+    }
+
+    /// Starts a container whose operation lock the caller holds.
+    pub(super) fn start_again(&self, container: &Arc<Container>) -> Result<()> {
         // `docker run` starts the container as soon as it is told that it is attached.
         if !container.wait_until(Some(ARRIVAL), |data| data.arriving == 0) {
             tracing::warn!("an attach is still under way; starting without it");
@@ -77,7 +97,6 @@ impl Engine {
             }
             data.early_exit = None;
             starting = container.starting(&mut data);
-            data.stopped_by_user = false;
             data.execs.clear();
             let clients = std::mem::take(&mut data.pending);
             (data.record.clone(), data.prepared.take(), clients)
@@ -174,7 +193,7 @@ impl Engine {
         }
     }
 
-    fn record_start(&self, container: &Container, launched: &Launched) {
+    fn record_start(&self, container: &Arc<Container>, launched: &Launched) {
         tracing::debug!(id = container.id.short(), phases = ?launched.phases, "started");
         for note in &launched.notes {
             tracing::warn!(id = container.id.short(), "{note}");
@@ -183,6 +202,7 @@ impl Engine {
             let mut data = container.data();
             data.record.state = State::Running {
                 started: launched.started,
+                paused: false,
             };
             data.record.boot_id.clone_from(&self.facts.boot_id);
             data.record.clone()
@@ -191,6 +211,7 @@ impl Engine {
             tracing::error!("{}", Error::system(&error));
         }
         self.container_event(&record, "start", []);
+        self.begin_checking(container);
         self.janitor.provide();
     }
 
@@ -200,7 +221,8 @@ impl Engine {
             data.record.state = match &data.record.state {
                 State::Exited {
                     started_at, exit, ..
-                } => State::Exited {
+                }
+                | State::Restarting { started_at, exit } => State::Exited {
                     started_at: *started_at,
                     exit: Exit {
                         code: failure.code,
@@ -365,12 +387,14 @@ impl Engine {
 
     /// Records an exit, tells who waits for it, and removes a container that wants to be.
     pub(super) fn finish(&self, container: &Arc<Container>, exit: Exit, error: String) {
-        let (record, remove, gone, lasted) = {
+        let (record, remove, gone, lasted, restart) = {
             let mut data = container.data();
-            let State::Running { started } = data.record.state else {
+            let State::Running { started, .. } = data.record.state else {
                 return;
             };
-            let lasted = (exit.at - started.at).max(0) / 1_000_000_000;
+            let ran = u64::try_from(exit.at - started.at).unwrap_or(0);
+            let ran = Duration::from_nanos(ran);
+            data.checks += 1;
             data.record.state = State::Exited {
                 started_at: started.at,
                 exit,
@@ -389,9 +413,10 @@ impl Engine {
                 follower.end();
             }
             let gone = data.removing;
+            let restart = data.restart(ran);
             let remove = data.record.host_config.auto_remove && !gone && !data.restarting;
             data.removing |= remove;
-            (data.record.clone(), remove, gone, lasted)
+            (data.record.clone(), remove, gone, ran.as_secs(), restart)
         };
         // A container being removed needs no record, and may have no directory any more.
         if !remove
@@ -418,6 +443,9 @@ impl Engine {
         }
         if remove {
             self.discard(container, true);
+        }
+        if let Some(pause) = restart {
+            self.restart_after(container, pause);
         }
         // Last: letting go of all that the container had keeps a processor busy, which whoever has
         // waited for this can use.

@@ -25,7 +25,7 @@ impl Engine {
         timeout: Option<i64>,
     ) -> Result<()> {
         let container = self.containers.find(name)?;
-        if !container.data().record.state.is_running() {
+        if !container.data().record.state.is_live() {
             return Err(Error::new(Kind::NotModified, ""));
         }
         // Whatever goes wrong from here on is 500 to dockerd, a bad signal too.
@@ -49,7 +49,7 @@ impl Engine {
             let mut data = container.data();
             // Its end is then no reason to remove it.
             data.restarting = true;
-            data.record.state.is_running()
+            data.record.state.is_live()
         };
         let stopped = if running {
             self.stop(&container, signal, timeout)
@@ -76,8 +76,7 @@ impl Engine {
         timeout: Option<i64>,
     ) -> Result<()> {
         let (run, signal, timeout) = {
-            let mut data = container.data();
-            data.stopped_by_user = true;
+            let data = container.settled();
             let config = &data.record.config;
             let signal = match signal.filter(|text| !text.is_empty()) {
                 Some(text) => parse_signal(text)?,
@@ -89,6 +88,12 @@ impl Engine {
                 timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT),
             )
         };
+        if self.cancel_restart(container) {
+            self.note_signal(container, None);
+            self.container_event(&container.record(), "stop", []);
+            return Ok(());
+        }
+        self.note_signal(container, None);
         self.signal(container, run, signal)?;
         let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
         if !container.wait_until(patience, |data| data.is_told_over(run)) {
@@ -128,13 +133,16 @@ impl Engine {
         };
         let container = self.containers.find(name)?;
         let run = {
-            let mut data = container.settled();
-            if !data.record.state.is_running() {
+            let data = container.settled();
+            if !data.record.state.is_live() {
                 return Err(Error::not_running(container.id.as_str()));
             }
-            data.stopped_by_user |= signal == Signal::KILL || signal == Signal::TERM;
             data.record.state.started()
         };
+        self.note_signal(&container, Some(signal));
+        if self.cancel_restart(&container) {
+            return Ok(());
+        }
         if signal == Signal::KILL {
             self.kill_and_wait(&container, run)
         } else {
@@ -142,10 +150,39 @@ impl Engine {
         }
     }
 
+    /// Takes note that the user wants the container's end: by a stop, or by a signal that Docker
+    /// takes for that (moby, daemon/kill.go, `killWithSignal`).
+    fn note_signal(&self, container: &Container, signal: Option<Signal>) {
+        {
+            let mut data = container.data();
+            let own = &data.record.config.stop_signal;
+            let ends = match signal {
+                None | Some(Signal::KILL) => true,
+                Some(_) if own.is_empty() => true,
+                Some(signal) => own.parse().is_ok_and(|own: Signal| own == signal),
+            };
+            data.restarts.cancelled |= ends;
+            if std::mem::replace(&mut data.record.stopped_by_user, true)
+                || matches!(
+                    data.record.host_config.restart_policy.name.as_str(),
+                    "" | "no"
+                )
+            {
+                return;
+            }
+        }
+        self.save_lazily(container);
+    }
+
     /// Sends a signal and tells of it, before it can have an effect: "kill" comes before "die". A
     /// container that ends at this moment has no one to signal, which is no error; one that was
     /// started anew is not meant.
-    fn signal(&self, container: &Container, run: Option<Started>, signal: Signal) -> Result<()> {
+    fn signal(
+        &self,
+        container: &Arc<Container>,
+        run: Option<Started>,
+        signal: Signal,
+    ) -> Result<()> {
         let record = {
             let data = container.data();
             if data.is_over(run) {
@@ -159,10 +196,20 @@ impl Engine {
             [("signal".to_owned(), signal.number().to_string())],
         );
         match self.shims.kill(&container.id, signal.number()) {
-            Ok(()) => Ok(()),
-            Err(_) if container.data().is_over(run) => Ok(()),
-            Err(error) => Err(Error::system(&error)),
+            Ok(()) => {}
+            Err(_) if container.data().is_over(run) => return Ok(()),
+            Err(error) => return Err(Error::system(&error)),
         }
+        // It can act upon the signal only when it goes on.
+        let own = &record.config.stop_signal;
+        let is_ending = own.is_empty() || own.parse().is_ok_and(|own: Signal| own == signal);
+        if record.state.is_paused() && is_ending && signal != Signal::KILL {
+            match self.unpause(container) {
+                Err(error) if !container.data().is_over(run) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Calls `waiter` once what `condition` names has come, maybe at once, unless what is returned
@@ -176,7 +223,7 @@ impl Engine {
         let container = self.containers.find(name)?;
         let ended = {
             let mut data = container.data();
-            let busy = data.record.state.is_running() || data.starting;
+            let busy = data.record.state.is_live() || data.starting;
             if !data.removed && (busy || condition != WaitCondition::NotRunning) {
                 return Ok(Some(data.wait(&container, condition, waiter)));
             }
@@ -233,6 +280,8 @@ impl Engine {
         let record = {
             let mut data = container.data();
             new.clone_into(&mut data.record.name);
+            // It was made from what was known before.
+            drop(data.prepared.take());
             data.record.clone()
         };
         if let Err(error) = container.save(true) {

@@ -26,9 +26,10 @@ impl Engine {
     /// `docker info`.
     pub fn info(&self) -> Info {
         let facts = &self.facts;
-        let (mut running, mut stopped) = (0, 0);
+        let (mut running, mut paused, mut stopped) = (0, 0, 0);
         for container in self.containers.all() {
             match container.data().record.state {
+                State::Running { paused: true, .. } => paused += 1,
                 State::Running { .. } => running += 1,
                 _ => stopped += 1,
             }
@@ -45,8 +46,9 @@ impl Engine {
         security.push("name=cgroupns".to_owned());
         Info {
             id: facts.engine_id.clone(),
-            containers: running + stopped,
+            containers: running + paused + stopped,
             containers_running: running,
+            containers_paused: paused,
             containers_stopped: stopped,
             images: count(self.images.list().len()),
             driver: self.settings.storage_driver.name().to_owned(),

@@ -23,6 +23,8 @@ pub enum ContainerGroup {
     /// List containers
     #[command(visible_aliases = ["list", "ps"])]
     Ls(Ps),
+    /// Pause all processes within one or more containers
+    Pause(Names),
     /// Remove all stopped containers
     Prune(Prune),
     /// Rename a container
@@ -40,6 +42,10 @@ pub enum ContainerGroup {
     Stop(Stop),
     /// Display the running processes of a container
     Top(Top),
+    /// Unpause all processes within one or more containers
+    Unpause(Names),
+    /// Update configuration of one or more containers
+    Update(Update),
     /// Block until one or more containers stop, then print their exit codes
     Wait(Names),
 }

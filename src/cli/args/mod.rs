@@ -61,6 +61,12 @@ pub enum Verb {
     Restart(Stop),
     /// Kill one or more running containers
     Kill(Kill),
+    /// Pause all processes within one or more containers
+    Pause(Names),
+    /// Unpause all processes within one or more containers
+    Unpause(Names),
+    /// Update configuration of one or more containers
+    Update(Update),
     /// Remove one or more containers
     Rm(Rm),
     /// Rename a container

@@ -5,6 +5,7 @@
 //! own environment and files is read. Reading files is the only thing here that is not pure.
 
 mod flags;
+mod update;
 mod values;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::env;
 use std::path::Path;
 
 pub use flags::ContainerFlags;
+pub use update::update;
 pub use values::read_environment;
 use values::{bytes, cpus, device, duration, label_file, mount, pairs, ports, restart, ulimit};
 

@@ -51,21 +51,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
             "/containers/{name:.*}/attach/ws",
             Absent("attaching by websocket"),
         ),
-        (
-            post.clone(),
-            "/containers/{name:.*}/update",
-            Absent("changing a container's limits"),
-        ),
-        (
-            post.clone(),
-            "/containers/{name:.*}/pause",
-            Absent("pausing containers"),
-        ),
-        (
-            post.clone(),
-            "/containers/{name:.*}/unpause",
-            Absent("pausing containers"),
-        ),
         (post.clone(), "/networks/create", Absent("making networks")),
         (
             post.clone(),

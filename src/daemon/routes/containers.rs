@@ -5,7 +5,9 @@ use std::sync::Arc;
 use hyper::StatusCode;
 
 use super::{Request, State, at_once, filters, quick, shaped, slow, spawn};
-use crate::api::container::{ContainerConfig, CreateRequest, WaitExitError, WaitResponse};
+use crate::api::container::{
+    ContainerConfig, CreateRequest, HostConfig, WaitExitError, WaitResponse,
+};
 use crate::api::shape;
 use crate::api::stream::{self, StreamKind};
 use crate::container::logs::{Query, Reader, Record};
@@ -159,6 +161,47 @@ pub async fn kill(state: State, request: Request) -> Result<Answer, Failure> {
     // A SIGKILL waits for the end.
     slow(&state, move |engine| engine.container_kill(&name, &signal)).await?;
     Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/pause`.
+pub async fn pause(state: State, request: Request) -> Result<Answer, Failure> {
+    let name = request.name;
+    slow(&state, move |engine| engine.container_pause(&name)).await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/unpause`.
+pub async fn unpause(state: State, request: Request) -> Result<Answer, Failure> {
+    let name = request.name;
+    slow(&state, move |engine| engine.container_unpause(&name)).await?;
+    Ok(answer::no_content())
+}
+
+/// `POST /containers/{name}/update`.
+pub async fn update(state: State, mut request: Request) -> Result<Answer, Failure> {
+    let body: HostConfig = request.json().await?.unwrap_or_default();
+    let limit = body.pids_limit.filter(|_| request.since(40));
+    // Of a whole host configuration only this counts; what is not above 0 is without a limit.
+    let asked = HostConfig {
+        cpu_shares: body.cpu_shares,
+        memory: body.memory,
+        nano_cpus: body.nano_cpus,
+        blkio_weight: body.blkio_weight,
+        cpu_period: body.cpu_period,
+        cpu_quota: body.cpu_quota,
+        cpu_realtime_period: body.cpu_realtime_period,
+        cpu_realtime_runtime: body.cpu_realtime_runtime,
+        cpuset_cpus: body.cpuset_cpus,
+        cpuset_mems: body.cpuset_mems,
+        memory_reservation: body.memory_reservation,
+        memory_swap: body.memory_swap,
+        pids_limit: limit.map(|limit| limit.max(0)),
+        restart_policy: body.restart_policy,
+        ..HostConfig::default()
+    };
+    let name = request.name.clone();
+    let updated = slow(&state, move |engine| engine.container_update(&name, &asked)).await?;
+    Ok(shaped(&request, &updated))
 }
 
 /// `POST /containers/{name}/rename`.

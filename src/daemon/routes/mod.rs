@@ -149,6 +149,21 @@ fn table() -> Table<Target> {
         ),
         (
             Method::POST,
+            "/containers/{name:.*}/pause",
+            route!(containers::pause),
+        ),
+        (
+            Method::POST,
+            "/containers/{name:.*}/unpause",
+            route!(containers::unpause),
+        ),
+        (
+            Method::POST,
+            "/containers/{name:.*}/update",
+            route!(containers::update),
+        ),
+        (
+            Method::POST,
             "/containers/{name:.*}/wait",
             route!(containers::wait),
         ),
