@@ -424,6 +424,49 @@ fn config_with(layers: &[Vec<u8>]) -> Vec<u8> {
     config(layers, "count")
 }
 
+/// A tar that was appended to: the last entry of a name counts, and no other is touched.
+#[test]
+fn entries_of_one_name_replace_each_other_alone() {
+    let layers = vec![layer("etc/a", b"1")];
+    let labels = ["a", "b", "c"];
+    let configs = labels.map(|label| config(&layers, label));
+    let mut files: Files = labels
+        .iter()
+        .zip(&configs)
+        .map(|(label, config)| (format!("{label}.json"), config.clone()))
+        .collect();
+    let again = files.clone();
+    let items: Vec<_> = labels
+        .iter()
+        .map(|label| {
+            json!({"Config": format!("{label}.json"), "RepoTags": [format!("t:{label}")],
+                "Layers": ["layer.tar"]})
+        })
+        .collect();
+    files.push(("layer.tar".to_owned(), layers[0].clone()));
+    files.push((
+        "manifest.json".to_owned(),
+        json!(items).to_string().into_bytes(),
+    ));
+    let appended = [&files[..], &again].concat();
+    let reversed = [&files[..], &again.iter().rev().cloned().collect::<Vec<_>>()].concat();
+    let mut between = files.clone();
+    between.insert(2, files[0].clone());
+    between.insert(4, files[1].clone());
+    let mut replaced = files.clone();
+    replaced.insert(0, ("a.json".to_owned(), b"{}".to_vec()));
+    replaced.insert(0, ("manifest.json".to_owned(), b"{}".to_vec()));
+    for files in [appended, reversed, between, replaced] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        load(&store, &archive(&files)).unwrap();
+        for (label, config) in labels.iter().zip(&configs) {
+            let image = store.get(&format!("t:{label}")).unwrap();
+            assert_eq!(image.id, Digest::of(config), "{label}");
+        }
+    }
+}
+
 #[test]
 fn two_loads_of_one_layer_at_once() {
     let (_, _, files) = one("twice:1");
