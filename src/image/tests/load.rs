@@ -468,6 +468,68 @@ fn entries_of_one_name_replace_each_other_alone() {
 }
 
 #[test]
+fn a_damaged_layer_is_not_saved() {
+    let (layers, _, files) = one("saved:1");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    load(&store, &archive(&files)).unwrap();
+    let names = ["saved:1".to_owned()];
+    let hurt = store
+        .root()
+        .join("layers")
+        .join(Digest::of(&layers[0]).hex());
+    // Of the same size: nothing but the digest tells.
+    fs::write(hurt.join("fs/etc/a"), "x").unwrap();
+    let error = store.save(&names, &mut std::io::sink()).unwrap_err();
+    let text = error.chain();
+    assert!(
+        text.contains("is damaged: the layer has digest sha256:"),
+        "{text}"
+    );
+    fs::remove_dir_all(&hurt).unwrap();
+    let error = store.save_check(&names).unwrap_err().chain();
+    assert!(error.contains("No such file"), "{error}");
+}
+
+/// Removes an image when the first byte of an archive has come.
+struct Remover<'a> {
+    store: &'a Store,
+    archive: Vec<u8>,
+}
+
+impl Write for Remover<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.archive.is_empty() {
+            let removed = self.store.remove("saved:1", true, &|_| Vec::new());
+            removed.map_err(std::io::Error::other)?;
+            self.store.settle();
+        }
+        self.archive.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_image_that_is_removed_while_it_is_saved() {
+    let (_, config, files) = one("saved:1");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    load(&store, &archive(&files)).unwrap();
+    let mut out = Remover {
+        store: &store,
+        archive: Vec::new(),
+    };
+    store.save(&["saved:1".to_owned()], &mut out).unwrap();
+    let saved = out.archive;
+    assert_empty(&store);
+    load(&store, &saved).unwrap();
+    assert_eq!(store.get("saved:1").unwrap().id, Digest::of(&config));
+}
+
+#[test]
 fn two_loads_of_one_layer_at_once() {
     let (_, _, files) = one("twice:1");
     let dir = tempfile::tempdir().unwrap();
