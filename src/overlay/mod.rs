@@ -146,7 +146,7 @@ pub fn mount_readonly(layers: &[PathBuf]) -> io::Result<OwnedFd> {
         [] => Err(io::ErrorKind::InvalidInput.into()),
         // overlayfs wants two where there is no upper directory.
         [layer] => Ok(std::fs::File::open(layer)?.into()),
-        layers => native::mount_layers(layers).map_err(|error| error.error),
+        layers => native::mount_layers(layers),
     }
 }
 

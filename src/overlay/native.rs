@@ -3,8 +3,10 @@
 //!
 //! Three ways to say what is stacked, tried in this order:
 //!
-//! 1. `fsconfig lowerdir+`, one call a layer (Linux 6.7): any number, no escaping. The kernel takes
+//! 1. `fsconfig lowerdir+`, one call a layer (Linux 6.8): any number, no escaping. The kernel takes
 //!    255 bytes a path; longer ones are replaced by our own descriptors (`/proc/self/fd/N`).
+//!    Whether it is there must be asked first: before Linux 6.5 overlayfs took any option, refused
+//!    the whole at the end with a bare EINVAL and wrote a line into the kernel's log.
 //! 2. `fsconfig lowerdir`, one string of at most 255 bytes, always by descriptors (whose paths hold
 //!    nothing to escape): about thirteen layers.
 //! 3. mount(2), whose options may fill a page: over 200 layers by descriptors. It attaches
@@ -20,7 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -29,6 +31,9 @@ use super::{Driver, Error, Rootfs};
 use crate::sys::clone;
 use crate::sys::fdpass;
 use crate::sys::mount::{Attributes, Context, FilesystemError, clone_tree, set_attributes};
+
+/// The option that adds one layer.
+const LAYER: &str = "lowerdir+";
 
 /// Longest value that fsconfig(2) takes.
 const MAX_VALUE: usize = 255;
@@ -56,7 +61,7 @@ pub(super) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
             other => return other.map_err(|error| Error::mount(rootfs, error)),
         }
     }
-    match by_string(rootfs, &short) {
+    match by_string(rootfs.volatile, &short) {
         Some(Err(error)) if error.error.raw_os_error() != Some(libc::ENOSYS) => {
             Err(Error::mount(rootfs, error))
         }
@@ -66,54 +71,81 @@ pub(super) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
 }
 
 /// The layers alone, with nothing to write to. Never forks.
-pub(super) fn mount_layers(layers: &[std::path::PathBuf]) -> Result<OwnedFd, FilesystemError> {
-    let context = Context::open("overlay")?;
-    context.set("source", Some(b"overlay"))?;
-    context.set("userxattr", None)?;
-    for layer in layers {
-        context.set("lowerdir+", Some(layer.as_os_str().as_bytes()))?;
+pub(super) fn mount_layers(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+    let by_layers = || {
+        let context = context(false)?;
+        set_layers(&context, layers)?;
+        context.mount(0)
+    };
+    match by_layers() {
+        Err(error) if means_unknown(&error) => {}
+        other => return other.map_err(|error| error.error),
     }
-    context.mount(0)
+    if let Some(mounted) = by_string(false, &ShortPaths::of_layers(layers)?) {
+        return mounted.map_err(|error| error.error);
+    }
+    // A thread may have a mount namespace of its own, and takes it along when it ends.
+    let thread = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+        attach_and_copy(&layers[0], false, || ShortPaths::of_layers(layers))
+    };
+    std::thread::scope(|scope| scope.spawn(thread).join())
+        .unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
 }
 
 /// Whether the kernel does not know `lowerdir+`, or the new calls at all.
 fn means_unknown(error: &FilesystemError) -> bool {
     match error.error.raw_os_error() {
-        Some(libc::EINVAL) => error.step == "lowerdir+",
+        Some(libc::EINVAL) => error.step == LAYER,
         Some(libc::ENOSYS) => true,
         _ => false,
     }
 }
 
 fn by_layers(rootfs: &Rootfs) -> Result<OwnedFd, FilesystemError> {
-    let context = context(rootfs)?;
-    for layer in &rootfs.lower {
-        context.set("lowerdir+", Some(layer.as_os_str().as_bytes()))?;
-    }
+    let context = context(rootfs.volatile)?;
+    set_layers(&context, &rootfs.lower)?;
     context.set("upperdir", Some(rootfs.upper.as_os_str().as_bytes()))?;
     context.set("workdir", Some(rootfs.work.as_os_str().as_bytes()))?;
     context.mount(0)
 }
 
 /// `None` when the layers do not fit into one value.
-fn by_string(rootfs: &Rootfs, short: &ShortPaths) -> Option<Result<OwnedFd, FilesystemError>> {
-    let lower = short.lower();
+fn by_string(volatile: bool, paths: &ShortPaths) -> Option<Result<OwnedFd, FilesystemError>> {
+    let lower = paths.lower();
     if lower.len() > MAX_VALUE {
         return None;
     }
-    Some(context(rootfs).and_then(|context| {
+    Some(context(volatile).and_then(|context| {
         context.set("lowerdir", Some(lower.as_bytes()))?;
-        context.set("upperdir", Some(short.upper().as_bytes()))?;
-        context.set("workdir", Some(short.work().as_bytes()))?;
+        if let Some((upper, work)) = &paths.writable {
+            context.set("upperdir", Some(short(upper).as_bytes()))?;
+            context.set("workdir", Some(short(work).as_bytes()))?;
+        }
         context.mount(0)
     }))
 }
 
-fn context(rootfs: &Rootfs) -> Result<Context, FilesystemError> {
+/// Adds the layers one by one; the error of a kernel that has no word for that.
+fn set_layers(context: &Context, layers: &[PathBuf]) -> Result<(), FilesystemError> {
+    // Known to no filesystem: only one that takes options unseen takes it.
+    if context.set("moss-asks", None).is_ok() {
+        return Err(FilesystemError {
+            step: LAYER.to_owned(),
+            error: io::Error::from_raw_os_error(libc::EINVAL),
+            log: String::new(),
+        });
+    }
+    layers
+        .iter()
+        .try_for_each(|layer| context.set(LAYER, Some(layer.as_os_str().as_bytes())))
+}
+
+fn context(volatile: bool) -> Result<Context, FilesystemError> {
     let context = Context::open("overlay")?;
     context.set("source", Some(b"overlay"))?;
     context.set("userxattr", None)?;
-    if rootfs.volatile {
+    if volatile {
         context.set("volatile", None)?;
     }
     Ok(context)
@@ -124,8 +156,9 @@ fn by_mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     let failed = |step: &str, error: io::Error| Error::step(rootfs, step, error);
     let (ours, theirs) = fdpass::pair().map_err(|error| failed("socketpair", error))?;
     let child = clone::clone(clone::NEW_MOUNT, || {
-        let sent =
-            attach_and_copy(rootfs).and_then(|tree| fdpass::send(&theirs, b"m", &[tree.as_fd()]));
+        // The upper directory itself is the mount point: the overlay has found it by then.
+        let mounted = attach_and_copy(&rootfs.upper, rootfs.volatile, || ShortPaths::open(rootfs));
+        let sent = mounted.and_then(|tree| fdpass::send(&theirs, b"m", &[tree.as_fd()]));
         // The exit code carries the errno, which is below 256 for all that mount(2) gives.
         sent.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
     })
@@ -144,9 +177,13 @@ fn by_mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     }
 }
 
-/// In the child: the upper directory itself is the mount point, for it surely exists and the
-/// overlay has found it by then. E2BIG: more layers than fit.
-fn attach_and_copy(rootfs: &Rootfs) -> io::Result<OwnedFd> {
+/// Mounts at `place`, a directory that surely exists, and copies the mount off; for a mount
+/// namespace that nothing else uses. E2BIG: more layers than fit.
+fn attach_and_copy(
+    place: &Path,
+    volatile: bool,
+    open: impl FnOnce() -> io::Result<ShortPaths>,
+) -> io::Result<OwnedFd> {
     let slash = File::open("/")?;
     let private = Attributes {
         set: 0,
@@ -154,19 +191,12 @@ fn attach_and_copy(rootfs: &Rootfs) -> io::Result<OwnedFd> {
     };
     set_attributes(slash.as_fd(), true, private)?;
     // Opened here: overlayfs refuses layers of another mount namespace with EINVAL.
-    let short = ShortPaths::open(rootfs)?;
-    let options = format!(
-        "userxattr{},lowerdir={},upperdir={},workdir={}",
-        if rootfs.volatile { ",volatile" } else { "" },
-        short.lower(),
-        short.upper(),
-        short.work()
-    );
+    let paths = open()?;
+    let options = paths.options(volatile);
     if options.len() > MAX_OPTIONS {
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
     }
     let options = std::ffi::CString::new(options)?;
-    let place = rootfs.upper.as_path();
     rustix::mount::mount(
         "overlay",
         place,
@@ -183,37 +213,39 @@ fn attach_and_copy(rootfs: &Rootfs) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 struct ShortPaths {
     lower: Vec<File>,
-    upper: File,
-    work: File,
+    /// Upper directory and work directory.
+    writable: Option<(File, File)>,
 }
 
 impl ShortPaths {
     fn open(rootfs: &Rootfs) -> io::Result<ShortPaths> {
-        let open = |path: &Path| {
-            File::options()
-                .read(true)
-                .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-                .open(path)
-        };
         Ok(ShortPaths {
-            lower: rootfs
-                .lower
+            writable: Some((directory(&rootfs.upper)?, directory(&rootfs.work)?)),
+            ..ShortPaths::of_layers(&rootfs.lower)?
+        })
+    }
+
+    fn of_layers(layers: &[PathBuf]) -> io::Result<ShortPaths> {
+        Ok(ShortPaths {
+            lower: layers
                 .iter()
-                .map(|path| open(path))
+                .map(|path| directory(path))
                 .collect::<Result<_, _>>()?,
-            upper: open(&rootfs.upper)?,
-            work: open(&rootfs.work)?,
+            writable: None,
         })
     }
 
     /// The same root filesystem by the short paths.
     fn as_rootfs(&self, of: &Rootfs) -> Rootfs {
-        Rootfs {
+        let mut rootfs = Rootfs {
             lower: self.lower.iter().map(|file| short(file).into()).collect(),
-            upper: self.upper().into(),
-            work: self.work().into(),
-            ..*of
+            ..of.clone()
+        };
+        if let Some((upper, work)) = &self.writable {
+            rootfs.upper = short(upper).into();
+            rootfs.work = short(work).into();
         }
+        rootfs
     }
 
     fn lower(&self) -> String {
@@ -221,13 +253,24 @@ impl ShortPaths {
         paths.join(":")
     }
 
-    fn upper(&self) -> String {
-        short(&self.upper)
+    /// What mount(2) takes.
+    fn options(&self, volatile: bool) -> String {
+        let mut options = format!("userxattr,lowerdir={}", self.lower());
+        if let Some((upper, work)) = &self.writable {
+            options += &format!(",upperdir={},workdir={}", short(upper), short(work));
+        }
+        if volatile {
+            options += ",volatile";
+        }
+        options
     }
+}
 
-    fn work(&self) -> String {
-        short(&self.work)
-    }
+fn directory(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(path)
 }
 
 fn short(file: &File) -> String {
@@ -261,7 +304,7 @@ fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
         Err(error) if means_unknown(&error) => {
             let short = ShortPaths::open(rootfs)
                 .map_err(|error| Error::step(rootfs, "opening the layers", error))?;
-            by_string(rootfs, &short).unwrap_or(Err(error))
+            by_string(rootfs.volatile, &short).unwrap_or(Err(error))
         }
         other => other,
     }
