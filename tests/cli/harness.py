@@ -10,6 +10,7 @@ Set by `scripts/test`:
     MOSS_TEST_SMALL    an empty directory on a filesystem of a few MB, for a disk that fills up
     MOSS_TEST_FEW_FILES  an empty directory on a filesystem that has room for few files
     MOSS_TEST_PYTHON   a Python that can import docker
+    MOSS_TEST_SLOW     how many times longer than usual to wait for anything (scripts/vm)
 """
 
 import http.client
@@ -30,7 +31,8 @@ import unittest
 BIN = os.environ.get("MOSS_TEST_BIN", "moss")
 IMAGES = os.environ.get("MOSS_TEST_IMAGES", "/var/cache/moss-test/images")
 # A hung command fails its case; nothing here should take a tenth of it on an idle machine.
-TIMEOUT = 60
+SLOW = int(os.environ.get("MOSS_TEST_SLOW", "1"))
+TIMEOUT = 60 * SLOW
 
 _state = {"docker": "docker", "round": 0, "shared": None}
 
@@ -108,7 +110,7 @@ def run(command, env=None, stdin=None, timeout=TIMEOUT):
 
 def eventually(condition, what, timeout=10.0):
     """Waits for `condition()` to be true and returns its value."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * SLOW
     while True:
         value = condition()
         if value:
@@ -182,7 +184,7 @@ class Daemon:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout)
+                self.process.wait(timeout * SLOW)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -256,13 +258,13 @@ class Daemon:
     def wait_for_trash(self, patience=30):
         """Lets the daemon remove what was thrown away: one that is stopped leaves that to the next."""
         trash = self.data_home + "/moss/trash"
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + patience * SLOW
         while os.path.isdir(trash) and os.listdir(trash) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def leaks(self, patience=10):
         """`moss system check`, given a little time: processes take a moment to end."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + patience * SLOW
         while True:
             result = run([BIN, "system", "check"], env=self.env)
             # What another case left was that case's failure.
@@ -310,7 +312,7 @@ class Terminal:
 
     def expect(self, pattern, timeout=15):
         """Reads until `pattern` shows up in what has not been matched yet, and returns the match."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOW
         while True:
             found = re.search(pattern, self.seen)
             if found:
@@ -325,7 +327,7 @@ class Terminal:
 
     def wait(self, timeout=15):
         """Waits for the end and returns the exit code."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOW
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
