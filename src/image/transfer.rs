@@ -8,8 +8,10 @@
 //! ```
 //!
 //! A layer in flight is known by its diff id, so that two compressions of one layer are one. Who
-//! follows shows the leader's progress as its own, and takes over when the leader fails or is
-//! cancelled. [`Downloads`] bounds how many layers of all pulls stream at once, and with them
+//! follows shows the leader's progress as its own, and takes over when the leader fails. A leader
+//! whose pull is cancelled goes on with this layer as long as somebody follows, and ends with the
+//! last of them; its pull's end waits for that, which matters to nobody but a client whose pull failed
+//! for another reason. [`Downloads`] bounds how many layers of all pulls stream at once, and with them
 //! memory: a buffer and a pipeline each.
 //!
 //! A blob's digest is known at its end only, when it has been unpacked already: into a scratch
@@ -17,6 +19,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +32,7 @@ use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::pull::LayerStep;
 use super::slots::{LOOK, Slots, lock};
 use super::store::Store;
-use crate::registry::{self, Cancel, Repository};
+use crate::registry::{self, Cancel, Hold, Repository};
 use crate::types::digest::Digest;
 
 /// Most often that a layer's progress is told.
@@ -43,10 +46,12 @@ pub struct Downloads {
 }
 
 /// A layer under way.
-#[derive(Default)]
 struct Flight {
     state: Mutex<State>,
     changed: Condvar,
+    /// What ends the leader's pull.
+    cancel: Cancel,
+    followers: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -88,12 +93,17 @@ impl Downloads {
     }
 
     /// Whether the caller fetches this layer, or somebody else does already.
-    fn join(&self, layer: Digest) -> Role<'_> {
+    fn join(&self, layer: Digest, cancel: &Cancel) -> Role<'_> {
         let mut in_flight = lock(&self.in_flight);
         if let Some(flight) = in_flight.get(&layer) {
-            return Role::Follow(Arc::clone(flight));
+            return Role::Follow(Follow::new(flight));
         }
-        let flight = Arc::<Flight>::default();
+        let flight = Arc::new(Flight {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            cancel: cancel.clone(),
+            followers: AtomicUsize::new(0),
+        });
         in_flight.insert(layer, Arc::clone(&flight));
         Role::Lead(Lead {
             downloads: self,
@@ -105,7 +115,29 @@ impl Downloads {
 
 enum Role<'a> {
     Lead(Lead<'a>),
-    Follow(Arc<Flight>),
+    Follow(Follow),
+}
+
+/// Keeps the leader going, whatever becomes of its pull.
+struct Follow {
+    flight: Arc<Flight>,
+    _hold: Hold,
+}
+
+impl Follow {
+    fn new(flight: &Arc<Flight>) -> Self {
+        flight.followers.fetch_add(1, Ordering::AcqRel);
+        Self {
+            flight: Arc::clone(flight),
+            _hold: flight.cancel.hold(),
+        }
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.flight.followers.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Ends a flight when dropped.
@@ -116,6 +148,14 @@ struct Lead<'a> {
 }
 
 impl Lead<'_> {
+    /// Fails once nobody wants the layer: the pull's handle may be held for another of its layers.
+    fn check(&self) -> Result<(), Error> {
+        match self.flight.followers.load(Ordering::Acquire) {
+            0 => check(&self.flight.cancel),
+            _ => Ok(()),
+        }
+    }
+
     fn at(&self, step: LayerStep) {
         lock(&self.flight.state).step = Some(step);
         self.flight.changed.notify_all();
@@ -127,6 +167,14 @@ impl Drop for Lead<'_> {
         lock(&self.downloads.in_flight).remove(&self.layer);
         lock(&self.flight.state).has_ended = true;
         self.flight.changed.notify_all();
+    }
+}
+
+/// Fails once a pull is to begin nothing more.
+fn check(cancel: &Cancel) -> Result<(), Error> {
+    match cancel.is_used() {
+        true => Err(registry::Error::Cancelled.into()),
+        false => Ok(()),
     }
 }
 
@@ -148,7 +196,7 @@ impl Flight {
                 state = lock(&self.state);
                 continue;
             }
-            cancel.check()?;
+            check(cancel)?;
             let waited = self.changed.wait_timeout(state, LOOK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -165,20 +213,20 @@ impl Store {
     ) -> Result<(), Error> {
         let mut arrived = LayerStep::Exists;
         loop {
-            source.cancel.check()?;
-            let role = downloads.join(source.diff_id);
+            check(source.cancel)?;
+            let role = downloads.join(source.diff_id, source.cancel);
             // Asked after joining: from here on nobody but the leader puts it in place.
             if self.has_layer(&source.diff_id) {
                 tell(arrived);
                 return Ok(());
             }
             match role {
-                Role::Follow(flight) => {
-                    flight.follow(source.cancel, tell)?;
+                Role::Follow(follow) => {
+                    follow.flight.follow(source.cancel, tell)?;
                     arrived = LayerStep::Complete;
                 }
                 Role::Lead(lead) => {
-                    return self.download(downloads, source, &|step| {
+                    return self.download(&lead, source, &|step| {
                         lead.at(step);
                         tell(step);
                     });
@@ -189,14 +237,15 @@ impl Store {
 
     fn download(
         &self,
-        downloads: &Downloads,
+        lead: &Lead<'_>,
         source: &Source<'_>,
         tell: &dyn Fn(LayerStep),
     ) -> Result<(), Error> {
-        let slot = downloads
+        let slot = lead
+            .downloads
             .slots
             .take(source.cancel, || tell(LayerStep::Waiting))?;
-        let layer = self.stream(source, tell)?;
+        let layer = self.stream(lead, source, tell)?;
         drop(slot);
         if layer.diff_id != source.diff_id {
             return Err(Error::RootFsMismatch);
@@ -206,7 +255,12 @@ impl Store {
         Ok(())
     }
 
-    fn stream(&self, source: &Source<'_>, tell: &dyn Fn(LayerStep)) -> Result<Finished, Error> {
+    fn stream(
+        &self,
+        lead: &Lead<'_>,
+        source: &Source<'_>,
+        tell: &dyn Fn(LayerStep),
+    ) -> Result<Finished, Error> {
         let retrying = &mut |left: Duration| {
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             tell(LayerStep::Retrying { seconds });
@@ -224,13 +278,17 @@ impl Store {
         let (mut current, mut format) = (0, None);
         let mut buffer = vec![0; CHUNK];
         loop {
-            let amount = match blob.read_patiently(&mut buffer, retrying) {
+            let read = blob.read_patiently(&mut buffer, retrying);
+            let amount = match read.map_err(Error::from).and_then(|amount| {
+                lead.check()?;
+                Ok(amount)
+            }) {
                 Ok(0) => break,
                 Ok(amount) => amount,
                 Err(error) => {
                     // The threads end before their scratch directory does.
                     let _ = pipeline.finish();
-                    return Err(error.into());
+                    return Err(error);
                 }
             };
             hash.update(&buffer[..amount]);
@@ -359,17 +417,18 @@ mod tests {
     fn one_leads_and_others_follow() {
         let downloads = Downloads::new(3);
         let layer = Digest::of(b"layer");
-        let Role::Lead(lead) = downloads.join(layer) else {
+        let cancel = Cancel::new();
+        let Role::Lead(lead) = downloads.join(layer, &cancel) else {
             panic!("nobody else is there");
         };
-        let Role::Follow(flight) = downloads.join(layer) else {
+        let Role::Follow(follow) = downloads.join(layer, &cancel) else {
             panic!("somebody leads");
         };
         lead.at(LayerStep::Verifying);
         let told = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
-            let follower =
-                scope.spawn(|| flight.follow(&Cancel::new(), &|step| lock(&told).push(step)));
+            let follower = scope
+                .spawn(|| (follow.flight).follow(&Cancel::new(), &|step| lock(&told).push(step)));
             while lock(&told).is_empty() {
                 std::thread::yield_now();
             }
@@ -377,6 +436,28 @@ mod tests {
             assert!(follower.join().unwrap().is_ok());
         });
         assert_eq!(*lock(&told), [LayerStep::Verifying]);
-        assert!(matches!(downloads.join(layer), Role::Lead(_)));
+        assert!(matches!(downloads.join(layer, &cancel), Role::Lead(_)));
+    }
+
+    #[test]
+    fn who_follows_keeps_a_leader_whose_pull_is_cancelled() {
+        let downloads = Downloads::new(3);
+        let (first, second) = (Cancel::new(), Cancel::new());
+        let (shared, own) = (Digest::of(b"shared"), Digest::of(b"own"));
+        let lead = |layer| match downloads.join(layer, &first) {
+            Role::Lead(lead) => lead,
+            Role::Follow(_) => panic!("nobody else is there"),
+        };
+        let (shared, own) = (lead(shared), lead(own));
+        let Role::Follow(follow) = downloads.join(shared.layer, &second) else {
+            panic!("somebody leads");
+        };
+        first.cancel();
+        assert!(first.check().is_ok() && shared.check().is_ok());
+        assert!(own.check().is_err(), "nobody else wants that one");
+        second.cancel();
+        assert!(follow.flight.follow(&second, &|_| ()).is_err());
+        drop(follow);
+        assert!(first.check().is_err() && shared.check().is_err());
     }
 }

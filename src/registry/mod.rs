@@ -50,7 +50,7 @@ use std::sync::Arc;
 pub use account::SearchResult;
 pub use auth::Credentials;
 pub use blob::{Blob, Retrying, Verified};
-pub use cancel::Cancel;
+pub use cancel::{Cancel, Hold};
 pub use config::{Config, HUB_SERVER, Shown};
 pub use credentials::{CredentialStore, server_of};
 pub use error::{Error, ErrorKind};

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import registry
 from archive import ARCHITECTURE
@@ -226,6 +227,30 @@ class Faults(PullCase):
         for client in clients:
             out, err = client.communicate(timeout=60)
             self.equal((client.returncode, b"Pull complete" in out), (0, True), f"end of a pull: {err}")
+        self.equal(line.asked.count(f"/blobs/{digest(big)} ".encode()), 1, "times that the layer was asked for")
+
+    @once
+    def test_the_first_of_two_pulls_is_cancelled(self):
+        big = layer(first=os.urandom(8 << 20))
+        for tag in "12":
+            self.registry.push("f/first", tag, big, layer(first=tag.encode()))
+        line = self.line()
+        self.gone(f"{line.host}/f/first:2")
+        first = self.daemon.start_client("pull", f"{line.host}/f/first:1")
+        self.equal(line.stopped.wait(20), True, "a pull is under way")
+        second = self.daemon.connect()
+        self.addCleanup(second.close)
+        second.sendall(f"POST /images/create?fromImage={line.host}/f/first&tag=2 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        told = b""
+        # What the first has of the layer is told of to the second too.
+        while f'"Downloading","progressDetail":{{"current":'.encode() not in told or digest(big)[7:19].encode() not in told:
+            told += second.recv(65536)
+        first.kill()
+        first.communicate(timeout=20)
+        time.sleep(0.5)  # for the daemon to notice
+        line.open.set()
+        while b"Status: " not in told:
+            told += second.recv(65536)
         self.equal(line.asked.count(f"/blobs/{digest(big)} ".encode()), 1, "times that the layer was asked for")
 
     @once
