@@ -261,6 +261,7 @@ impl Engine {
         // What an interrupted pull left belongs to no image.
         let mut reclaimed = self.images.collect().map_err(|error| image_error(&error))?;
         let mut deleted = Vec::new();
+        let mut failure = None;
         for image in self.images.list() {
             let labels = image.config.config.labels.clone().unwrap_or_default();
             if (dangling && !image.repo_tags.is_empty())
@@ -277,12 +278,23 @@ impl Engine {
                 names.push(image.id.to_string());
             }
             for name in names {
-                // Gone with a name before, or a container has taken it since: then it stays.
-                if let Ok((answers, freed)) = self.remove_image(&name, false) {
-                    deleted.extend(answers);
-                    reclaimed += freed;
+                match self.remove_image(&name, false) {
+                    Ok((answers, freed)) => {
+                        deleted.extend(answers);
+                        reclaimed += freed;
+                    }
+                    Err(error) if error.kind == Kind::System => {
+                        tracing::warn!(%name, %error, "cannot prune an image");
+                        failure.get_or_insert(error);
+                    }
+                    // Gone with a name before, or a container has taken it since: then it stays.
+                    Err(_) => {}
                 }
             }
+        }
+        // There is no place for an error beside what was done.
+        if let Some(error) = failure.filter(|_| deleted.is_empty()) {
+            return Err(error);
         }
         self.prune_event("image", reclaimed);
         Ok(PruneResponse {

@@ -143,6 +143,16 @@ impl Error {
         text
     }
 
+    /// Whether the filesystem, or the user's share of it, is full.
+    pub(super) fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+
+        let Self::Store { source, .. } = self else {
+            return false;
+        };
+        matches!(source.kind(), QuotaExceeded | StorageFull)
+    }
+
     pub(crate) fn entry(path: &[u8], reason: impl Into<String>) -> Self {
         Self::Entry {
             path: String::from_utf8_lossy(path).into_owned(),

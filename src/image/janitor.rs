@@ -1,4 +1,5 @@
-//! Work that nobody waits for: emptying the trash, and getting new layers onto the disk.
+//! Work that nobody waits for: emptying the trash, keeping some room in reserve, and getting new
+//! layers onto the disk.
 //!
 //! One thread, fed by a channel, that ends with its store. What it does not get to is found again
 //! at the next `Store::open`.
@@ -10,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::error::{Error, store};
-use super::{layer, scratch, store::names};
+use super::{layer, reserve, scratch, store::names};
 
 enum Task {
     Sweep,
@@ -92,6 +93,7 @@ fn run(root: &Path, queue: &Receiver<Task>, stop: &AtomicBool) {
         }
         if sweep {
             empty(&root.join("trash"), stop);
+            reserve::make(root);
         }
         if !layers.is_empty() {
             match layer::sync_filesystem(root) {

@@ -51,6 +51,7 @@ mod push;
 mod query;
 mod refs;
 mod remove;
+mod reserve;
 mod save;
 mod schema;
 mod scratch;

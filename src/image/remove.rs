@@ -131,7 +131,7 @@ impl Store {
         for name in names {
             refs.remove(name);
         }
-        refs.write(&self.root)?;
+        self.make_do(|| refs.write(&self.root))?;
         index.refs = refs;
         removed.extend(names.iter().map(|name| Removed::Untagged {
             name: name.familiar(),

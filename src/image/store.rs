@@ -13,6 +13,7 @@
 //!     pulled              it came before its image; when, by the file's time
 //!     unsynced            the boot in which it was written, until it is known to be on disk
 //!   refs.json, refs.old   names → ids, replaced whole
+//!   reserve               room for a removal (see `reserve`)
 //!   tmp/                  what is being built; emptied at open
 //!   trash/                what is being removed; emptied at open
 //! ```
@@ -51,6 +52,7 @@ use super::layer;
 use super::origin::Origin;
 use super::owner::Owners;
 use super::refs::Refs;
+use super::reserve;
 use super::scratch::Scratch;
 use super::unpack::Limits;
 use crate::sys::atomic::{self, Durability};
@@ -202,9 +204,22 @@ impl Store {
         atomic::write(&path, &bytes, Durability::Lazy).map_err(store("write", &path))
     }
 
+    /// Does a part of a removal, with the space that is kept in reserve if need be.
+    pub(super) fn make_do<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        match act() {
+            Err(error) if error.is_full() && reserve::give_up(&self.root) => {
+                let done = act();
+                reserve::make(&self.root);
+                done
+            }
+            done => done,
+        }
+    }
+
     /// Moves something into the trash, where the janitor finds it.
     pub(super) fn trash(&self, path: &Path) -> Result<(), Error> {
-        trash::discard(&self.root.join("trash"), "image", path).map_err(store("remove", path))?;
+        let trash = self.root.join("trash");
+        self.make_do(|| trash::discard(&trash, "image", path).map_err(store("remove", path)))?;
         self.janitor.sweep();
         Ok(())
     }

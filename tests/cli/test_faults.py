@@ -308,6 +308,16 @@ class Full(unittest.TestCase):
             before = shutil.disk_usage(small).free
             if before < 2_000_000:
                 fail("docker load on a full disk", "what it wrote taken back", f"{before} bytes free")
+            daemon.docker("tag", "busybox", "another:1")
+            with open(small + "/filler", "wb", buffering=0) as filler:
+                try:
+                    while True:
+                        filler.write(b"x" * 4096)
+                except OSError:
+                    pass
+            daemon.docker("rmi", "another:1", out="Untagged: another:1")
+            daemon.docker("image", "prune", "-af", out=re.compile("untagged: busybox:latest"))
+            os.unlink(small + "/filler")
         finally:
             leaks = daemon.close()
         check(leaks)
