@@ -20,6 +20,7 @@ use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
 use crate::engine::plan::HOST_GATEWAY;
+use crate::engine::platforms;
 use crate::engine::spare;
 use crate::engine::update::{NO_LIMITS, is_limited};
 use crate::image::{self, Image};
@@ -503,16 +504,7 @@ fn check_platform(wanted: Option<&str>, image: &Image, name: &str) -> Result<()>
             .map_err(|error: crate::types::platform::PlatformError| {
                 Error::invalid(error.to_string())
             })?;
-    let have = Platform::new(&image.os, &image.architecture, &image.variant);
-    if wanted.runs(&have) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::NotFound,
-        format!(
-            "image with reference {name} was found but does not provide the specified platform ({wanted})"
-        ),
-    ))
+    platforms::check(image, &wanted, name)
 }
 
 /// Copies what the image has at `destination` into the volume at `volume`. Layers are searched

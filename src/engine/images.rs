@@ -10,8 +10,10 @@ use crate::api::image::{
 use crate::api::progress::JsonMessage;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::platforms;
 use crate::image::{self, ErrorKind, Image, User};
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
 
@@ -105,8 +107,8 @@ impl Engine {
     }
 
     /// Everything about an image.
-    pub fn image_inspect(&self, name: &str) -> Result<Inspect> {
-        let image = self.find_image(name)?;
+    pub fn image_inspect(&self, name: &str, platform: Option<&Platform>) -> Result<Inspect> {
+        let image = self.find_image_for(name, platform)?;
         let config = &image.config;
         // The API's type and the image's own have the same fields in the same spelling.
         let shown = serde_json::to_value(&config.config)
@@ -161,7 +163,12 @@ impl Engine {
     }
 
     /// How an image came about, the newest step first.
-    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>> {
+    pub fn image_history(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<HistoryItem>> {
+        self.find_image_for(name, platform)?;
         let lines = self
             .images
             .history(name)
@@ -204,7 +211,13 @@ impl Engine {
     }
 
     /// Takes a name away from an image, and the image with its last name.
-    pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<DeleteResponse>> {
+    pub fn image_remove(
+        &self,
+        name: &str,
+        force: bool,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<DeleteResponse>> {
+        self.find_image_for(name, platform)?;
         Ok(self.remove_image(name, force)?.0)
     }
 
@@ -351,6 +364,19 @@ impl Engine {
     /// The image of that name, id, or digest.
     pub(super) fn find_image(&self, name: &str) -> Result<Image> {
         self.images.get(name).map_err(|error| image_error(&error))
+    }
+
+    /// The same, which must be for `platform` if one is given.
+    fn find_image_for(&self, name: &str, platform: Option<&Platform>) -> Result<Image> {
+        let image = self.find_image(name)?;
+        if let Some(wanted) = platform {
+            let named = Reference::parse_named(name).ok();
+            // A name that is written in full is told of in short.
+            let full = named.filter(|named| named.to_string() == name);
+            let shown = full.map_or_else(|| name.to_owned(), |named| named.familiar());
+            platforms::check(&image, wanted, &shown)?;
+        }
+        Ok(image)
     }
 
     fn image_users(&self, id: &Digest) -> Vec<User> {

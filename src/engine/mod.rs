@@ -41,6 +41,7 @@ pub mod list;
 mod networks;
 mod pause;
 mod plan;
+mod platforms;
 pub mod pull;
 pub mod push;
 mod registries;

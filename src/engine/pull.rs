@@ -8,6 +8,7 @@ use crate::api::progress::{JsonMessage, ProgressDetail};
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::{image_error, signed};
+use crate::engine::platforms;
 use crate::image::{self, LayerStep, Pull, Step};
 use crate::registry::{self, Access, Cancel, Credentials, ErrorKind, Repository, Target};
 use crate::types::digest::Digest;
@@ -145,18 +146,10 @@ fn message(shown: &str, name: &Reference, step: Step) -> JsonMessage {
 
 /// A single image is pulled for whatever platform it is, with a warning.
 fn warn_of_platform(name: &Reference, wanted: &Platform, found: &image::Image, tell: Tell<'_>) {
-    let actual = Platform::new(&found.os, &found.architecture, &found.variant);
-    if wanted.runs(&actual) {
+    let Err(error) = platforms::check(found, wanted, &name.familiar()) else {
         return;
-    }
-    let name = match name.digest() {
-        Some(digest) => digest_name(name, digest),
-        None => format!("{}:{}", name.repository(), name.tag().unwrap_or_default()),
     };
-    let warning = format!(
-        "WARNING: image with reference {name} was found but does not match the specified \
-         platform: wanted {wanted}, actual: {actual}"
-    );
+    let warning = format!("WARNING: {error}");
     tracing::warn!("{warning}");
     tell(JsonMessage::status("", warning));
 }

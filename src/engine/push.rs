@@ -10,6 +10,7 @@ use crate::api::progress::{JsonMessage, ProgressDetail};
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::{image_error, signed};
+use crate::engine::platforms;
 use crate::engine::pull::{Tell, credentials, registry_error};
 use crate::image::{self, Push, Pushed, UploadStep};
 use crate::registry::{self, Access, Cancel};
@@ -106,18 +107,7 @@ impl Engine {
 
     fn check_platform(&self, name: &Reference, wanted: &Platform) -> Result<()> {
         let name = name.familiar();
-        let found = self.find_image(&name)?;
-        let actual = Platform::new(&found.os, &found.architecture, &found.variant);
-        if wanted.runs(&actual) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::NotFound,
-            format!(
-                "image with reference {name} was found but its platform ({actual}) does not \
-                 match the specified platform ({wanted})"
-            ),
-        ))
+        platforms::check(&self.find_image(&name)?, wanted, &name)
     }
 }
 

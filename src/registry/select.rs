@@ -44,7 +44,7 @@ impl Repository {
         };
         let mut search = Search {
             repository: self,
-            wanted: candidates(&platform.cloned().unwrap_or_else(maximum)),
+            wanted: platform.cloned().unwrap_or_else(maximum).candidates(),
             reference: self.reference().familiar(),
             text: platform.map_or_else(host_text, Platform::to_string),
             fetches: 0,
@@ -101,7 +101,7 @@ impl Index {
     /// # Errors
     /// [`Error::NoMatch`] where there are none.
     pub fn best(&self, platform: Option<&Platform>) -> Result<Vec<&Descriptor>, Error> {
-        let wanted = candidates(&platform.cloned().unwrap_or_else(maximum));
+        let wanted = platform.cloned().unwrap_or_else(maximum).candidates();
         let found = matches(self, &wanted);
         if found.is_empty() {
             let text = platform.map_or_else(host_text, Platform::to_string);
@@ -136,64 +136,6 @@ fn matches<'a>(index: &'a Index, wanted: &[Platform]) -> Vec<&'a Descriptor> {
         .collect();
     found.sort_by_key(|(rank, _)| *rank);
     found.into_iter().map(|(_, entry)| entry).collect()
-}
-
-/// The platforms whose programs run on `platform`, best first.
-fn candidates(platform: &Platform) -> Vec<Platform> {
-    let new =
-        |architecture: &str, variant: &str| Platform::new(&platform.os, architecture, variant);
-    let version = |variant: &str| -> Option<(u32, u32)> {
-        let mut parts = variant.strip_prefix('v')?.splitn(2, '.');
-        let major = parts.next()?.parse().ok()?;
-        Some((
-            major,
-            parts.next().map_or(Some(0), |minor| minor.parse().ok())?,
-        ))
-    };
-    let arm_below = |major: u32| (5..=major).rev().map(move |older| format!("v{older}"));
-    match platform.architecture.as_str() {
-        "amd64" => {
-            let major = version(&platform.variant).map_or(1, |(major, _)| major.min(16));
-            let older = (1..major)
-                .rev()
-                .map(|older| new("amd64", &format!("v{older}")));
-            [platform.clone()]
-                .into_iter()
-                .chain(older)
-                .chain([new("386", "")])
-                .collect()
-        }
-        "arm" => match version(&platform.variant) {
-            Some((major, 0)) if (5..=8).contains(&major) => arm_below(major)
-                .map(|variant| new("arm", &variant))
-                .collect(),
-            _ => vec![platform.clone()],
-        },
-        "arm64" => {
-            let variant = if platform.variant.is_empty() {
-                "v8"
-            } else {
-                &platform.variant
-            };
-            // An ARMv9.x has what an ARMv8.(x+5) has.
-            let series: &[(u32, u32)] = match version(variant) {
-                Some((8, minor)) if minor <= 9 => &[(8, minor)],
-                Some((9, minor)) if minor <= 7 => &[(9, minor), (8, (minor + 5).min(9))],
-                _ => return Vec::new(),
-            };
-            let versions = series.iter().flat_map(|&(major, minor)| {
-                (0..=minor).rev().map(move |minor| match minor {
-                    0 => format!("v{major}"),
-                    minor => format!("v{major}.{minor}"),
-                })
-            });
-            versions
-                .map(|variant| new("arm64", &variant))
-                .chain(arm_below(8).map(|variant| new("arm", &variant)))
-                .collect()
-        }
-        _ => vec![platform.clone()],
-    }
 }
 
 /// This machine, with the newest variant that its processor has.
@@ -265,7 +207,8 @@ mod tests {
     }
 
     fn list(text: &str) -> String {
-        let all: Vec<String> = candidates(&platform(text))
+        let all: Vec<String> = platform(text)
+            .candidates()
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -327,7 +270,7 @@ mod tests {
     fn picks_the_best() {
         let pick = |entries: &[&str], wanted: &str| {
             let index = index(entries);
-            let found = matches(&index, &candidates(&platform(wanted)));
+            let found = matches(&index, &platform(wanted).candidates());
             found.first().map(|entry| entry.digest)
         };
         let of = |text: &str| Some(Digest::of(text.as_bytes()));
@@ -365,7 +308,7 @@ mod tests {
         #[test]
         fn never_panics(os in "[a-z]{0,5}", architecture in "amd64|arm|arm64|[a-z0-9]{0,6}", variant in "v?[0-9.]{0,12}") {
             let wanted = Platform::new(&os, &architecture, &variant);
-            let all = candidates(&wanted);
+            let all = wanted.candidates();
             prop_assert!(all.len() < 64);
         }
     }

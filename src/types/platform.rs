@@ -82,26 +82,66 @@ impl Platform {
         Self::new("linux", std::env::consts::ARCH, variant)
     }
 
-    /// Whether an image for `image` runs where `self` is asked for: the same system and
-    /// architecture, and a variant that is not newer.
+    /// Whether an image for `image` runs where `self` is asked for.
     pub fn runs(&self, image: &Self) -> bool {
-        self.os == image.os
-            && self.architecture == image.architecture
-            && (self.variant == image.variant
-                || level(&image.architecture, &image.variant)
-                    <= level(&self.architecture, &self.variant))
+        self.candidates().contains(image)
     }
-}
 
-/// Order of variants: `v7` is 7; the usual one of arm64 is 8, of amd64 1.
-fn level(architecture: &str, variant: &str) -> u32 {
-    let digits = variant.strip_prefix('v').unwrap_or(variant);
-    let major = digits.split('.').next().unwrap_or_default();
-    match (architecture, variant) {
-        ("arm64", "") => 8,
-        ("amd64", "") => 1,
-        ("arm", "") => 7,
-        _ => major.parse().unwrap_or(u32::MAX),
+    /// The platforms whose programs run on this one, best first: containerd's rules.
+    pub fn candidates(&self) -> Vec<Self> {
+        let new = |architecture: &str, variant: &str| Self::new(&self.os, architecture, variant);
+        let version = |variant: &str| -> Option<(u32, u32)> {
+            let mut parts = variant.strip_prefix('v')?.splitn(2, '.');
+            let major = parts.next()?.parse().ok()?;
+            Some((
+                major,
+                parts.next().map_or(Some(0), |minor| minor.parse().ok())?,
+            ))
+        };
+        let arm_below = |major: u32| (5..=major).rev().map(move |older| format!("v{older}"));
+        match self.architecture.as_str() {
+            "amd64" => {
+                let major = version(&self.variant).map_or(1, |(major, _)| major.min(16));
+                let older = (1..major)
+                    .rev()
+                    .map(|older| new("amd64", &format!("v{older}")));
+                [self.clone()]
+                    .into_iter()
+                    .chain(older)
+                    .chain([new("386", "")])
+                    .collect()
+            }
+            "arm" => match version(&self.variant) {
+                Some((major, 0)) if (5..=8).contains(&major) => arm_below(major)
+                    .map(|variant| new("arm", &variant))
+                    .collect(),
+                _ => vec![self.clone()],
+            },
+            "arm64" => {
+                let variant = if self.variant.is_empty() {
+                    "v8"
+                } else {
+                    &self.variant
+                };
+                // An ARMv9.x has what an ARMv8.(x+5) has.
+                let series: &[(u32, u32)] = match version(variant) {
+                    Some((8, minor)) if minor <= 9 => &[(8, minor)],
+                    Some((9, minor)) if minor <= 7 => &[(9, minor), (8, (minor + 5).min(9))],
+                    _ => return Vec::new(),
+                };
+                let versions = series.iter().flat_map(|&(major, minor)| {
+                    (0..=minor).rev().map(move |minor| match minor {
+                        0 => format!("v{major}"),
+                        minor => format!("v{major}.{minor}"),
+                    })
+                });
+                versions
+                    .map(|variant| new("arm64", &variant))
+                    .chain(arm_below(8).map(|variant| new("arm", &variant)))
+                    .collect()
+            }
+            _ => vec![self.clone()],
+        }
     }
 }
 
@@ -258,6 +298,9 @@ mod tests {
         assert!(runs("linux/arm/v7", "linux/arm/v6"));
         assert!(!runs("linux/arm/v6", "linux/arm/v7"));
         assert!(runs("linux/amd64/v3", "linux/amd64"));
+        assert!(runs("linux/amd64", "linux/386"));
+        assert!(runs("linux/arm64", "linux/arm/v6"));
+        assert!(!runs("linux/386", "linux/amd64"));
         assert!(!runs("linux/amd64", "linux/arm64"));
     }
 }

@@ -145,8 +145,8 @@ class Platforms(PullCase):
         self.registry.push("p/single", "1", SMALL)
         self.gone(name)
         self.docker("pull", "--platform", "linux/" + OTHER, name, out=re.compile(
-            f"WARNING: image with reference {name} was found but does not match the specified platform: "
-            f"wanted linux/{OTHER}, actual: linux/{ARCHITECTURE}"))
+            re.escape(f"WARNING: image with reference {name} was found but its platform (linux/{ARCHITECTURE}) does not match "
+                      f"the specified platform (linux/{OTHER})")))
 
 
 class Messages(PullCase):

@@ -6,6 +6,7 @@ import re
 import time
 import urllib.parse
 
+from archive import ARCHITECTURE
 from harness import Case, once
 
 NUMBER = 'strconv.Atoi: parsing "abc": invalid syntax'
@@ -70,6 +71,26 @@ class Wording(Case):
             ("POST", f"/containers/{made}/start?checkpoint-dir=x", 403, "custom checkpointdir is not supported"),
             ("POST", f"/containers/{name}/wait?condition=x", 400, 'invalid condition: "x"'),
         ])
+
+    def test_platforms(self):
+        other = "arm64" if ARCHITECTURE != "arm64" else "amd64"
+        wanted = json.dumps({"os": "linux", "architecture": other})
+        refused = ("image with reference busybox was found but its platform "
+                   f"(linux/{ARCHITECTURE}) does not match the specified platform (linux/{other})")
+        self.table([
+            ("GET", f"/images/busybox/json?platform={wanted}", 404, refused),
+            ("GET", f"/images/busybox/history?platform={wanted}", 404, refused),
+            ("DELETE", f"/images/busybox?platforms={wanted}", 404, refused),
+            ("DELETE", f"/images/busybox?platforms={wanted}&platforms={wanted}", 400, "multiple platforms are not supported"),
+            ("GET", f"/images/busybox/json?manifests=1&platform={wanted}", 400,
+             "conflicting options: manifests and platform options cannot both be set"),
+            ("GET", '/images/busybox/history?platform={"os":"linux"}', 400, "both OS and Architecture must be provided"),
+            ("GET", '/images/busybox/history?platform={"variant":"v1"}', 400,
+             "optional platform fields provided, but OS and Architecture are missing"),
+        ])
+        self.said("POST", f"/containers/create?platform=linux/{other}", 404, refused, {"Image": "busybox"})
+        own = urllib.parse.quote(json.dumps({"os": "linux", "architecture": ARCHITECTURE}))
+        self.equal(self.daemon.http("GET", f"/v1.49/images/busybox/json?platform={own}")[0], 200, "an image for its own platform")
 
     def test_restart(self):
         name = self.name()

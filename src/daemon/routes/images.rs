@@ -46,14 +46,27 @@ pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
 /// `GET /images/{name}/json`.
 pub async fn inspect(state: State, request: Request) -> Result<Answer, Failure> {
     let name = request.name.clone();
-    let found = quick(&state, move |engine| engine.image_inspect(&name)).await?;
+    let platform = wanted_platform(&request, 49)?;
+    if platform.is_some() && request.query.flag("manifests") {
+        return Err(Failure::bad_request(
+            "conflicting options: manifests and platform options cannot both be set",
+        ));
+    }
+    let found = quick(&state, move |engine| {
+        engine.image_inspect(&name, platform.as_ref())
+    })
+    .await?;
     Ok(shaped(&request, &found))
 }
 
 /// `GET /images/{name}/history`.
 pub async fn history(state: State, request: Request) -> Result<Answer, Failure> {
     let name = request.name.clone();
-    let found = quick(&state, move |engine| engine.image_history(&name)).await?;
+    let platform = wanted_platform(&request, 48)?;
+    let found = quick(&state, move |engine| {
+        engine.image_history(&name, platform.as_ref())
+    })
+    .await?;
     Ok(shaped(&request, &found))
 }
 
@@ -76,7 +89,19 @@ pub async fn remove(state: State, request: Request) -> Result<Answer, Failure> {
     }
     let force = request.query.flag("force");
     let name = request.name.clone();
-    let removed = slow(&state, move |engine| engine.image_remove(&name, force)).await?;
+    let platforms = match request.since(50) {
+        true => request.query.all("platforms"),
+        false => Vec::new(),
+    };
+    let platforms = platforms.iter().map(|text| described_platform(text));
+    let platforms = platforms.collect::<Result<Vec<_>, _>>()?;
+    if platforms.len() > 1 {
+        return Err(Failure::bad_request("multiple platforms are not supported"));
+    }
+    let removed = slow(&state, move |engine| {
+        engine.image_remove(&name, force, platforms.first())
+    })
+    .await?;
     Ok(shaped(&request, &removed))
 }
 
@@ -249,19 +274,33 @@ pub async fn push(state: State, request: Request) -> Result<Answer, Failure> {
     .await
 }
 
+/// The platform that an image must be for, if one is said; since an API version.
+fn wanted_platform(request: &Request, since: u16) -> Result<Option<Platform>, Failure> {
+    let given = request.query.text("platform");
+    let given = given.filter(|_| request.since(since));
+    given.map(described_platform).transpose()
+}
+
 /// A platform as newer clients send it: an OCI platform's JSON.
 fn described_platform(text: &str) -> Result<Platform, Failure> {
     let platform: Platform = serde_json::from_str(text)
         .map_err(|error| Failure::bad_request(format!("failed to parse platform: {error}")))?;
-    if platform.os.is_empty() || platform.architecture.is_empty() {
+    let Platform {
+        os,
+        architecture,
+        variant,
+    } = &platform;
+    if os.is_empty() && architecture.is_empty() && !variant.is_empty() {
+        return Err(Failure::bad_request(
+            "optional platform fields provided, but OS and Architecture are missing",
+        ));
+    }
+    if os.is_empty() || architecture.is_empty() {
         return Err(Failure::bad_request(
             "both OS and Architecture must be provided",
         ));
     }
-    let Platform {
-        os, architecture, ..
-    } = &platform;
-    Ok(Platform::new(os, architecture, &platform.variant))
+    Ok(Platform::new(os, architecture, variant))
 }
 
 /// Where a transfer's messages go.
