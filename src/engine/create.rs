@@ -64,7 +64,7 @@ impl Engine {
         if image_name.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
-        let image = self.find_image(&image_name)?;
+        let image = self.image_to_run(&image_name)?;
         check_platform(platform, &image, &image_name)?;
         if host_config
             .storage_opt

@@ -366,7 +366,19 @@ impl Engine {
         self.images.get(name).map_err(|error| image_error(&error))
     }
 
-    /// The same, which must be for `platform` if one is given.
+    /// The image of that name for a container: the one that is built in is there whenever it is
+    /// wanted.
+    pub(super) fn image_to_run(&self, name: &str) -> Result<Image> {
+        match self.find_image(name) {
+            Err(error) if error.kind == Kind::NotFound && image::hello::is_named(name) => {
+                image::hello::ensure(&self.images).map_err(|error| image_error(&error))?;
+                self.find_image(name)
+            }
+            found => found,
+        }
+    }
+
+    /// The same as [`Self::find_image`]; it must be for `platform` if one is given.
     fn find_image_for(&self, name: &str, platform: Option<&Platform>) -> Result<Image> {
         let image = self.find_image(name)?;
         if let Some(wanted) = platform {

@@ -227,7 +227,7 @@ impl Engine {
             tracing::error!("cannot remove unused layers: {}", error.chain());
         }
         // Only one image is missing then.
-        if let Err(error) = image::hello::ensure(&engine.images) {
+        if let Err(error) = image::hello::renew(&engine.images) {
             tracing::error!(
                 "cannot make the image {}: {}",
                 image::hello::NAME,

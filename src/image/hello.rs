@@ -3,8 +3,9 @@
 //! So `moss run hello` works with no registry and no network. Its one layer holds one file, the
 //! program that `build.rs` compiled from `src/hello`; the archive is made in memory, without dates
 //! or names of anybody, so that one build of moss always makes the same image, and goes in by the
-//! ordinary way of [`Store::load`]. A later build replaces it; an image of that name that someone
-//! else made is left alone.
+//! ordinary way of [`Store::load`]. A new store has it from the start ([`renew`]); one from which it
+//! was removed gets it back when a container is to be made of it ([`ensure`]). A later build replaces
+//! it; an image of that name that someone else made is left alone.
 
 use std::io;
 
@@ -14,6 +15,7 @@ use super::error::{Error, ErrorKind};
 use super::store::Store;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
+use crate::types::reference::Reference;
 
 /// The program: a static executable that needs nothing of its image.
 pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
@@ -23,6 +25,23 @@ pub const NAME: &str = "hello:latest";
 
 /// The label by which an image of ours is known.
 const LABEL: &str = "moss.builtin";
+
+/// Whether this is what the image is called.
+pub fn is_named(name: &str) -> bool {
+    let name = Reference::parse(name);
+    name.is_ok_and(|name| name.digest().is_none() && name.familiar() == NAME)
+}
+
+/// Sees to it that a new store has the image, and another the one of this build if it has any.
+///
+/// # Errors
+/// Those of [`ensure`].
+pub fn renew(store: &Store) -> Result<(), Error> {
+    match store.is_new() || store.get(NAME).is_ok() {
+        true => ensure(store),
+        false => Ok(()),
+    }
+}
 
 /// Sees to it that the store has the image, as this build makes it.
 ///
@@ -121,7 +140,6 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::types::reference::Reference;
 
     #[test]
     fn the_program_is_small_and_needs_nothing() {
@@ -139,6 +157,28 @@ mod tests {
         let text = String::from_utf8_lossy(&output.stdout);
         for word in ["isolation", "ids", "storage", "network", "moss doctor"] {
             assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn it_stays_away_until_it_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        renew(&store).unwrap();
+        renew(&store).unwrap();
+        assert_eq!(store.list().len(), 1);
+        store.remove(NAME, false, &|_| Vec::new()).unwrap();
+        drop(store);
+        let store = Store::open(root.path()).unwrap();
+        renew(&store).unwrap();
+        assert!(store.list().is_empty());
+        ensure(&store).unwrap();
+        assert_eq!(store.list().len(), 1);
+        for name in ["hello", NAME, "docker.io/library/hello"] {
+            assert!(is_named(name), "{name}");
+        }
+        for name in ["hello:1", "a/hello", "hello-world", "HELLO", ""] {
+            assert!(!is_named(name), "{name}");
         }
     }
 

@@ -120,6 +120,13 @@ class Disk(unittest.TestCase):
             client("image", "prune", "-af", "--filter", "until=1m", out=harness.re.compile("untagged: two:1\n(.|\n)*Total reclaimed space: "))
             self.equal(self.layers_size() in (0, self.before), True, "all is gone but perhaps what is built in")
 
+    def test_what_is_built_in_comes_when_it_is_run(self):
+        self.daemon.moss("image", "prune", "-af")
+        self.daemon.stop()
+        self.daemon.start()
+        self.docker("images", "-aq", out="")
+        self.daemon.moss("run", "--rm", "hello", out=harness.re.compile("isolation"))
+
     def test_killed_meanwhile(self):
         names = [f"many:{number}" for number in range(8)]
         for number in range(8):
