@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -154,7 +155,7 @@ pub fn pull(client: &Client, pull: &args::Pull) -> Result<()> {
 
 /// Has the engine pull an image, or all of a repository's where the name says no more, and shows
 /// how far it is.
-pub fn fetch<W: Write + IsTerminal>(
+pub fn fetch<W: Write + IsTerminal + AsFd>(
     client: &Client,
     name: &Reference,
     platform: &str,

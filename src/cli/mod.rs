@@ -18,6 +18,7 @@
 
 pub mod accounts;
 pub mod args;
+mod bars;
 pub mod containers;
 pub mod create;
 pub mod engine;

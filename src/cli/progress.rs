@@ -1,23 +1,41 @@
-//! The messages of load, import and pull: JSON objects, shown as docker shows them.
+//! The messages of load, import, pull and push: JSON objects, shown as docker shows them.
 //!
-//! To a terminal, each id has a line that is rewritten; elsewhere a line is printed for each
-//! message that is no mere progress.
+//! To a terminal, each id has a line that is rewritten (`bars`), and below them, where the cursor
+//! is, the total comes and goes; elsewhere a line is printed for each message that is no mere
+//! progress.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::bars::Lines;
 use super::error::Exit;
-use super::table::size;
+use super::terminal;
 use crate::api::progress::JsonMessage;
 
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
+
 /// Shows all messages of an answer; the engine's error in it is ours.
-pub fn show<W: Write + IsTerminal>(body: impl Read, out: &mut W, quiet: bool) -> Result<()> {
-    let on_terminal = out.is_terminal();
+pub fn show<W: Write + IsTerminal + AsFd>(body: impl Read, out: &mut W, quiet: bool) -> Result<()> {
     let mut screen = Screen {
-        on_terminal,
-        ids: Vec::new(),
+        on_terminal: out.is_terminal(),
+        columns: COLUMNS,
+        lines: Lines::default(),
     };
+    let shown = messages(body, &mut screen, out, quiet);
+    screen.end(out)?;
+    shown
+}
+
+fn messages<W: Write + AsFd>(
+    body: impl Read,
+    screen: &mut Screen,
+    out: &mut W,
+    quiet: bool,
+) -> Result<()> {
     for line in BufReader::new(body).split(b'\n') {
         let line = line.context("cannot read the engine's answer")?;
         if line.trim_ascii().is_empty() {
@@ -29,7 +47,8 @@ pub fn show<W: Write + IsTerminal>(body: impl Read, out: &mut W, quiet: bool) ->
             return Err(Exit::because(1, error));
         }
         if !quiet || !message.stream.is_empty() {
-            screen.show(&message, out)?;
+            screen.columns = terminal::columns(&*out).unwrap_or(COLUMNS);
+            screen.show(&message, Instant::now(), out)?;
         }
     }
     Ok(())
@@ -46,52 +65,55 @@ fn failure(message: &JsonMessage) -> Option<String> {
 /// What has been shown so far.
 struct Screen {
     on_terminal: bool,
-    /// Ids with a line of their own, the topmost first.
-    ids: Vec<String>,
+    columns: usize,
+    /// Ids with a line of their own.
+    lines: Lines,
 }
 
 impl Screen {
-    fn show(&mut self, message: &JsonMessage, out: &mut impl Write) -> Result<()> {
+    fn show(&mut self, message: &JsonMessage, now: Instant, out: &mut impl Write) -> Result<()> {
         if !message.stream.is_empty() {
-            self.ids.clear();
+            self.end(out)?;
             out.write_all(message.stream.as_bytes())?;
             return Ok(out.flush()?);
         }
         if message.status.is_empty() {
             return Ok(());
         }
-        let detail = message
-            .progress_detail
-            .filter(|detail| detail.current > 0 || detail.total > 0);
         if !self.on_terminal {
-            if detail.is_none() {
+            let detail = message.progress_detail;
+            if detail.is_none_or(|detail| detail.current <= 0 && detail.total <= 0) {
                 writeln!(out, "{}", text(message))?;
             }
             return Ok(());
         }
-        let mut line = text(message);
-        if let Some(detail) = detail {
-            line.push_str(&format!("  {}", size(detail.current)));
-            if detail.total > 0 {
-                line.push_str(&format!("/{}", size(detail.total)));
-            }
-        }
         if message.id.is_empty() {
-            self.ids.clear();
-            writeln!(out, "{line}")?;
+            self.end(out)?;
+            writeln!(out, "{}", text(message))?;
             return Ok(());
         }
-        let up = match self.ids.iter().position(|id| *id == message.id) {
-            Some(index) => self.ids.len() - index,
-            None => {
-                self.ids.push(message.id.clone());
-                writeln!(out)?;
-                1
-            }
-        };
+        let known = self.lines.len();
+        let at = self.lines.see(message, now);
+        if self.lines.len() > known {
+            // Where the total was.
+            writeln!(out, "\x1b[2K")?;
+        }
+        let up = self.lines.len() - at;
+        let line = self.lines.text(at, self.columns);
+        let total = self.lines.total(self.columns).unwrap_or_default();
         // Up, clear, write, and back down to where the next new line goes.
-        write!(out, "\x1b[{up}A\x1b[2K\r{line}\r\x1b[{up}B")?;
+        write!(out, "\x1b[{up}A\x1b[2K\r{line}\r\x1b[{up}B\x1b[2K{total}\r")?;
         Ok(out.flush()?)
+    }
+
+    /// Takes the total away; what comes next comes below the lines, which stay as they are.
+    fn end(&mut self, out: &mut impl Write) -> Result<()> {
+        if self.lines.len() > 0 {
+            self.lines = Lines::default();
+            write!(out, "\x1b[2K")?;
+            out.flush()?;
+        }
+        Ok(())
     }
 }
 
@@ -107,19 +129,41 @@ fn text(message: &JsonMessage) -> String {
 mod tests {
     use super::*;
 
+    fn screen(on_terminal: bool) -> Screen {
+        Screen {
+            on_terminal,
+            columns: COLUMNS,
+            lines: Lines::default(),
+        }
+    }
+
+    #[test]
+    fn lines_of_a_terminal_are_rewritten() {
+        let (mut screen, mut out) = (screen(true), Vec::new());
+        for message in [
+            JsonMessage::status("a", "Waiting"),
+            JsonMessage::status("b", "Waiting"),
+            JsonMessage::status("a", "Pull complete"),
+            JsonMessage::status("", "Digest: x"),
+        ] {
+            screen.show(&message, Instant::now(), &mut out).unwrap();
+        }
+        let waiting = |id| format!("\x1b[2K\n\x1b[1A\x1b[2K\r{id}: Waiting\r\x1b[1B\x1b[2K\r");
+        let expected = waiting("a")
+            + &waiting("b")
+            + "\x1b[2A\x1b[2K\ra: Pull complete\r\x1b[2B\x1b[2K\r\x1b[2KDigest: x\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
     #[test]
     fn messages_elsewhere_than_on_a_terminal() {
-        let mut screen = Screen {
-            on_terminal: false,
-            ids: Vec::new(),
-        };
-        let mut out = Vec::new();
+        let (mut screen, mut out) = (screen(false), Vec::new());
         for message in [
             JsonMessage::status("abc", "Pull complete"),
             JsonMessage::progress("abc", "Loading layer", 5, 10),
             JsonMessage::stream("Loaded image: a:latest\n"),
         ] {
-            screen.show(&message, &mut out).unwrap();
+            screen.show(&message, Instant::now(), &mut out).unwrap();
         }
         assert_eq!(
             String::from_utf8(out).unwrap(),

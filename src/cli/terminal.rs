@@ -69,6 +69,12 @@ pub fn size() -> Option<[u64; 2]> {
     (size != [0, 0]).then_some(size)
 }
 
+/// Columns of a terminal; `None` where it does not say, or is none.
+pub fn columns(terminal: &impl AsFd) -> Option<usize> {
+    let size = termios::tcgetwinsize(terminal).ok()?;
+    (size.ws_col > 0).then(|| size.ws_col.into())
+}
+
 /// Docker's default keys: control-p, control-q.
 const DEFAULT: &[u8] = &[16, 17];
 

@@ -254,6 +254,20 @@ class Faults(PullCase):
         self.equal(line.asked.count(f"/blobs/{digest(big)} ".encode()), 1, "times that the layer was asked for")
 
     @once
+    def test_bars_of_moss(self):
+        layers = [layer(bar=os.urandom(8 << 20)) for _ in range(2)]
+        self.registry.push("f/bars", "1", *layers)
+        line = self.line()
+        self.gone(f"{line.host}/f/bars:1")
+        terminal = self.daemon.terminal("pull", f"{line.host}/f/bars:1", client=BIN)
+        self.addCleanup(terminal.close)
+        terminal.expect(r"[0-9a-f]{12}: Downloading \[=*> +\] +[0-9.]+[kM]?B/8\.4MB")
+        terminal.expect(r"\x1b\[2KTotal: \[=*> +\] +[0-9.]+[kM]?B/16\.8MB")
+        line.open.set()
+        terminal.expect(r"\x1b\[2KDigest: sha256:")
+        self.equal(terminal.wait(30), 0, "exit status")
+
+    @once
     def test_daemon_killed(self):
         first, big = layer(first=os.urandom(100)), layer(killed=os.urandom(8 << 20))
         self.registry.push("f/killed", "1", first, big)
