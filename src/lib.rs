@@ -14,6 +14,7 @@
 //! | L1 | [`dockerfile`] | the language of Dockerfiles: lines, instructions, words |
 //! | L1 | [`overlay`] | a root filesystem from layers |
 //! | L1 | [`registry`] | the distribution protocol: proof, manifests, blobs, uploads |
+//! | L1 | [`slirp`] | the way out of networks: packets of a TUN device to host sockets |
 //! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
 //! | L2 | [`volume`] | named volumes, filling them from an image |
 //! | L2 | [`container`] | records, HostConfig → spec → plan, the shim and its protocol, logs |
@@ -34,6 +35,7 @@ pub mod engine;
 pub mod image;
 pub mod overlay;
 pub mod registry;
+pub mod slirp;
 pub mod sys;
 pub mod types;
 pub mod userns;

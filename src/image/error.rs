@@ -52,6 +52,9 @@ pub enum Error {
     /// More than an image may have.
     #[error("the layer is refused: it has more than {0}")]
     Limit(String),
+    /// More than an archive of images may have.
+    #[error("the archive is refused: it has more than {0}")]
+    Archive(String),
     /// The compressed stream is broken.
     #[error("cannot decompress the layer")]
     Decompress(#[source] io::Error),

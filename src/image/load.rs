@@ -5,7 +5,7 @@
 //! usually last, so that it is not known which entry is a layer of what. But a layer's id is the
 //! digest of its own tar: so whatever looks like a tar, compressed or not, is unpacked as it
 //! streams by ([`super::pipeline`]), and claimed by its path when the manifest has been read. All
-//! else (configs, manifests) is spooled to files. Up to [`AT_ONCE`] layers are in flight, so that
+//! else (configs, manifests) is spooled to files. Of entries with one name the last counts. Up to [`AT_ONCE`] layers are in flight, so that
 //! the end of one is written while the next is read.
 //!
 //! An uncompressed blob whose name says that it is a layer which the store has is not unpacked
@@ -119,6 +119,8 @@ struct Intake<'a> {
     store: &'a Store,
     spool: Scratch,
     spooled: u64,
+    /// Entries that were read; one may replace an earlier one of its name.
+    read: usize,
     entries: HashMap<Vec<u8>, Content>,
     /// Bytes of names and links' targets.
     names: usize,
@@ -141,6 +143,7 @@ impl Store {
             store: self,
             spool: self.scratch("load")?,
             spooled: 0,
+            read: 0,
             entries: HashMap::new(),
             names: 0,
             documents: Cell::new(0),
@@ -169,6 +172,10 @@ impl Intake<'_> {
         let plain = BufReader::with_capacity(CHUNK, pipeline::decompress(source)?);
         let mut archive = Reader::new(plain);
         while let Some(entry) = archive.next(&mut io::sink())? {
+            if self.read >= ENTRIES_MAX {
+                return Err(Error::Archive(format!("{ENTRIES_MAX} entries")));
+            }
+            self.read += 1;
             let names = ledger::clean(&entry.name).map_err(|why| Error::entry(&entry.name, why))?;
             let path = names.join(&b'/');
             let content = match entry.kind {
@@ -180,14 +187,9 @@ impl Intake<'_> {
                 Kind::HardLink => Content::Link(entry.link.clone()),
                 _ => continue,
             };
-            if self.entries.len() >= ENTRIES_MAX {
-                return Err(Error::Limit(format!("{ENTRIES_MAX} entries in an archive")));
-            }
             self.names += path.len() + entry.link.len();
             if self.names > NAMES_MAX {
-                return Err(Error::Limit(format!(
-                    "{NAMES_MAX} bytes of names in an archive"
-                )));
+                return Err(Error::Archive(format!("{NAMES_MAX} bytes of names")));
             }
             self.entries.insert(path, content);
         }
@@ -280,11 +282,11 @@ impl Intake<'_> {
         }
         self.spooled += entry.size;
         if self.spooled > SPOOL_TOTAL {
-            return Err(Error::Limit(format!(
+            return Err(Error::Archive(format!(
                 "{SPOOL_TOTAL} bytes beside the layers"
             )));
         }
-        let path = self.spool.path().join(self.entries.len().to_string());
+        let path = self.spool.path().join(self.read.to_string());
         let write = || store("write", &path);
         let mut file = File::create(&path).map_err(write())?;
         file.write_all(head).map_err(write())?;
@@ -403,7 +405,7 @@ impl Intake<'_> {
                 let documents = self.documents.get() + length;
                 self.documents.set(documents);
                 if documents > DOCUMENTS_TOTAL {
-                    return Err(Error::Limit(format!(
+                    return Err(Error::Archive(format!(
                         "{DOCUMENTS_TOTAL} bytes of configs and manifests"
                     )));
                 }

@@ -11,7 +11,7 @@
 //!                  ▼
 //!                store  (records, names)  ◀── query, remove, tag
 //!                  │
-//! docker save ◀── save ◀── split (the tar, byte for byte)
+//! docker save ◀── save ◀── checked ◀── split (the tar, byte for byte)
 //!
 //! docker pull ──▶ pull ──▶ transfer (a layer once, however many want it) ──▶ pipeline
 //!
@@ -32,6 +32,7 @@ pub mod hello;
 
 mod attributes;
 mod changes;
+mod checked;
 mod commit;
 mod config;
 mod create;

@@ -1,7 +1,7 @@
 //! Layers that somebody counts on, whatever images there are: a load or a pull under way before its
 //! image is made, a push and a container also after its image was removed.
 //!
-//! A pinned layer is not collected. A layer may be pinned before it is there: whoever puts it in
+//! A pinned layer is not collected, and one whose images went meanwhile goes with its last pin. A layer may be pinned before it is there: whoever puts it in
 //! place later finds it kept. Pins are not on disk: who has them takes them again at the start,
 //! before anything is collected.
 
@@ -73,7 +73,9 @@ impl Store {
 
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        let mut index = self.store.lock();
-        self.layers.iter().for_each(|layer| index.unpin(layer));
+        if let Err(error) = self.store.release(&self.layers) {
+            let error = error.chain();
+            tracing::warn!(%error, "a layer that nobody needs stays for now");
+        }
     }
 }

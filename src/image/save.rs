@@ -3,16 +3,19 @@
 //! An OCI layout whose layers are the uncompressed tars, byte for byte as they came, and beside it
 //! docker-archive's `manifest.json` and `repositories`, which name the same blobs: older engines,
 //! podman and skopeo read one or the other. Each blob is written once, whatever images share it.
-//! Nothing is spooled: layers are read from their trees as they are written.
+//! Nothing is spooled: layers are read from their trees as they are written, and checked
+//! (`checked`): a damaged one breaks the archive off. They are pinned until it is written.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 
+use super::checked::Checked;
 use super::error::{Error, store};
 use super::layout;
+use super::pins::Pins;
 use super::query::Image;
 use super::store::Store;
 use crate::registry::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
@@ -60,6 +63,7 @@ impl Store {
     /// byte is written. The images that were meant, each once.
     pub fn save(&self, names: &[String], out: &mut dyn Write) -> Result<Vec<Digest>, Error> {
         let images = self.chosen(names)?;
+        let _pins = self.pinned(&images);
         let mut archive = Builder::new(out);
         let mut documents = Documents::default();
         directory(&mut archive, "blobs/")?;
@@ -90,9 +94,25 @@ impl Store {
         Ok(images.iter().map(|(image, _)| image.id).collect())
     }
 
-    /// Fails where [`Store::save`] would because of a name.
+    /// Fails where [`Store::save`] would because of a name, or of a layer that cannot be opened.
     pub fn save_check(&self, names: &[String]) -> Result<(), Error> {
-        self.chosen(names).map(drop)
+        let images = self.chosen(names)?;
+        let layers: BTreeSet<&Digest> =
+            images.iter().flat_map(|(image, _)| &image.layers).collect();
+        layers
+            .into_iter()
+            .try_for_each(|layer| self.layer_tar(layer).map(drop))
+    }
+
+    /// Keeps the layers of these images, which may be removed meanwhile.
+    fn pinned(&self, images: &[(Image, Vec<Reference>)]) -> Pins<'_> {
+        let mut pins = Pins::new(self);
+        let mut index = self.lock();
+        for layer in images.iter().flat_map(|(image, _)| &image.layers) {
+            pins.add(&mut index, *layer);
+        }
+        drop(index);
+        pins
     }
 
     /// The images that are meant, each once, with the names they are saved under.
@@ -153,7 +173,7 @@ impl Store {
             let size = self.layer_tar_size(diff_id).ok_or_else(missing)?;
             layers.push(Descriptor::new(layout::LAYER, *diff_id, size));
             if documents.written.insert(*diff_id) {
-                let tar = self.layer_tar(diff_id)?;
+                let tar = Checked::start(self, *diff_id, size)?;
                 append(archive, &blob_path(diff_id), size, tar)?;
             }
         }
@@ -213,8 +233,12 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|error| Error::Invalid(error.to_string()))
 }
 
-fn write(what: &str) -> impl FnOnce(std::io::Error) -> Error {
-    store("write", what)
+/// A layer that is read while the archive is written may be to blame.
+fn write(what: &str) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => store("write", what)(error),
+    }
 }
 
 fn directory<W: Write>(archive: &mut Builder<W>, path: &str) -> Result<(), Error> {
@@ -223,7 +247,7 @@ fn directory<W: Write>(archive: &mut Builder<W>, path: &str) -> Result<(), Error
     header.set_mode(0o755);
     header.set_size(0);
     archive
-        .append_data(&mut header, path, std::io::empty())
+        .append_data(&mut header, path, io::empty())
         .map_err(write(path))
 }
 

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod fdpass;
 pub mod fork;
 pub mod heap;
+pub mod inet;
 pub mod lock;
 pub mod loopback;
 pub mod mount;

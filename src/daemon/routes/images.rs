@@ -150,16 +150,22 @@ pub async fn save(state: State, request: Request) -> Result<Answer, Failure> {
         vec![request.name.clone()]
     };
     let checked = names.clone();
-    quick(&state, move |engine| engine.image_save_check(&checked)).await?;
+    slow(&state, move |engine| engine.image_save_check(&checked)).await?;
     let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
     spawn("save", move || {
         let mut out = BufWriter::with_capacity(SAVE_PIECE, feed.clone());
         let saved = state.engine.image_save(&names, &mut out);
         let flushed = out.flush();
-        if let Err(error) = saved {
-            feed.break_off(io::Error::other(error));
-        } else if let Err(error) = flushed {
-            tracing::debug!(%error, "the client left while an image was saved");
+        match (saved, flushed) {
+            (Err(error), _) if !feed.is_gone() => {
+                // The head is out: all that a client can still be shown is that this is no archive.
+                tracing::error!(%error, ?names, "cannot save");
+                feed.break_off(io::Error::other(error));
+            }
+            (Err(_), _) | (_, Err(_)) => {
+                tracing::debug!(?names, "the client left while an image was saved");
+            }
+            _ => {}
         }
     })?;
     Ok(answer::streamed("application/x-tar", stream))

@@ -424,6 +424,111 @@ fn config_with(layers: &[Vec<u8>]) -> Vec<u8> {
     config(layers, "count")
 }
 
+/// A tar that was appended to: the last entry of a name counts, and no other is touched.
+#[test]
+fn entries_of_one_name_replace_each_other_alone() {
+    let layers = vec![layer("etc/a", b"1")];
+    let labels = ["a", "b", "c"];
+    let configs = labels.map(|label| config(&layers, label));
+    let mut files: Files = labels
+        .iter()
+        .zip(&configs)
+        .map(|(label, config)| (format!("{label}.json"), config.clone()))
+        .collect();
+    let again = files.clone();
+    let items: Vec<_> = labels
+        .iter()
+        .map(|label| {
+            json!({"Config": format!("{label}.json"), "RepoTags": [format!("t:{label}")],
+                "Layers": ["layer.tar"]})
+        })
+        .collect();
+    files.push(("layer.tar".to_owned(), layers[0].clone()));
+    files.push((
+        "manifest.json".to_owned(),
+        json!(items).to_string().into_bytes(),
+    ));
+    let appended = [&files[..], &again].concat();
+    let reversed = [&files[..], &again.iter().rev().cloned().collect::<Vec<_>>()].concat();
+    let mut between = files.clone();
+    between.insert(2, files[0].clone());
+    between.insert(4, files[1].clone());
+    let mut replaced = files.clone();
+    replaced.insert(0, ("a.json".to_owned(), b"{}".to_vec()));
+    replaced.insert(0, ("manifest.json".to_owned(), b"{}".to_vec()));
+    for files in [appended, reversed, between, replaced] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        load(&store, &archive(&files)).unwrap();
+        for (label, config) in labels.iter().zip(&configs) {
+            let image = store.get(&format!("t:{label}")).unwrap();
+            assert_eq!(image.id, Digest::of(config), "{label}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_layer_is_not_saved() {
+    let (layers, _, files) = one("saved:1");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    load(&store, &archive(&files)).unwrap();
+    let names = ["saved:1".to_owned()];
+    let hurt = store
+        .root()
+        .join("layers")
+        .join(Digest::of(&layers[0]).hex());
+    // Of the same size: nothing but the digest tells.
+    fs::write(hurt.join("fs/etc/a"), "x").unwrap();
+    let error = store.save(&names, &mut std::io::sink()).unwrap_err();
+    let text = error.chain();
+    assert!(
+        text.contains("is damaged: the layer has digest sha256:"),
+        "{text}"
+    );
+    fs::remove_dir_all(&hurt).unwrap();
+    let error = store.save_check(&names).unwrap_err().chain();
+    assert!(error.contains("No such file"), "{error}");
+}
+
+/// Removes an image when the first byte of an archive has come.
+struct Remover<'a> {
+    store: &'a Store,
+    archive: Vec<u8>,
+}
+
+impl Write for Remover<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.archive.is_empty() {
+            let removed = self.store.remove("saved:1", true, &|_| Vec::new());
+            removed.map_err(std::io::Error::other)?;
+            self.store.settle();
+        }
+        self.archive.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_image_that_is_removed_while_it_is_saved() {
+    let (_, config, files) = one("saved:1");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    load(&store, &archive(&files)).unwrap();
+    let mut out = Remover {
+        store: &store,
+        archive: Vec::new(),
+    };
+    store.save(&["saved:1".to_owned()], &mut out).unwrap();
+    let saved = out.archive;
+    assert_empty(&store);
+    load(&store, &saved).unwrap();
+    assert_eq!(store.get("saved:1").unwrap().id, Digest::of(&config));
+}
+
 #[test]
 fn two_loads_of_one_layer_at_once() {
     let (_, _, files) = one("twice:1");

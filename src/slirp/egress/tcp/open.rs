@@ -1,0 +1,186 @@
+//! From a container's SYN to a connection, or to the reason why there is none.
+
+use std::time::Instant;
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+
+use super::super::errors;
+use super::super::reactor::{Kind, Shared};
+use super::super::table::Id;
+use super::super::timers::Deadline;
+use super::super::wire::icmp::Reason;
+use super::super::wire::seq::Seq;
+use super::super::wire::tcp::{self, DEFAULT_MSS, Options, Segment, Spoken};
+use super::held::Held;
+use super::{Flow, Key, SCALE, SILENCE, Stage, Tcp, most_mss, refuse};
+use crate::sys::inet;
+
+/// What every flow's socket is watched for, once and edge-triggered.
+pub(super) const EVENTS: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
+
+impl Tcp {
+    /// Begins to connect where the container wants to.
+    pub(super) fn open(
+        &mut self,
+        shared: &mut Shared,
+        key: Key,
+        segment: &Segment<'_>,
+        now: Instant,
+    ) {
+        let options = segment.options();
+        let Some(destination) = shared.settings.destination(key.remote()) else {
+            refuse(shared, key, segment);
+            return;
+        };
+        let family = if key.pair.is_v6() {
+            AddressFamily::INET6
+        } else {
+            AddressFamily::INET
+        };
+        let made = self.flows.insert(key, |id| {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            // An urgent byte would otherwise be taken out of the stream, and stop a peek short.
+            sockopt::set_socket_oobinline(&socket, true)?;
+            let connected = match connect(&socket, &destination) {
+                Ok(()) => true,
+                Err(Errno::INPROGRESS) => false,
+                Err(error) => return Err(error),
+            };
+            let token = Kind::Tcp.token(id);
+            shared.watch(&socket, token, EVENTS)?;
+            let deadline = Deadline::new(&mut shared.timers, token, now + SILENCE);
+            let mut flow = Flow::new(id, key, socket, deadline, segment, options, now);
+            flow.mss = flow.mss.min(most_mss(shared.settings.mtu, key.pair)).max(1);
+            // Until the answer, readiness stands for the connection.
+            flow.readable = connected;
+            Ok(flow)
+        });
+        match made {
+            Some(Ok(id)) => {
+                let connected = self.flows.get(id).is_some_and(|flow| flow.readable);
+                if connected {
+                    self.connected(shared, id, now);
+                }
+            }
+            Some(Err(error)) => tell(shared, key, segment.seq, error),
+            // At the limit.
+            None => refuse(shared, key, segment),
+        }
+    }
+
+    /// Takes in that connect() is through.
+    pub(super) fn connected(&mut self, shared: &mut Shared, id: Id, now: Instant) {
+        let Some(flow) = self.flows.get(id) else {
+            return;
+        };
+        let outcome = sockopt::socket_error(&flow.socket);
+        let error = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) | Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            let (key, seq) = (flow.key, flow.received - 1);
+            tell(shared, key, seq, error);
+            if let Some(mut flow) = self.flows.remove(id) {
+                flow.deadline.cancel(&mut shared.timers);
+            }
+            return;
+        }
+        flow.stage = Stage::Answered;
+        flow.peeks = shared.peeking && inet::set_peek_offset(&flow.socket, 0).is_ok();
+        // Edges that came before mean nothing now; whether there is data, the first peek tells.
+        flow.readable = true;
+        flow.offer(shared);
+        flow.next = flow.una + 1;
+        flow.answer(shared);
+        flow.settle(shared, now, true);
+    }
+}
+
+impl Flow {
+    fn new(
+        id: Id,
+        key: Key,
+        socket: std::os::fd::OwnedFd,
+        deadline: Deadline,
+        segment: &Segment<'_>,
+        options: Options,
+        now: Instant,
+    ) -> Self {
+        // The container's sequence numbers are hard to guess, and stay between it and us: ours may
+        // be a turn of them.
+        let start = Seq(segment.seq.0.rotate_left(16) ^ 0x5bd1_e995);
+        let first = segment.seq + 1;
+        Self {
+            id,
+            key,
+            socket,
+            stage: Stage::Connecting,
+            deadline,
+            resend_at: None,
+            heard: now,
+            retries: 0,
+            keepalive: false,
+            sack: options.sack,
+            mss: options.mss.unwrap_or(DEFAULT_MSS),
+            guest_scale: options.scale.unwrap_or(0),
+            scale: if options.scale.is_some() { SCALE } else { 0 },
+            taken: first,
+            received: first,
+            edge: first,
+            acknowledged: first,
+            held: Held::default(),
+            guest_fin: None,
+            guest_done: false,
+            shut: false,
+            owes: false,
+            wants_room: false,
+            una: start,
+            next: start,
+            window: segment.window.into(),
+            widest: segment.window.into(),
+            window_seq: segment.seq,
+            peeks: false,
+            readable: false,
+            hung_up: false,
+            ended: false,
+            duplicates: 0,
+            recovering: None,
+        }
+    }
+}
+
+/// Tells the container why there is no connection; `seq` is its SYN's.
+fn tell(shared: &Shared, key: Key, seq: Seq, error: Errno) {
+    let reason = errors::reason(error).filter(|&reason| reason != Reason::Port);
+    let spoken = Spoken {
+        source: key.guest,
+        destination: key.remote,
+        seq,
+        ack: Seq(0),
+        flags: tcp::flags::SYN,
+        window: 0,
+        options: Options::default(),
+        sack: &[],
+    };
+    let header = tcp::build(key.pair, &spoken, 0, u16::MAX);
+    match reason {
+        // The remote's address says so: one that the container can't mistake, and can't be local.
+        Some(reason) => shared
+            .link
+            .write_error(key.pair.reversed(), reason, header.packet()),
+        None => {
+            // Refused, or nothing to connect with: either way not here and not now.
+            if let Some(segment) = tcp::parse(&header.packet()[key.pair.header_len().into()..]) {
+                refuse(shared, key, &segment);
+            }
+        }
+    }
+}
