@@ -39,6 +39,7 @@ mod inspect;
 pub mod leaks;
 pub mod list;
 mod networks;
+mod pattern;
 mod pause;
 mod plan;
 mod platforms;

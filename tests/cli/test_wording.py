@@ -92,6 +92,10 @@ class Wording(Case):
         own = urllib.parse.quote(json.dumps({"os": "linux", "architecture": ARCHITECTURE}))
         self.equal(self.daemon.http("GET", f"/v1.49/images/busybox/json?platform={own}")[0], 200, "an image for its own platform")
 
+    def test_patterns(self):
+        self.table([("GET", '/images/json?filters={"reference":["["]}', 500, "syntax error in pattern")])
+        self.docker("images", "-f", "reference=busyb[n-p]x", "--format", "{{.Repository}}", out=re.compile("^busybox$", re.M))
+
     def test_restart(self):
         name = self.name()
         self.docker("create", "--name", name, "busybox", "nosuch")
