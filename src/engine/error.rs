@@ -46,12 +46,28 @@ pub struct Error {
 /// What the engine's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// A sentence may hold what a registry or an image said: a terminal is not to act on it.
+fn printable(message: String) -> String {
+    let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !message.contains(acts) {
+        return message;
+    }
+    let mut printable = String::with_capacity(message.len());
+    for c in message.chars() {
+        match acts(c) {
+            true => printable.extend(c.escape_unicode()),
+            false => printable.push(c),
+        }
+    }
+    printable
+}
+
 impl Error {
     /// An error of any kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: printable(message.into()),
         }
     }
 
@@ -110,5 +126,18 @@ impl Error {
     /// The container must run for this.
     pub fn not_running(id: &str) -> Self {
         Self::new(Kind::Conflict, format!("container {id} is not running"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_given_no_orders() {
+        let said = "denied:\x1b]0;x\x07\tno\u{9b}2J\n";
+        let shown = "denied:\\u{1b}]0;x\\u{7}\tno\\u{9b}2J\n";
+        assert_eq!(Error::invalid(said).message, shown);
+        assert_eq!(Error::invalid("é \"x\"").message, "é \"x\"");
     }
 }
