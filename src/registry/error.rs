@@ -180,6 +180,14 @@ pub enum Error {
         /// What came.
         actual: u64,
     },
+    /// A blob is longer than such a blob may be.
+    #[error("blob {digest} has more than {limit} bytes")]
+    BlobTooLarge {
+        /// The blob.
+        digest: Digest,
+        /// The most that it may have.
+        limit: u64,
+    },
     /// The source of an upload failed.
     #[error("cannot read what is to be pushed")]
     Source(#[source] io::Error),

@@ -400,11 +400,7 @@ impl Repository {
             .read_to_end(&mut bytes)
             .map_err(|error| Error::from_io(error).unwrap_or_else(Error::Source))?;
         if bytes.len() as u64 > limit {
-            return Err(Error::BlobSize {
-                digest,
-                expected: limit,
-                actual: bytes.len() as u64,
-            });
+            return Err(Error::BlobTooLarge { digest, limit });
         }
         if Digest::of(&bytes) == digest {
             Ok(bytes)

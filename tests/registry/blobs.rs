@@ -177,6 +177,10 @@ fn a_wrong_digest_is_refused() {
         message(repository.small_blob(wrong, 100)),
         format!("filesystem layer verification failed for digest {wrong}")
     );
+    assert_eq!(
+        message(repository.small_blob(wrong, 3)),
+        format!("blob {wrong} has more than 3 bytes")
+    );
 }
 
 #[test]
