@@ -170,7 +170,9 @@ fn shown(head: &str, amount: Option<Amount>, rate: Option<i64>, columns: usize) 
         text.push(' ');
         text.push_str(&numbers);
     }
-    text.chars().take(columns).collect()
+    // An engine passes on what a registry says.
+    let shown = text.chars().filter(|c| !c.is_control());
+    shown.take(columns).collect()
 }
 
 /// `[==>   ]`
@@ -238,6 +240,8 @@ mod tests {
         lines.see(&JsonMessage::status("b", "Download complete"), at(3));
         assert_eq!(lines.total(80), None, "all is here");
         assert_eq!(lines.len(), 2);
+        let at = lines.see(&JsonMessage::status("a\x1b", "\x1b[2Jx"), at(3));
+        assert_eq!(lines.text(at, 80), "a: [2Jx");
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub fn describe(error: &anyhow::Error) -> String {
             Some(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
                 "the engine closed the connection".to_owned()
             }
+            Some(io) => in_gos_words(io),
             _ if cause.is::<Malformed>() => continue,
             _ => cause.to_string(),
         };
@@ -89,6 +90,19 @@ pub fn describe(error: &anyhow::Error) -> String {
         text.push_str(&part);
     }
     text
+}
+
+/// A system call's error as Go's programs have it: no capital, no number.
+fn in_gos_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let Some(code) = error.raw_os_error() else {
+        return text;
+    };
+    let mut letters = text
+        .trim_end_matches(&format!(" (os error {code})"))
+        .chars();
+    let first = letters.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
 }
 
 /// Docker's hint under a message.
@@ -120,7 +134,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             conclude(&error).0,
-            "cannot open x: No such file or directory (os error 2)"
+            "cannot open x: no such file or directory"
         );
     }
 }

@@ -20,6 +20,7 @@ use crate::api::filters::Filters;
 use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
 use crate::types::platform::{Platform, PlatformError};
 use crate::types::reference::Reference;
+use crate::types::timestamp::Timestamp;
 
 const NONE: &str = "<none>";
 
@@ -32,6 +33,9 @@ const HEADINGS: &[(&str, &str)] = &[
     ("CreatedAt", "CREATED AT"),
     ("Size", "SIZE"),
     ("Containers", "CONTAINERS"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "VIRTUAL SIZE"),
 ];
 
 /// `moss images`.
@@ -99,6 +103,10 @@ fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
     if names.is_empty() {
         names.push((NONE, NONE, NONE));
     }
+    let (shared, unique) = match image.shared_size {
+        ..0 => ("N/A".to_owned(), "N/A".to_owned()),
+        shared => (size(shared), size(image.size - shared)),
+    };
     let containers = match image.containers {
         ..0 => "N/A".to_owned(),
         count => count.to_string(),
@@ -115,6 +123,9 @@ fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
                 "CreatedAt": date(image.created),
                 "Size": size(image.size),
                 "Containers": containers,
+                "SharedSize": shared,
+                "UniqueSize": unique,
+                "VirtualSize": size(image.size),
             })
         })
         .collect()
@@ -309,9 +320,10 @@ fn removed(gone: &[DeleteResponse]) -> Vec<String> {
 
 /// `moss tag`.
 pub fn tag(client: &Client, tag: &args::Tag) -> Result<()> {
-    let name = Reference::parse_named(&tag.target)
-        .map_err(|error| anyhow!("{error}"))?
-        .with_default_tag();
+    let name = Reference::parse(&tag.target).map_err(|error| anyhow!("{error}"))?;
+    if name.digest().is_some() {
+        bail!("refusing to create a tag with a digest reference");
+    }
     let target = Target::new("/images/{}/tag", &[&tag.source])
         .with("repo", name.familiar_name())
         .with_some("tag", name.tag().unwrap_or_default());
@@ -336,15 +348,16 @@ pub fn history(client: &Client, history: &args::History) -> Result<()> {
         .iter()
         .map(|item| {
             let created_by = item.created_by.replace('\t', " ");
+            let at = Timestamp::from_seconds(item.created).to_string();
             let (created, bytes) = if history.human {
                 (since(item.created), size(item.size))
             } else {
-                (date(item.created), item.size.to_string())
+                (at.clone(), item.size.to_string())
             };
             json!({
                 "ID": if full || !item.id.starts_with("sha256:") { &item.id } else { short(&item.id) },
                 "CreatedSince": created,
-                "CreatedAt": date(item.created),
+                "CreatedAt": at,
                 "CreatedBy": if full { created_by } else { ellipsis(&created_by, 45) },
                 "Size": bytes,
                 "Comment": item.comment,
