@@ -226,6 +226,7 @@ impl World {
             volatile: true,
         })
         .expect("overlay mounts")
+        .tree
     }
 
     fn plan(&self, args: &[&str]) -> Plan {
@@ -1276,7 +1277,7 @@ fn overlay_drivers(world: &World) {
             .expect("reads");
         text
     };
-    assert_eq!(read(&overlay::mount(&rootfs).expect("mounts")), "top");
+    assert_eq!(read(&overlay::mount(&rootfs).expect("mounts").tree), "top");
     // A kernel without fsopen(2), as far as this child can see.
     let child = moss::sys::clone::clone(0, || {
         let filter: Vec<_> = forbid(libc::SYS_fsopen, libc::ENOSYS as u32)
@@ -1285,7 +1286,7 @@ fn overlay_drivers(world: &World) {
             .collect();
         rustix::thread::set_no_new_privs(true).expect("set");
         moss::sys::seccomp::load(&filter).expect("loads");
-        assert_eq!(read(&overlay::mount(&rootfs).expect("mounts")), "top");
+        assert_eq!(read(&overlay::mount(&rootfs).expect("mounts").tree), "top");
         0
     })
     .expect("clones");

@@ -250,6 +250,9 @@ pub struct Exit {
     pub code: i32,
     /// The kernel's out-of-memory killer was seen to act in its cgroup.
     pub oom_killed: bool,
+    /// The process that served its root filesystem, where that ended before the container did.
+    #[serde(default)]
+    pub lost_server: Option<i32>,
     /// Nanoseconds since the Unix epoch.
     pub at: i128,
 }

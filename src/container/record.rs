@@ -328,6 +328,7 @@ mod tests {
                 exit: Exit {
                     code: 3,
                     oom_killed: false,
+                    lost_server: None,
                     at,
                 },
             },
@@ -336,6 +337,7 @@ mod tests {
                 exit: Exit {
                     code: 3,
                     oom_killed: false,
+                    lost_server: None,
                     at,
                 },
                 error: String::new(),

@@ -311,6 +311,7 @@ fn lost(code: i32) -> Exit {
     Exit {
         code,
         oom_killed: false,
+        lost_server: None,
         at: Timestamp::now().nanos(),
     }
 }

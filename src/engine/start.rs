@@ -387,6 +387,12 @@ impl Engine {
 
     /// Records an exit, tells who waits for it, and removes a container that wants to be.
     pub(super) fn finish(&self, container: &Arc<Container>, exit: Exit, error: String) {
+        let error = match exit.lost_server {
+            Some(pid) if error.is_empty() => format!(
+                "the FUSE server of the container's root filesystem (process {pid}) has ended"
+            ),
+            _ => error,
+        };
         let (record, remove, gone, lasted, restart) = {
             let mut data = container.data();
             let State::Running { started, .. } = data.record.state else {

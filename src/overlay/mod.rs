@@ -4,13 +4,25 @@
 //! image, under one upper directory of its own. A [`Driver`] makes one tree of them. The seam is
 //! [`mount`]: from a [`Rootfs`], which is data and crosses a socket to the shim, to a *detached*
 //! mount that no path names; whoever holds the descriptor attaches it in a mount namespace of its own,
-//! and when the last holder is gone so is the mount. Only the native driver exists so far.
+//! and when the last holder is gone so is the mount.
 //!
-//! Callers are in the keeper's user and mount namespaces. [`mount`] may fork (on old kernels, see
-//! [`native`]) and so is for the single-threaded shim; [`probe`] never forks.
+//! | driver | is | taken where |
+//! |---|---|---|
+//! | `overlay2` ([`native`]) | the kernel's overlayfs | it works |
+//! | `fuse` ([`fuse`]) | an overlay of ours, served by a child of the shim | /dev/fuse is there |
+//! | `copy` ([`copy`]) | a copy of all layers | neither |
+//!
+//! The same layers serve all three, and the first two leave the same upper directory behind.
+//!
+//! Callers are in the keeper's user and mount namespaces. [`mount`] may fork and so is for the
+//! single-threaded shim; [`probe`] never forks.
 
+mod copy;
+mod fuse;
 pub mod init_layer;
 mod native;
+
+pub use fuse::Server;
 
 use std::fmt;
 use std::io;
@@ -86,9 +98,6 @@ pub enum Error {
     /// A name that no driver has.
     #[error("unknown storage driver \"{0}\" (known: overlay2, fuse, copy)")]
     UnknownDriver(String),
-    /// A driver that this version does not have.
-    #[error("storage driver \"{0}\" is not available in this version; use overlay2")]
-    NotImplemented(Driver),
     /// A stack without a layer.
     #[error("a root filesystem needs at least one layer")]
     NoLayers,
@@ -123,16 +132,27 @@ impl Error {
     }
 }
 
+/// A root filesystem, attached nowhere.
+#[derive(Debug)]
+pub struct Root {
+    /// The mount.
+    pub tree: OwnedFd,
+    /// Who serves it, with the FUSE driver. Ended, the tree is of no use.
+    pub server: Option<Server>,
+}
+
 /// Makes the tree; the mount is attached nowhere.
 ///
 /// # Errors
 ///
-/// A driver that does not exist here, or the kernel's refusal.
-pub fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
-    match rootfs.driver {
-        Driver::Overlay2 => native::mount(rootfs),
-        other => Err(Error::NotImplemented(other)),
-    }
+/// The kernel's refusal.
+pub fn mount(rootfs: &Rootfs) -> Result<Root, Error> {
+    let (tree, server) = match rootfs.driver {
+        Driver::Overlay2 => (native::mount(rootfs)?, None),
+        Driver::Fuse => fuse::mount(rootfs).map(|(tree, server)| (tree, Some(server)))?,
+        Driver::Copy => (copy::mount(rootfs)?, None),
+    };
+    Ok(Root { tree, server })
 }
 
 /// What the layers (topmost first) look like together, to be read only; attached nowhere, and gone
@@ -146,7 +166,10 @@ pub fn mount_readonly(layers: &[PathBuf]) -> io::Result<OwnedFd> {
         [] => Err(io::ErrorKind::InvalidInput.into()),
         // overlayfs wants two where there is no upper directory.
         [layer] => Ok(std::fs::File::open(layer)?.into()),
-        layers => native::mount_layers(layers),
+        layers => native::mount_layers(layers).or_else(|error| {
+            // Where neither can be had, the kernel's answer tells more.
+            fuse::mount_layers(layers).map_err(|_| error)
+        }),
     }
 }
 
@@ -162,20 +185,36 @@ pub struct Probe {
 /// Tries the real operation in `dir` (on the filesystem that will hold the layers): mounts an
 /// overlay, removes a file of the lower layer through it, makes one, and looks whether the changes
 /// read back. `dir` is left as it was.
+///
+/// Where the kernel's overlayfs is refused, the same for the FUSE overlay; where that is, too, a
+/// copy is left, which needs nothing but the directory.
 pub fn probe(dir: &Path) -> Probe {
-    match native::try_in(dir) {
-        Ok(()) => Probe {
-            driver: Some(Driver::Overlay2),
-            reason: "the kernel's overlayfs works here".to_owned(),
-        },
-        Err(error) => {
-            let source = std::error::Error::source(&error);
-            Probe {
-                driver: None,
-                reason: source
-                    .map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+    let why = |error: Error| match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let (driver, reason) = match native::try_in(dir).map_err(why) {
+        Ok(()) => (
+            Driver::Overlay2,
+            "the kernel's overlayfs works here".to_owned(),
+        ),
+        Err(native) => match fuse::try_in(dir).map_err(why) {
+            Ok(()) => (
+                Driver::Fuse,
+                format!("the kernel's overlayfs does not work here: {native}"),
+            ),
+            Err(fuse) => {
+                let reason = format!(
+                    "neither the kernel's overlayfs works here ({native}) nor FUSE does ({fuse})"
+                );
+                let driver = copy::try_in(dir).is_ok().then_some(Driver::Copy);
+                return Probe { driver, reason };
             }
-        }
+        },
+    };
+    Probe {
+        driver: Some(driver),
+        reason,
     }
 }
 
@@ -201,21 +240,6 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&Driver::Overlay2).expect("json"),
             "\"overlay2\""
-        );
-    }
-
-    #[test]
-    fn drivers_to_come_say_so() {
-        let rootfs = Rootfs {
-            driver: Driver::Fuse,
-            lower: vec!["/l".into()],
-            upper: "/u".into(),
-            work: "/w".into(),
-            volatile: false,
-        };
-        assert_eq!(
-            mount(&rootfs).expect_err("not there").to_string(),
-            "storage driver \"fuse\" is not available in this version; use overlay2"
         );
     }
 }

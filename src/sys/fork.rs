@@ -68,37 +68,61 @@ pub fn fork_keeping<const N: usize>(
     })
 }
 
-/// Moves `keep` to the descriptors from 3 on and closes every other.
+/// The same for any number of descriptors. `with` goes to the child as it is; being `Copy`, it owns
+/// no descriptor either.
+pub fn fork_holding<T: Copy + 'static>(
+    keep: Vec<OwnedFd>,
+    with: T,
+    body: fn(Vec<OwnedFd>, T) -> i32,
+) -> io::Result<Pid> {
+    fork(move || match keep_all(keep) {
+        Ok(kept) => body(kept, with),
+        Err(_) => PANICKED,
+    })
+}
+
 fn keep_only<const N: usize>(keep: [OwnedFd; N]) -> io::Result<[OwnedFd; N]> {
+    let kept = keep_all(keep.into())?;
+    kept.try_into()
+        .map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Moves `keep` to the descriptors from 3 on and closes every other.
+fn keep_all(keep: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    let first = RawFd::try_from(keep.len())
+        .ok()
+        .and_then(|count| count.checked_add(3))
+        .ok_or(io::ErrorKind::InvalidInput)?;
     // First out of the way of the numbers that they will get.
-    let first = 3 + N as RawFd;
-    let mut raised = [-1; N];
-    for (to, from) in raised.iter_mut().zip(&keep) {
-        *to = nix::fcntl::fcntl(from, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(first))?;
+    let mut raised = Vec::with_capacity(keep.len());
+    for from in &keep {
+        raised.push(nix::fcntl::fcntl(
+            from,
+            nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(first),
+        )?);
     }
-    let mut number = 2;
-    let kept = raised.map(|from| {
-        number += 1;
+    for (number, from) in (3..).zip(raised) {
         // SAFETY: dup3 onto `number` closes what was there. The child owns its whole descriptor
         // table, runs only `body` from here on, and `body` is given nothing but what this function
         // returns; values that own the closed numbers lie in the parent's stack frames, are
         // unreachable from `body` and are never dropped, since the child ends with `_exit`.
-        unsafe { libc::dup3(from, number, libc::O_CLOEXEC) }
-    });
-    if kept.contains(&-1) {
-        return Err(io::Error::last_os_error());
+        if unsafe { libc::dup3(from, number, libc::O_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     std::mem::forget(keep);
     close_from(first)?;
     // SAFETY: each number was just made by dup3 and has no other owner (see above).
-    Ok(kept.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
+    Ok((3..first)
+        .map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+        .collect())
 }
 
 /// Closes every descriptor from `first` on.
 fn close_from(first: RawFd) -> io::Result<()> {
     let first = first.unsigned_abs();
     // SAFETY: only called in a forked child that is never to use another descriptor (see
-    // `keep_only`), so no owner of a closed number is left that could use or close it.
+    // `keep_all`), so no owner of a closed number is left that could use or close it.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     if closed == 0 {
         Ok(())

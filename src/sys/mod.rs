@@ -8,6 +8,7 @@ pub mod clone;
 pub mod copy;
 pub mod fdpass;
 pub mod fork;
+pub mod fuse;
 pub mod heap;
 pub mod inet;
 pub mod lock;

@@ -11,6 +11,9 @@ Set by `scripts/test`:
     MOSS_TEST_FEW_FILES  an empty directory on a filesystem that has room for few files
     MOSS_TEST_PYTHON   a Python that can import docker
     MOSS_TEST_SLOW     how many times longer than usual to wait for anything (scripts/vm)
+
+May be set by hand:
+    MOSS_TEST_DRIVER   the storage driver of every daemon that is not given one
 """
 
 import http.client
@@ -155,6 +158,9 @@ class Daemon:
 
     def start(self, *flags, patience=20):
         """Starts `moss daemon` and waits until it answers."""
+        driver = os.environ.get("MOSS_TEST_DRIVER")
+        if driver and "--storage-driver" not in flags:
+            flags += ("--storage-driver", driver)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([*self.under, BIN, "daemon", *flags], env=self.env, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True)

@@ -44,6 +44,8 @@ pub(crate) enum Token {
     Stdin(u32),
     /// A client of a task.
     Client(u32, u32),
+    /// The root filesystem's server ended.
+    Server,
 }
 
 /// Task and client numbers have 28 bits each in a token; they are counted up and never used twice.
@@ -61,6 +63,7 @@ impl Token {
             Self::Stderr(n) => (5, n, 0),
             Self::Stdin(n) => (6, n, 0),
             Self::Client(n, m) => (7, n, m),
+            Self::Server => (8, 0, 0),
         };
         (kind << (2 * NUMBER_BITS))
             | ((u64::from(a) & NUMBER) << NUMBER_BITS)
@@ -79,7 +82,8 @@ impl Token {
             4 => Self::Stdout(a),
             5 => Self::Stderr(a),
             6 => Self::Stdin(a),
-            _ => Self::Client(a, b),
+            7 => Self::Client(a, b),
+            _ => Self::Server,
         }
     }
 }
@@ -154,6 +158,7 @@ mod tests {
             Token::Stderr((1 << 28) - 1),
             Token::Stdin(1),
             Token::Client((1 << 28) - 1, (1 << 28) - 2),
+            Token::Server,
         ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }

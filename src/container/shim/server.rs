@@ -32,12 +32,16 @@ use crate::userns::plan::{Namespace, Process, ProcessIdentity};
 /// Number of the first process's task.
 const FIRST: u32 = 0;
 
+/// Exit code of what SIGKILL ended.
+const KILLED: i32 = 128 + libc::SIGKILL;
+
 /// One container's shim.
 #[derive(Debug)]
 pub(crate) struct Shim<S: Starter> {
     starter: S,
     epoll: Epoll,
     signals: SignalFd,
+    server: Watch,
     daemons: Daemons,
     leash: Option<OwnedFd>,
     /// Clients that attached before the start.
@@ -107,6 +111,7 @@ impl<S: Starter> Shim<S> {
             starter,
             epoll,
             signals,
+            server: Watch::new(Token::Server),
             daemons,
             leash,
             early: Vec::new(),
@@ -187,6 +192,7 @@ impl<S: Starter> Shim<S> {
                 }
             }
             Token::Exit(number) => self.ended(number),
+            Token::Server => self.unserved(),
             Token::Stdout(number)
             | Token::Stderr(number)
             | Token::Stdin(number)
@@ -280,6 +286,10 @@ impl<S: Starter> Shim<S> {
             return Reply::Failed(Failure::own("the container has been started already"));
         }
         let prepared = Prepared::new(&mut self.starter, start);
+        if let Some(server) = self.starter.server() {
+            self.server
+                .set(&self.epoll, server.as_fd(), Some(EventFlags::IN));
+        }
         let reply = prepared.reply();
         self.prepared = Some(prepared);
         reply
@@ -466,8 +476,27 @@ impl<S: Starter> Shim<S> {
         }
     }
 
+    /// The root filesystem's server has ended, and the container without it can only fail: it is
+    /// ended, too.
+    fn unserved(&mut self) {
+        if let Some(server) = self.starter.server() {
+            self.server.set(&self.epoll, server.as_fd(), None);
+        }
+        let tasks = self.tasks.values();
+        for task in tasks.filter(|task| task.state == State::Running) {
+            let _ = signal::send(task.pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
+
+    /// The root filesystem's server, where it ended before the container did.
+    fn lost_server(&self) -> Option<i32> {
+        let server = self.starter.server()?;
+        server.has_ended().then(|| server.pid())
+    }
+
     /// A task's pidfd is readable: its process is a zombie.
     fn ended(&mut self, number: u32) {
+        let lost = self.lost_server().filter(|_| number == FIRST);
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
@@ -482,8 +511,10 @@ impl<S: Starter> Shim<S> {
         };
         task.watch.set(&self.epoll, task.pidfd.as_fd(), None);
         let exit = Exit {
-            code,
+            // Whatever it died of first: a page that could not be read gives SIGBUS.
+            code: lost.map_or(code, |_| KILLED),
             oom_killed: false,
+            lost_server: lost,
             at: Timestamp::now().nanos(),
         };
         self.buffer.resize(BLOCK, 0);

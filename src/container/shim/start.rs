@@ -38,6 +38,9 @@ pub(crate) trait Starter {
         stdio: Stdio,
     ) -> Result<Launched, Failure>;
 
+    /// Who serves the root filesystem, if that needs a process.
+    fn server(&self) -> Option<&overlay::Server>;
+
     /// The container has ended, and everybody knows: drops what it saw of files.
     fn ended(&mut self);
 
@@ -143,6 +146,8 @@ pub(crate) struct Stage {
     /// The container's mount namespace. Only kept, too: unmounting all that is in there, which the
     /// first process's end would wait for, takes 0.2 ms.
     mounts: Option<File>,
+    /// The root's server. It ends by itself once the mount is gone, and dropped it is killed.
+    server: Option<overlay::Server>,
 }
 
 /// What [`Stage`] has prepared.
@@ -159,9 +164,10 @@ impl Starter for Stage {
     fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Ready, Failure> {
         let begun = std::time::Instant::now();
         let root = overlay::mount(&start.rootfs).map_err(|e| Failure::own(chain(&e)))?;
-        let kept = root.try_clone().map_err(|e| Failure::own(chain(&e)))?;
+        self.server = root.server;
+        let kept = root.tree.try_clone().map_err(|e| Failure::own(chain(&e)))?;
         let overlay = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let process = stage::spawn(&start.plan, root, stdio)?.ready()?;
+        let process = stage::spawn(&start.plan, root.tree, stdio)?.ready()?;
         self.root = Some(kept);
         self.mounts = File::open(format!("/proc/{}/ns/mnt", process.pid())).ok();
         Ok(Ready { process, overlay })
@@ -194,6 +200,10 @@ impl Starter for Stage {
         })
     }
 
+    fn server(&self) -> Option<&overlay::Server> {
+        self.server.as_ref()
+    }
+
     fn ended(&mut self) {
         self.mounts = None;
     }
@@ -201,6 +211,9 @@ impl Starter for Stage {
     fn release(&mut self) {
         self.mounts = None;
         self.root = None;
+        if let Some(server) = self.server.take() {
+            server.finish();
+        }
     }
 }
 

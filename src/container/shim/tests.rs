@@ -121,6 +121,10 @@ impl Starter for Ordinary {
         spawn(process, stdio)
     }
 
+    fn server(&self) -> Option<&crate::overlay::Server> {
+        None
+    }
+
     fn ended(&mut self) {}
 
     fn release(&mut self) {}

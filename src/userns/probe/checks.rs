@@ -216,9 +216,8 @@ fn root_filesystem(maps: &IdMap, data_root: &Path, trial: RootfsTrial) -> Findin
     {
         Ok(detail) => Finding::works(NAME, format!("{detail} ({place})")),
         Err(why) => {
-            let cost = "containers altogether, while this moss has no other driver";
-            let remedy = "Linux 5.11 or newer and a data root on a local file system \
-                          (`--data-root`)";
+            let cost = "containers altogether";
+            let remedy = "a data root that can be written to (`--data-root`)";
             let detail = format!("no driver works in {place}: {why}");
             Finding::lacking(NAME, State::Missing, detail, cost, remedy).required()
         }
