@@ -22,7 +22,7 @@ CONTAINERS = '[containers]\ncgroups = "disabled"\n[engine]\ncgroup_manager = "cg
 
 def become_user(name, moss_binary):
     """Root's part: packages, the mount namespace, and then the user for good."""
-    missing = [program for program in ("podman", "crun") if not shutil.which(program)]
+    missing = [program for program in ("podman", "crun", "fuse-overlayfs") if not shutil.which(program)]
     if missing and shutil.which("apt-get"):
         subprocess.run(["apt-get", "-qq", "update"], check=False)
         subprocess.run(["apt-get", "-qq", "-y", "--no-install-recommends", "install", *missing], check=False, stdout=sys.stderr)
@@ -51,6 +51,7 @@ class Bench:
     def __init__(self, moss):
         self.moss = moss
         self.runs = RUNS
+        self.flags = []  # the daemon's
         self.docker = shutil.which("docker") or CACHE + "/docker-20.10/docker"
         self.podman = shutil.which("podman")
         self.top = tempfile.mkdtemp(prefix="mb.", dir="/tmp")
@@ -105,7 +106,7 @@ class Bench:
         print(f"{what:46} {got:10.2f} {wanted:>10} {unit:5} {verdict:5} {note}", flush=True)
 
     def start(self):
-        self.daemon = subprocess.Popen([self.moss, "daemon", "--debug"], env=self.env, stdin=self.null, stdout=self.log, stderr=self.log)
+        self.daemon = subprocess.Popen([self.moss, "daemon", "--debug", *self.flags], env=self.env, stdin=self.null, stdout=self.log, stderr=self.log)
         for _ in range(500):
             if subprocess.run([self.docker, "version"], env=self.env, capture_output=True, check=False).returncode == 0:
                 break
