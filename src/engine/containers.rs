@@ -67,8 +67,8 @@ pub struct Data {
     pub starting: bool,
     /// The exit of a process that ended before its start was recorded, and what went wrong.
     pub early_exit: Option<(Exit, String)>,
-    /// Its end is written down, and nobody was told of it yet.
-    pub ending: bool,
+    /// Its end is noted, and nobody was told of it yet.
+    ending: bool,
     /// How its restart policy goes on.
     pub restarts: Restarts,
     /// Number of its present series of health checks.
@@ -204,6 +204,13 @@ impl Container {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its changing part, once everybody was told of its last end: what a start tells comes after.
+    pub fn told(&self) -> MutexGuard<'_, Data> {
+        self.changed
+            .wait_while(self.data(), |data| data.ending)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes the record as it is now. `durable` asks that it outlives a power cut.
     ///
     /// # Errors
@@ -247,12 +254,14 @@ impl Container {
 
     /// Takes out the waiters that `condition` satisfies.
     pub fn take_waiters(&self, satisfied: impl Fn(WaitCondition) -> bool) -> Vec<Waiter> {
-        let waiters = &mut self.data().waiters;
-        let (fired, kept) = std::mem::take(waiters)
-            .into_iter()
-            .partition::<BTreeMap<_, _>, _>(|(_, (condition, _))| satisfied(*condition));
-        *waiters = kept;
-        fired.into_values().map(|(_, waiter)| waiter).collect()
+        self.data().take_waiters(satisfied)
+    }
+
+    /// Says that its end is noted, in its `data`, and yet to be told, until what is returned is
+    /// dropped.
+    pub fn ending(self: &Arc<Self>, data: &mut Data) -> Ending {
+        data.ending = true;
+        Ending(Arc::clone(self))
     }
 
     /// Says that a start is under way, in its `data`, until what is returned ends.
@@ -282,6 +291,15 @@ impl Data {
     /// The same, and its end was told of: what comes of it may be told next.
     pub fn is_told_over(&self, run: Option<Started>) -> bool {
         self.is_over(run) && !self.ending
+    }
+
+    /// Takes out the waiters that `condition` satisfies.
+    pub fn take_waiters(&mut self, satisfied: impl Fn(WaitCondition) -> bool) -> Vec<Waiter> {
+        let (fired, kept) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(_, (condition, _))| satisfied(*condition));
+        self.waiters = kept;
+        fired.into_values().map(|(_, waiter)| waiter).collect()
     }
 
     /// Notes a waiter, of the container that this is of.
@@ -321,6 +339,16 @@ impl Drop for Starting {
     fn drop(&mut self) {
         // Only what panicked has left anything.
         drop(self.end());
+    }
+}
+
+/// An end that is being told of; told, by a panic too, when dropped.
+pub struct Ending(Arc<Container>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.data().ending = false;
+        self.0.notify();
     }
 }
 
@@ -551,6 +579,22 @@ mod tests {
         assert_eq!(container.data().waiters.len(), 1);
         drop((kept, removal));
         assert!(container.data().waiters.is_empty());
+    }
+
+    #[test]
+    fn an_end_is_told_before_the_next_start() {
+        let container = container(Path::new("/nonexistent"));
+        let told = Arc::new(AtomicUsize::new(0));
+        let ending = container.ending(&mut container.data());
+        let (starting, seen) = (Arc::clone(&container), Arc::clone(&told));
+        let start = std::thread::spawn(move || {
+            let _data = starting.told();
+            seen.load(Ordering::SeqCst)
+        });
+        std::thread::sleep(Duration::from_millis(10));
+        told.store(1, Ordering::SeqCst);
+        drop(ending);
+        assert_eq!(start.join().unwrap(), 1);
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Engine {
         }
         let starting;
         let (record, prepared, clients) = {
-            let mut data = container.data();
+            let mut data = container.told();
             data.restarting = false;
             if data.removing {
                 return Err(Error::conflict(
@@ -393,7 +393,7 @@ impl Engine {
             ),
             _ => error,
         };
-        let (record, remove, gone, lasted, restart) = {
+        let (record, remove, gone, lasted, restart, waiters, ending) = {
             let mut data = container.data();
             let State::Running { started, .. } = data.record.state else {
                 return;
@@ -407,7 +407,9 @@ impl Engine {
                 error,
             };
             data.record.finished = Some(exit);
-            data.ending = true;
+            let ending = container.ending(&mut data);
+            // Whoever comes from now on waits for another end.
+            let waiters = data.take_waiters(|condition| condition != WaitCondition::Removed);
             // Their clients may ask for the exit code yet; the next start forgets them.
             data.execs.retain(|_, exec| exec.started);
             data.execs.values_mut().for_each(|exec| exec.end(137));
@@ -422,7 +424,15 @@ impl Engine {
             let restart = data.restart(ran);
             let remove = data.record.host_config.auto_remove && !gone && !data.restarting;
             data.removing |= remove;
-            (data.record.clone(), remove, gone, ran.as_secs(), restart)
+            (
+                data.record.clone(),
+                remove,
+                gone,
+                ran.as_secs(),
+                restart,
+                waiters,
+                ending,
+            )
         };
         // A container being removed needs no record, and may have no directory any more.
         if !remove
@@ -442,9 +452,8 @@ impl Engine {
                 ("execDuration".to_owned(), lasted.to_string()),
             ],
         );
-        container.data().ending = false;
-        container.notify();
-        for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
+        drop(ending);
+        for waiter in waiters {
             waiter(ended(&record.state));
         }
         if remove {
