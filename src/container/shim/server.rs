@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -324,12 +324,14 @@ impl<S: Starter> Shim<S> {
                     start.runtime_dir.display()
                 ))
             })?;
+        // Where nobody would end it with this process it must not run at all.
+        if let (Some(leash), Some(first)) = (&self.leash, S::process(&ready)) {
+            leashed(leash, first)?;
+        }
         let mut launched = self.starter.start(ready)?;
         let console = launched.running.console.take();
-        let leash = self.leash.as_ref();
-        let ends = leash
-            .map_or(Ok(()), |leash| leashed(leash, &launched.running.pidfd))
-            .and_then(|()| ends.complete(console, start.open_stdin))
+        let ends = ends
+            .complete(console, start.open_stdin)
             .inspect_err(|_| launched.abandon())?;
         let streams = Streams::new(FIRST, ends, start.stdin_once, log);
         self.container = Some(Container {
@@ -617,9 +619,9 @@ impl<S: Starter> Shim<S> {
 }
 
 /// Sends a pidfd to the keeper, which kills its process when this one ends.
-fn leashed(leash: &OwnedFd, pidfd: &OwnedFd) -> Result<(), Failure> {
+fn leashed(leash: &OwnedFd, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::own(format!("the keeper is not reachable: {e}"));
-    let pidfd = pidfd.try_clone().map_err(failed)?;
+    let pidfd = pidfd.try_clone_to_owned().map_err(failed)?;
     Packet::new(&"init", vec![pidfd])
         .and_then(|packet| packet.send(leash.as_fd()))
         .map_err(failed)

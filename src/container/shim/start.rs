@@ -26,6 +26,9 @@ pub(crate) trait Starter {
     /// Makes the container and its first process, which waits.
     fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Self::Ready, Failure>;
 
+    /// The first process that waits, by its pidfd.
+    fn process(ready: &Self::Ready) -> Option<BorrowedFd<'_>>;
+
     /// Lets it go on.
     fn start(&mut self, ready: Self::Ready) -> Result<Launched, Failure>;
 
@@ -171,6 +174,10 @@ impl Starter for Stage {
         self.root = Some(kept);
         self.mounts = File::open(format!("/proc/{}/ns/mnt", process.pid())).ok();
         Ok(Ready { process, overlay })
+    }
+
+    fn process(ready: &Ready) -> Option<BorrowedFd<'_>> {
+        ready.process.pidfd()
     }
 
     fn start(&mut self, ready: Ready) -> Result<Launched, Failure> {

@@ -98,16 +98,22 @@ fn spawn(process: &Process, stdio: Stdio) -> Result<Launched, Failure> {
 }
 
 impl Starter for Ordinary {
-    type Ready = (Process, Stdio);
+    /// With a process that waits in its stead.
+    type Ready = (Process, Stdio, OwnedFd);
 
     fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Self::Ready, Failure> {
+        let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).expect("a pidfd");
         match &*start.plan.process.cwd {
-            "/" => Ok((start.plan.process.clone(), stdio)),
+            "/" => Ok((start.plan.process.clone(), stdio, own)),
             other => Err(Failure::own(format!("no directory {other}"))),
         }
     }
 
-    fn start(&mut self, (process, stdio): Self::Ready) -> Result<Launched, Failure> {
+    fn process((_, _, own): &Self::Ready) -> Option<BorrowedFd<'_>> {
+        Some(own.as_fd())
+    }
+
+    fn start(&mut self, (process, stdio, _): Self::Ready) -> Result<Launched, Failure> {
         spawn(&process, stdio)
     }
 

@@ -56,7 +56,7 @@ mod rootfs;
 mod sources;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, Signal, pidfd_send_signal, set_dumpable_behavior};
@@ -361,6 +361,11 @@ impl Ready {
     /// The process's pid in the shim's pid namespace.
     pub fn pid(&self) -> i32 {
         self.process.pid
+    }
+
+    /// The process.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.process.pidfd.as_ref().map(AsFd::as_fd)
     }
 
     /// Confines the process and lets it execute its program.

@@ -3,6 +3,7 @@
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
+use crate::container::packet::pair;
 
 #[test]
 fn what_is_prepared_runs_when_it_is_started() {
@@ -79,4 +80,24 @@ fn only_a_start_that_was_read_may_have_run() {
         let refused = fixture.shims.start(prepared, &[]).expect_err("killed");
         assert_eq!(refused.never_ran, !reads, "{refused:?}");
     }
+}
+
+#[test]
+fn nothing_runs_that_would_outlive_its_shim() {
+    let fixture = Fixture::new();
+    let mark = fixture.dir.path().join("ran");
+    let spawn = |conn: OwnedFd| {
+        let (leash, keeper) = pair()?;
+        drop(keeper);
+        std::thread::spawn(move || {
+            let shim = Shim::new(Ordinary, conn, Some(leash));
+            shim.and_then(|mut shim| shim.serve()).expect("serve");
+        });
+        Ok(())
+    };
+    let start = fixture.start(&format!("echo ran >{}", mark.display()));
+    let prepared = fixture.shims.prepare(&spawn, start).expect("prepared");
+    let refused = fixture.shims.start(prepared, &[]).expect_err("no keeper");
+    assert!(refused.never_ran, "{refused:?}");
+    assert!(!mark.exists());
 }
