@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Bytes after which a line counts as good again.
-const PROGRESS: u64 = 1 << 20;
+pub(super) const PROGRESS: u64 = 1 << 20;
 
 /// The bytes of a blob. Its errors are this folder's: [`Error::from_io`] gets them back.
 pub struct Blob {

@@ -8,7 +8,11 @@
 //!
 //! An answer of 429 or 503 is waited out when the server says how long and it is not too long
 //! ([`WAIT_MAX`]), or a few times with a pause that doubles. A request that can be sent again is
-//! sent again once when a kept connection turns out to be closed.
+//! sent again once when its connection breaks, which a kept one may have done before: each of them
+//! may be repeated, for whoever begins an upload twice has two, of which one is forgotten.
+//!
+//! A registry that refuses an upload need not read it to its end. Its answer is looked for where the
+//! connection breaks, and what was not sent yet is not read either.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -28,7 +32,7 @@ use super::error::Error;
 use super::failure::{Failure, of_io, of_library};
 use super::proxy::Proxies;
 use super::tls::{HostRoots, Identity};
-use super::transport::{Dialer, Lookup};
+use super::transport::{Dialer, Lookup, begin_request, is_unheard};
 use super::url::{Scheme, Url};
 
 /// Longest chain of redirects; Go's.
@@ -333,6 +337,9 @@ impl Http {
             SendBody::from_reader(&mut watched),
             request.wait,
         )?;
+        if is_unheard() && response.status().is_success() {
+            return Err(Failure::Eof);
+        }
         answered(response, request, url)
     }
 
@@ -344,11 +351,7 @@ impl Http {
             return Ok(agent.clone());
         }
         let trust = self.shared.rules.trust(&url.authority, |host| {
-            let lookup = Lookup {
-                cancel: self.cancel.clone(),
-                only: Vec::new(),
-            };
-            lookup.of(host)
+            Lookup::new(self.cancel.clone(), Vec::new()).of(host)
         });
         let proxy = match self.shared.proxies.of(url) {
             Some(text) => {
@@ -388,10 +391,7 @@ impl Http {
                 cancel: self.cancel.clone(),
             })
             .chain(RustlsConnector::default());
-        let resolver = Lookup {
-            cancel: self.cancel.clone(),
-            only,
-        };
+        let resolver = Lookup::new(self.cancel.clone(), only);
         let agent = Agent::with_parts(config, connector, resolver);
         agents.insert(key, agent.clone());
         Ok(agent)
@@ -411,6 +411,7 @@ fn run(
         .configure_request(head)
         .timeout_recv_response(Some(wait))
         .build();
+    begin_request();
     agent.run(head).map_err(of_library)
 }
 
@@ -429,7 +430,8 @@ fn answered(
     })
 }
 
-/// Tells a source that fails, or ends before its length, from a connection that does.
+/// Tells a source that fails, or ends before its length, from a connection that does. Once nobody
+/// listens it is not read any more; what was promised of it is zeros, which go nowhere.
 struct Watched<'a> {
     reader: &'a mut dyn Read,
     left: Option<u64>,
@@ -443,6 +445,12 @@ impl Read for Watched<'_> {
                 .len()
                 .min(usize::try_from(left).unwrap_or(usize::MAX))
         });
+        if is_unheard() {
+            let rest = self.left.map_or(0, |_| most);
+            buffer[..rest].fill(0);
+            self.left = self.left.map(|left| left.saturating_sub(rest as u64));
+            return Ok(rest);
+        }
         let outcome = match self.reader.read(&mut buffer[..most]) {
             Ok(0) if most > 0 && self.left.is_some() => Err(io::ErrorKind::UnexpectedEof.into()),
             outcome => outcome,

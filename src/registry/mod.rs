@@ -148,10 +148,7 @@ impl Registries {
 
     fn trust(&self, authority: &str, cancel: &Cancel) -> Trust {
         self.shared.rules.trust(authority, |host| {
-            let lookup = transport::Lookup {
-                cancel: cancel.clone(),
-                only: Vec::new(),
-            };
+            let lookup = transport::Lookup::new(cancel.clone(), Vec::new());
             lookup.of(host)
         })
     }

@@ -43,6 +43,7 @@ const CODES: &[(&str, &str)] = &[
     ("BLOB_UNKNOWN", "blob unknown to registry"),
     ("BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry"),
     ("BLOB_UPLOAD_INVALID", "blob upload invalid"),
+    ("RANGE_INVALID", "invalid content range"),
     (
         "PAGINATION_NUMBER_INVALID",
         "invalid number of results requested",

@@ -422,19 +422,6 @@ impl Repository {
         })
     }
 
-    /// Whether the repository has a manifest.
-    pub fn has_manifest(&self, digest: Digest) -> Result<bool, Error> {
-        self.inner.at_places(|place| {
-            let url = place.url(&self.inner.path(&format!("manifests/{digest}")));
-            let response = place.send(None, || manifest_request(Method::HEAD, url.clone()))?;
-            match response.status {
-                StatusCode::NOT_FOUND => Ok(false),
-                status if status.is_success() => Ok(true),
-                _ => Err(refused(response)),
-            }
-        })
-    }
-
     /// Stores a manifest under a tag, or under its digest if there is none.
     pub fn put_manifest(
         &self,

@@ -7,13 +7,16 @@
 //! system call a buffer. Names are looked up by the C library, on a thread that is left behind if
 //! it is not heard of in time: there is no way to interrupt it.
 //!
-//! A server that answers HTTPS with HTTP is told by its first bytes, before TLS sees them.
+//! A server that answers HTTPS with HTTP is told by its first bytes, before TLS sees them. One that
+//! stops reading a request and closes the connection may have said why: what is left of the request
+//! goes nowhere then ([`is_unheard`]), and the answer is looked for.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -34,15 +37,75 @@ const LOOKUP: Duration = Duration::from_secs(20);
 /// Longest silence in the middle of a body, or while the other side does not read.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long a host's addresses are not looked up again: the library asks before each request, of a
+/// kept connection too.
+const KNOWN: Duration = Duration::from_secs(30);
+
 /// Looks names up, for as long as nobody cancels.
 #[derive(Debug)]
 pub(super) struct Lookup {
-    pub(super) cancel: Cancel,
+    cancel: Cancel,
     /// The only addresses that may be connected to; all if empty.
-    pub(super) only: Vec<Network>,
+    only: Vec<Network>,
+    /// What was found last, and when.
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    host: String,
+    port: u16,
+    addresses: Vec<SocketAddr>,
+    at: Instant,
 }
 
 impl Lookup {
+    pub(super) fn new(cancel: Cancel, only: Vec<Network>) -> Self {
+        let known = Mutex::default();
+        Self {
+            cancel,
+            only,
+            known,
+        }
+    }
+
+    /// The addresses that were found of late; or what `look` finds, or what was found once, where
+    /// it finds nothing: in the middle of a transfer a network that is away for a moment is no
+    /// reason to end it.
+    fn remembered(
+        &self,
+        (host, port): (&str, u16),
+        now: Instant,
+        look: impl FnOnce() -> Result<Vec<SocketAddr>, Failure>,
+    ) -> Result<Vec<SocketAddr>, Failure> {
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |oldest: Option<Instant>| {
+            let known = lock();
+            let known = known.as_ref()?;
+            let fits = known.host == host && known.port == port;
+            (fits && oldest.is_none_or(|oldest| known.at >= oldest))
+                .then(|| known.addresses.clone())
+        };
+        if let Some(addresses) = now
+            .checked_sub(KNOWN)
+            .and_then(|oldest| known(Some(oldest)))
+        {
+            return Ok(addresses);
+        }
+        let addresses = match look() {
+            Ok(addresses) => addresses,
+            Err(Failure::Cancelled) => return Err(Failure::Cancelled),
+            Err(failure) => return known(None).ok_or(failure),
+        };
+        *lock() = Some(Known {
+            host: host.to_owned(),
+            port,
+            addresses: addresses.clone(),
+            at: now,
+        });
+        Ok(addresses)
+    }
+
     /// The addresses of a name.
     fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
         if let Ok(address) = host.parse::<IpAddr>() {
@@ -96,9 +159,10 @@ impl Resolver for Lookup {
         } else {
             80
         };
-        let mut found = self
-            .addresses(host, uri.port_u16().unwrap_or(default))
-            .map_err(failed)?;
+        let port = uri.port_u16().unwrap_or(default);
+        let look = || self.addresses(host, port);
+        let found = self.remembered((host, port), Instant::now(), look);
+        let mut found = found.map_err(failed)?;
         if !self.only.is_empty() {
             found.retain(|address| self.only.iter().any(|net| net.contains(address.ip())));
         }
@@ -230,6 +294,22 @@ fn wait(
     }
 }
 
+thread_local! {
+    /// Whether the request that this thread is busy with is sent to nobody any more. The library
+    /// reads a request's body on the thread that writes to its connection.
+    static UNHEARD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says that this thread begins a request.
+pub(super) fn begin_request() {
+    UNHEARD.set(false);
+}
+
+/// Whether this thread's request is not read to its end: more of it is of no use.
+pub(super) fn is_unheard() -> bool {
+    UNHEARD.get()
+}
+
 /// A connection.
 pub(super) struct Wire {
     stream: TcpStream,
@@ -278,6 +358,14 @@ impl Wire {
     }
 }
 
+/// Whether the other side has closed the connection, which may have said something before.
+fn closes(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
 impl Transport for Wire {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
@@ -285,7 +373,7 @@ impl Transport for Wire {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let mut sent = 0;
-        while sent < amount {
+        while sent < amount && !is_unheard() {
             if self.cancel.is_cancelled() {
                 return Err(failed(Failure::Cancelled));
             }
@@ -296,6 +384,7 @@ impl Transport for Wire {
                     self.wait(PollFlags::OUT, &timeout)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if closes(&error) => UNHEARD.set(true),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -330,5 +419,38 @@ impl Transport for Wire {
         self.stream
             .peek(&mut [0])
             .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_once_does_for_a_while_and_where_nothing_is_found() {
+        let lookup = Lookup::new(Cancel::new(), Vec::new());
+        let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let found = |ip| Ok(vec![SocketAddr::new(ip, 5000)]);
+        let fails = || {
+            Err(Failure::Lookup {
+                host: "r.example".into(),
+                reason: "no such host".into(),
+            })
+        };
+        let name = ("r.example", 5000);
+        let begin = Instant::now() + KNOWN;
+        let later = begin + KNOWN + Duration::from_secs(1);
+        assert!(lookup.remembered(name, begin, fails).is_err());
+        let ip = |found: Result<Vec<SocketAddr>, Failure>| found.expect("addresses")[0].ip();
+        assert_eq!(ip(lookup.remembered(name, begin, || found(one))), one);
+        let unasked = || panic!("it is known");
+        assert_eq!(ip(lookup.remembered(name, begin, unasked)), one);
+        assert_eq!(ip(lookup.remembered(name, later, fails)), one);
+        assert_eq!(ip(lookup.remembered(name, later, || found(other))), other);
+        assert!(
+            lookup
+                .remembered(("other.example", 5000), later, fails)
+                .is_err()
+        );
     }
 }

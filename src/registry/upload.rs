@@ -19,6 +19,7 @@ use std::time::Duration;
 use ureq::http::{Method, StatusCode};
 
 use super::answer::refused;
+use super::blob::PROGRESS;
 use super::error::Error;
 use super::http::{COMMIT, Payload, Request, Response, jittered};
 use super::repository::{Inner, Place, Repository, content_digest};
@@ -26,7 +27,7 @@ use super::url::Url;
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 
-/// How often an interrupted upload is taken up again without progress.
+/// How often an interrupted upload is taken up again with no progress worth the name.
 const ATTEMPTS: u32 = 5;
 /// First pause; doubled each time.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -78,6 +79,8 @@ pub struct Upload {
     place: usize,
     location: Url,
     offset: u64,
+    /// What the registry was told that the whole blob is.
+    told: Option<Digest>,
 }
 
 impl Repository {
@@ -134,6 +137,7 @@ impl Repository {
             place,
             location: url,
             offset: 0,
+            told: None,
         };
         if !upload.moves(&response) {
             return Err(self.odd("it gave no address for an upload"));
@@ -152,21 +156,16 @@ impl Repository {
 /// Refusals after which the upload's state is asked for: a proof that expired meanwhile, a range
 /// that is not where the registry is, an upload that it has forgotten.
 fn needs_another_look(error: &Error) -> bool {
-    let Error::Refused(refusal) = error else {
-        return false;
-    };
-    matches!(
-        refusal.code(),
-        "UNAUTHORIZED" | "BLOB_UPLOAD_UNKNOWN" | "BLOB_UPLOAD_INVALID" | "RANGE_INVALID"
-    )
+    match error {
+        Error::Refused(refusal) => matches!(
+            refusal.code(),
+            "UNAUTHORIZED" | "BLOB_UPLOAD_UNKNOWN" | "BLOB_UPLOAD_INVALID" | "RANGE_INVALID"
+        ),
+        _ => false,
+    }
 }
 
 impl Upload {
-    /// How many bytes the registry has.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
     fn place(&self) -> &Place {
         &self.inner.places[self.place]
     }
@@ -184,7 +183,7 @@ impl Upload {
     }
 
     /// Sends bytes after those that the registry has; `length` where it is known.
-    pub fn append(&mut self, reader: &mut dyn Read, length: Option<u64>) -> Result<(), Error> {
+    fn append(&mut self, reader: &mut dyn Read, length: Option<u64>) -> Result<(), Error> {
         let mut counted = Counted { reader, count: 0 };
         let mut request = Request::new(Method::PATCH, self.location.clone());
         request
@@ -222,7 +221,7 @@ impl Upload {
     }
 
     /// Asks the registry how far it is.
-    pub fn status(&mut self) -> Result<u64, Error> {
+    fn status(&mut self) -> Result<u64, Error> {
         let response = self
             .place()
             .send(None, || Request::new(Method::GET, self.location.clone()))?;
@@ -238,28 +237,13 @@ impl Upload {
     }
 
     /// Finishes: the registry checks the digest and stores the blob.
-    pub fn commit(self, digest: Digest) -> Result<(), Error> {
-        self.put(digest, Payload::Bytes(&[]))
-    }
-
-    /// Sends a whole blob and finishes, in one request.
-    pub fn send_whole(self, digest: Digest, size: u64, reader: &mut dyn Read) -> Result<(), Error> {
-        self.put(
-            digest,
-            Payload::Stream {
-                reader,
-                length: Some(size),
-            },
-        )
-    }
-
-    fn put(&self, digest: Digest, payload: Payload<'_>) -> Result<(), Error> {
+    fn commit(&self, digest: Digest) -> Result<(), Error> {
         let url = self.location.with_query("digest", &digest.to_string());
         let mut request = Request::new(Method::PUT, url);
         request
             .headers
             .push(("content-type", "application/octet-stream".into()));
-        request.payload = payload;
+        request.payload = Payload::Bytes(&[]);
         request.wait = COMMIT;
         let response = self.place().send_once(request)?;
         if !response.status.is_success() {
@@ -305,13 +289,25 @@ impl Upload {
             self.inner
                 .cancel
                 .sleep(jittered(PAUSE * 2u32.pow(failures - 1)))?;
+            if let Some(digest) = self.told.filter(|digest| self.is_stored(*digest)) {
+                return Ok(digest);
+            }
             outcome = self.take_up().and_then(|()| {
-                if self.offset > furthest {
-                    (failures, furthest) = (0, self.offset);
+                if self.offset >= furthest + PROGRESS {
+                    failures = 0;
                 }
+                furthest = furthest.max(self.offset);
                 self.send_rest(content)
             });
         }
+    }
+
+    /// Whether the registry has the blob, and only its answer was lost.
+    fn is_stored(&self, digest: Digest) -> bool {
+        let repository = Repository {
+            inner: Arc::clone(&self.inner),
+        };
+        matches!(repository.blob_size(digest), Ok(Some(_)))
     }
 
     /// Goes back to where the registry is, if it still knows the upload; else to the beginning.
@@ -345,7 +341,8 @@ impl Upload {
             self.append(&mut *reader, length)?;
         }
         let digest = content.digest()?;
-        self.put(digest, Payload::Bytes(&[]))?;
+        self.told = Some(digest);
+        self.commit(digest)?;
         Ok(digest)
     }
 }

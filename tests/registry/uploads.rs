@@ -8,7 +8,7 @@ use moss::registry::{Access, Content, Error, Repository};
 use moss::types::digest::Digest;
 
 use super::served::{Served, Then, answer, send};
-use super::{message, open, registries};
+use super::{content, message, open, registries};
 
 fn pushes(text: &str) -> Repository {
     open(&registries(), text, None, Access::Push)
@@ -227,4 +227,142 @@ fn a_short_source_is_the_sources_fault() {
     });
     let error = pushes(&server.name("a")).push_blob(Digest::of(b""), 1000, reader_of(b"short"));
     assert!(message(error).starts_with("cannot read what is to be pushed"));
+}
+
+#[test]
+fn a_range_that_is_not_the_registrys_is_asked_for() {
+    let body = content(300_000);
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&stored);
+    let server = Served::new(move |head, stream| {
+        let mut stored = keep.lock().expect("no panic");
+        let range = format!("0-{}", stored.len().saturating_sub(1));
+        match head.method.as_str() {
+            "POST" => answer(stream, "202 Accepted", &[("Location", "u")], b""),
+            "GET" if head.target.contains("uploads") => {
+                let fields = [("Location", "u"), ("Range", range.as_str())];
+                answer(stream, "204 No Content", &fields, b"")
+            }
+            "PATCH" => {
+                let length = head.field("content-length").and_then(|it| it.parse().ok());
+                let mut bytes = vec![0; length.expect("a length")];
+                stream.read_exact(&mut bytes).expect("they are sent");
+                if stored.is_empty() {
+                    // It is still writing down what it is said not to have.
+                    stored.extend_from_slice(&bytes[..100_000]);
+                    let body = br#"{"errors":[{"code":"RANGE_INVALID","message":"no"}]}"#;
+                    let fields = [("Content-Type", "application/json")];
+                    return answer(stream, "416 Range Not Satisfiable", &fields, body);
+                }
+                stored.extend(bytes);
+                answer(stream, "202 Accepted", &[("Location", "u")], b"")
+            }
+            "PUT" => answer(stream, "201 Created", &[], b""),
+            _ => answer(stream, "200 OK", &[], b"{}"),
+        }
+    });
+    pushes(&server.name("a"))
+        .push_blob(Digest::of(&body), 300_000, reader_of(&body))
+        .expect("it arrives");
+    assert_eq!(*stored.lock().expect("no panic"), body);
+}
+
+#[test]
+fn a_blob_whose_storing_was_not_answered_is_not_sent_again() {
+    let body = content(1000);
+    let digest = Digest::of(&body);
+    let has_it = format!("/v2/a/blobs/{digest}");
+    let server = Served::new(move |head, stream| match head.method.as_str() {
+        "POST" => answer(stream, "202 Accepted", &[("Location", "u")], b""),
+        "PATCH" => {
+            let mut bytes = [0; 1000];
+            stream.read_exact(&mut bytes).expect("they are sent");
+            answer(stream, "202 Accepted", &[("Location", "u")], b"")
+        }
+        "PUT" => Then::Close,
+        "HEAD" if head.target == has_it => answer(stream, "200 OK", &[], b""),
+        _ if head.target.contains("uploads") => answer(stream, "404 Not Found", &[], b""),
+        _ => answer(stream, "200 OK", &[], b"{}"),
+    });
+    pushes(&server.name("a"))
+        .push_blob(digest, 1000, reader_of(&body))
+        .expect("it is there");
+    let methods = server.requests().into_iter().map(|head| head.method);
+    assert_eq!(methods.filter(|method| method == "PATCH").count(), 1);
+}
+
+#[test]
+fn a_registry_that_takes_a_little_each_time_is_given_up() {
+    let stored = Arc::new(Mutex::new(0));
+    let keep = Arc::clone(&stored);
+    let server = Served::new(move |head, stream| {
+        let mut stored = keep.lock().expect("no panic");
+        match head.method.as_str() {
+            "POST" => answer(stream, "202 Accepted", &[("Location", "u")], b""),
+            "PATCH" => {
+                stream.read_exact(&mut [0; 10]).expect("they are sent");
+                *stored += 10;
+                Then::Close
+            }
+            _ if head.target.contains("uploads") => {
+                let range = format!("0-{}", *stored - 1);
+                let fields = [("Location", "u"), ("Range", range.as_str())];
+                answer(stream, "204 No Content", &fields, b"")
+            }
+            _ => answer(stream, "200 OK", &[], b"{}"),
+        }
+    });
+    let body = content(1000);
+    let sent = pushes(&server.name("a")).push_blob(Digest::of(&body), 1000, reader_of(&body));
+    assert!(sent.is_err());
+    assert_eq!(*stored.lock().expect("no panic"), 50, "five attempts");
+}
+
+#[test]
+fn a_refusal_in_the_middle_of_an_upload_is_heard() {
+    let server = Served::new(|head, stream| match head.method.as_str() {
+        "POST" => answer(stream, "202 Accepted", &[("Location", "u")], b""),
+        "PATCH" => {
+            // Nothing of the body is read: the connection is reset.
+            let body = br#"{"errors":[{"code":"DENIED","message":"quota exceeded"}]}"#;
+            let fields = [
+                ("Content-Type", "application/json"),
+                ("Connection", "close"),
+            ];
+            answer(stream, "403 Forbidden", &fields, body);
+            Then::Close
+        }
+        _ => answer(stream, "200 OK", &[], b"{}"),
+    });
+    for size in [None, Some(64 << 20)] {
+        let patches = || {
+            let heads = server.requests().into_iter();
+            heads.filter(|head| head.method == "PATCH").count()
+        };
+        let before = patches();
+        let mut endless = Endless { size };
+        let upload = pushes(&server.name("a")).upload().expect("it begins");
+        let sent = upload.send(&mut endless);
+        assert_eq!(message(sent), "denied: quota exceeded");
+        assert_eq!(patches(), before + 1, "one attempt");
+    }
+}
+
+/// More than any socket takes: 64 MiB, or no end.
+struct Endless {
+    size: Option<u64>,
+}
+
+impl Content for Endless {
+    fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    fn open(&mut self, _: u64) -> std::io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(std::io::repeat(7)))
+    }
+
+    fn digest(&mut self) -> Result<Digest, Error> {
+        panic!("nobody has read it all");
+    }
 }
