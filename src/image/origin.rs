@@ -40,6 +40,15 @@ pub enum Format {
     Zstd,
 }
 
+/// Bytes of a blob that tell its format.
+const TELLING: usize = 8;
+
+/// Adds to the beginning of a blob, which may come byte by byte, until it tells the format.
+pub(super) fn begin_with(start: &mut Vec<u8>, bytes: &[u8]) {
+    let lacking = TELLING.saturating_sub(start.len());
+    start.extend_from_slice(&bytes[..bytes.len().min(lacking)]);
+}
+
 impl Format {
     /// From the beginning of a blob.
     pub(super) fn detect(start: &[u8]) -> Option<Self> {
@@ -216,6 +225,14 @@ mod tests {
         );
         assert_eq!(Format::detect(b"etc/"), Some(Format::Tar));
         assert_eq!(Format::detect(b"BZh9"), None);
+        let mut start = Vec::new();
+        for byte in [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0] {
+            begin_with(&mut start, &[byte]);
+        }
+        assert_eq!(
+            (start.len(), Format::detect(&start)),
+            (8, Some(Format::Gzip))
+        );
         let text = serde_json::to_string(&Format::Zstd).unwrap();
         assert_eq!(text, "\"zstd\"");
     }

@@ -181,40 +181,56 @@ impl Pipeline {
     }
 }
 
-/// The digest of what a stream decompresses to, found while it passes by.
+/// The digest of what a stream decompresses to, found while it passes by. Whose stream it is may
+/// have made one that never ends: it is not decompressed beyond the size that it must have.
 pub(crate) struct Inspection {
     feed: SyncSender<Chunk>,
+    chunk: Vec<u8>,
     thread: JoinHandle<Result<Digest, Error>>,
 }
 
 impl Inspection {
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(most: u64) -> io::Result<Self> {
         let (feed, encoded) = sync_channel::<Chunk>(QUEUE);
         let thread = thread::Builder::new().name("layer-inspect".to_owned());
         let inspect = move || {
             let mut plain = decompress(Chunks::new(encoded))?;
             let mut hash = Sha256::new();
             let mut buffer = vec![0; CHUNK];
+            let mut left = most;
             loop {
-                match plain.read(&mut buffer).map_err(Error::Decompress)? {
-                    0 => return Ok(Digest::from_bytes(hash.finalize().into())),
-                    amount => hash.update(&buffer[..amount]),
+                let amount = plain.read(&mut buffer).map_err(Error::Decompress)?;
+                if amount == 0 {
+                    return Ok(Digest::from_bytes(hash.finalize().into()));
                 }
+                left = left
+                    .checked_sub(amount as u64)
+                    .ok_or(Error::RootFsMismatch)?;
+                hash.update(&buffer[..amount]);
             }
         };
         Ok(Self {
             feed,
+            chunk: Vec::new(),
             thread: thread.spawn(inspect)?,
         })
     }
 
-    /// Takes some more of the stream.
-    pub(crate) fn write(&self, bytes: &[u8]) {
-        // Whoever does not want more has failed; `finish` says why.
-        let _ = self.feed.send(Arc::new(bytes.to_vec()));
+    /// Takes some more of the stream; whether more is of use, or `finish` says why it is not.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> bool {
+        // The first bytes tell the compression, and must come together.
+        self.chunk.extend_from_slice(bytes);
+        self.chunk.len() < CHUNK || self.send()
     }
 
-    pub(crate) fn finish(self) -> Result<Digest, Error> {
+    fn send(&mut self) -> bool {
+        self.feed
+            .send(Arc::new(std::mem::take(&mut self.chunk)))
+            .is_ok()
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Digest, Error> {
+        self.send();
         drop(self.feed);
         self.thread.join().map_err(|_| Error::Interrupted)?
     }
@@ -304,5 +320,37 @@ impl BufRead for Chunks {
 
     fn consume(&mut self, amount: usize) {
         self.at = (self.at + amount).min(self.chunk.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspect(most: u64, encoded: &[u8], piece: usize) -> Result<Digest, Error> {
+        let mut inspection = Inspection::start(most).unwrap();
+        for bytes in encoded.chunks(piece) {
+            if !inspection.write(bytes) {
+                break;
+            }
+        }
+        inspection.finish()
+    }
+
+    #[test]
+    fn a_stream_is_inspected_to_its_size_and_no_further() {
+        let plain = vec![7; 3 << 20];
+        let encoded = zstd::encode_all(&plain[..], 3).unwrap();
+        let size = plain.len() as u64;
+        for piece in [1, 8 << 20] {
+            let found = inspect(size, &encoded, piece).unwrap();
+            assert_eq!(found, Digest::of(&plain));
+            assert!(inspect(size - 1, &encoded, piece).is_err());
+        }
+        // 64 GiB of zeros.
+        let bomb = zstd::encode_all(&vec![0; 64 << 20][..], 3)
+            .unwrap()
+            .repeat(1024);
+        assert!(inspect(size, &bomb, CHUNK).is_err());
     }
 }

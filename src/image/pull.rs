@@ -16,15 +16,14 @@
 //!
 //! The first error ends the layers that are still under way by using the pull's [`Cancel`].
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 use super::commit::Parts;
 use super::config::CONFIG_MAX;
-use super::error::{Error, store};
+use super::error::Error;
 use super::origin::Origin;
 use super::pins::Pins;
+use super::slots::for_each;
 use super::store::Store;
 use super::transfer::{Downloads, Source};
 use crate::registry::{self, Cancel, Found, Repository, Target};
@@ -272,33 +271,9 @@ impl Store {
         for source in &wanted[workers..] {
             tell(source, LayerStep::Waiting);
         }
-        let next = AtomicUsize::new(0);
-        let failure: Mutex<Option<Error>> = Mutex::default();
-        let fail = |error| {
-            let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(error);
-            pull.cancel.cancel();
-        };
-        let work = || {
-            while let Some(source) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let fetched = self.fetch_layer(pull.downloads, source, &|step| tell(source, step));
-                if let Err(error) = fetched {
-                    return fail(error);
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..workers {
-                let thread = thread::Builder::new().name("pull-layer".to_owned());
-                if let Err(error) = thread.spawn_scoped(scope, work) {
-                    fail(store("start a thread for", "the layer")(error));
-                }
-            }
-        });
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        for_each(&wanted, workers, pull.cancel, |_, source| {
+            self.fetch_layer(pull.downloads, source, &|step| tell(source, step))
+        })
     }
 }
 

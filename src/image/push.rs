@@ -20,15 +20,13 @@
 //! The first error ends the uploads that are still under way by using the push's [`Cancel`].
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-use super::error::{Error, store};
+use super::error::Error;
 use super::origin::{Blob, Format};
 use super::pins::Pins;
 use super::schema;
-use super::slots::{Slots, lock};
+use super::slots::{Slots, for_each, lock};
 use super::store::{Store, Stored};
 use super::supply::{Sent, Supply};
 use crate::registry::{self, Cancel, Document, Manifest, Mount, RawManifest, Repository, Upload};
@@ -66,8 +64,9 @@ pub struct Push<'a> {
     cancel: &'a Cancel,
     uploads: &'a Uploads,
     format: Format,
-    /// The blobs that the repository has, by layer.
-    there: Mutex<HashMap<Digest, Described>>,
+    /// The blobs that the repository has, by layer, and whether they are known to be the layer or
+    /// only claimed to be by a manifest.
+    there: Mutex<HashMap<Digest, (Described, bool)>>,
 }
 
 /// A blob in a manifest to be.
@@ -169,6 +168,28 @@ impl<'a> Push<'a> {
     fn target(&self) -> &Reference {
         self.repository.reference()
     }
+
+    /// The blob of a layer that this push has found there, or sent.
+    fn known_there(&self, layer: &Layer<'_>) -> Option<Described> {
+        let (blob, is_verified) = *lock(&self.there).get(&layer.diff_id)?;
+        // A claim is good for the manifest that makes it, and for no other.
+        let fits = match layer.wanted {
+            Some(wanted) => wanted.digest == blob.digest,
+            None => is_verified,
+        };
+        fits.then_some(blob)
+    }
+
+    /// Whether the blobs of all these layers are known to be them.
+    fn has_verified(&self, layers: &[Digest]) -> bool {
+        let there = lock(&self.there);
+        let verified = |layer| {
+            there
+                .get(layer)
+                .is_some_and(|(_, is_verified)| *is_verified)
+        };
+        layers.iter().all(verified)
+    }
 }
 
 /// Where steps are told of: a layer's short diff id, and how far it is.
@@ -201,7 +222,9 @@ impl Store {
         let pushed = self.push_image(push, name, id, &image, progress);
         drop(pins);
         // Of an image that was removed meanwhile the layers were left.
-        self.discard(image.config.diff_ids())?;
+        if let Err(error) = self.discard(image.config.diff_ids()) {
+            tracing::error!(error = error.chain(), "cannot remove unused layers");
+        }
         pushed
     }
 
@@ -222,14 +245,24 @@ impl Store {
                 .and_then(|known| known.manifest.layers.get(at)),
         });
         let layers: Vec<_> = layers.collect();
-        let blobs = self.push_layers(push, &layers, known.as_ref(), progress)?;
+        let mut blobs = self.push_layers(push, &layers, known.as_ref(), progress)?;
         let same = |known: &&Known| {
             let wanted = known.manifest.layers.iter();
             wanted
                 .map(|layer| layer.digest)
                 .eq(blobs.iter().map(|blob| blob.digest))
         };
-        let (media_type, bytes) = match known.as_ref().filter(same) {
+        let same = known.as_ref().filter(same);
+        if same.is_none() && !push.has_verified(diff_ids) {
+            // A new manifest does not repeat what the other one only claims.
+            let layers = diff_ids.iter().map(|diff_id| Layer {
+                diff_id: *diff_id,
+                wanted: None,
+            });
+            let layers: Vec<_> = layers.collect();
+            blobs = self.push_layers(push, &layers, None, progress)?;
+        }
+        let (media_type, bytes) = match same {
             Some(known) => (known.manifest.media_type.clone(), known.raw.bytes.clone()),
             None => schema::manifest(id, image.raw.len() as u64, &blobs)?,
         };
@@ -378,35 +411,13 @@ impl Store {
         for layer in &each[workers..] {
             progress(&layer.diff_id.short(), UploadStep::Waiting);
         }
-        let next = AtomicUsize::new(0);
-        let failure: Mutex<Option<Error>> = Mutex::default();
         let blobs: Mutex<HashMap<usize, Described>> = Mutex::default();
-        let fail = |error| {
-            lock(&failure).get_or_insert(error);
-            push.cancel.cancel();
-        };
-        let work = || {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(layer) = each.get(at) else { return };
-                let tell = |step| progress(&layer.diff_id.short(), step);
-                match self.push_layer(push, layer, known, &tell) {
-                    Ok(blob) => lock(&blobs).insert(at, blob),
-                    Err(error) => return fail(error),
-                };
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..workers {
-                let thread = thread::Builder::new().name("push-layer".to_owned());
-                if let Err(error) = thread.spawn_scoped(scope, work) {
-                    fail(store("start a thread for", "the layer")(error));
-                }
-            }
-        });
-        if let Some(error) = lock(&failure).take() {
-            return Err(error);
-        }
+        for_each(&each, workers, push.cancel, |at, layer| {
+            let tell = |step| progress(&layer.diff_id.short(), step);
+            let blob = self.push_layer(push, layer, known, &tell)?;
+            lock(&blobs).insert(at, blob);
+            Ok(())
+        })?;
         let blobs = lock(&blobs);
         let blob = |layer: &Layer<'_>| {
             let at = each.iter().position(|other| same(other, layer))?;
@@ -425,8 +436,7 @@ impl Store {
         known: Option<&Known>,
         tell: &dyn Fn(UploadStep),
     ) -> Result<Described, Error> {
-        let fits = |blob: &Described| layer.wanted.is_none_or(|it| it.digest == blob.digest);
-        if let Some(blob) = lock(&push.there).get(&layer.diff_id).copied().filter(fits) {
+        if let Some(blob) = push.known_there(layer) {
             tell(UploadStep::Exists);
             return Ok(blob);
         }
@@ -444,6 +454,7 @@ impl Store {
                 found
             }),
         };
+        let is_verified = found.is_none_or(|found| found.is_verified);
         let blob = match found {
             Some(found) => {
                 let (digest, size, format) = (found.digest, found.size, found.format);
@@ -463,7 +474,7 @@ impl Store {
                 blob
             }
         };
-        lock(&push.there).insert(layer.diff_id, blob);
+        lock(&push.there).insert(layer.diff_id, (blob, is_verified));
         Ok(blob)
     }
 

@@ -1,9 +1,11 @@
-//! How many transfers there may be at once, whoever they belong to.
+//! How many transfers there may be at once, whoever they belong to; and the threads of one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use super::error::Error;
+use super::error::{Error, store};
 use crate::registry::Cancel;
 
 /// How long somebody who waits does not look at the [`Cancel`].
@@ -63,6 +65,41 @@ impl Slots {
     }
 }
 
+/// Does something with each of `items`, in order, on as many threads as `workers`. The first failure
+/// ends it, and what is under way with it, by `cancel`.
+pub(super) fn for_each<T: Sync>(
+    items: &[T],
+    workers: usize,
+    cancel: &Cancel,
+    work: impl Fn(usize, &T) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let next = AtomicUsize::new(0);
+    let failure: Mutex<Option<Error>> = Mutex::default();
+    let fail = |error| {
+        lock(&failure).get_or_insert(error);
+        cancel.cancel();
+    };
+    let worker = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return };
+            if let Err(error) = work(at, item) {
+                return fail(error);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..workers.min(items.len()) {
+            let thread = thread::Builder::new().name("layer".to_owned());
+            if let Err(error) = thread.spawn_scoped(scope, worker) {
+                fail(store("start a thread for", "the layer")(error));
+            }
+        }
+    });
+    let failure = lock(&failure).take();
+    failure.map_or(Ok(()), Err)
+}
+
 /// Frees a place when dropped.
 pub(super) struct Slot<'a>(&'a Slots);
 
@@ -75,9 +112,31 @@ impl Drop for Slot<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
+
+    #[test]
+    fn the_first_failure_ends_the_rest() {
+        let items: Vec<usize> = (0..100).collect();
+        let seen = Mutex::new(Vec::new());
+        let cancel = Cancel::new();
+        let all = for_each(&items, 7, &cancel, |at, item| {
+            assert_eq!(at, *item);
+            lock(&seen).push(at);
+            Ok(())
+        });
+        assert!(all.is_ok() && !cancel.is_cancelled());
+        lock(&seen).sort_unstable();
+        assert_eq!(*lock(&seen), items);
+        let some = for_each(&items, 7, &cancel, |at, _| match at {
+            3 => Err(Error::RootFsMismatch),
+            4.. => loop {
+                cancel.check()?;
+                thread::yield_now();
+            },
+            _ => Ok(()),
+        });
+        assert!(matches!(some, Err(Error::RootFsMismatch)));
+    }
 
     #[test]
     fn slots_are_bounded_and_come_back() {

@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::gzip::Gzip;
 use super::layer::Kept;
-use super::origin::Format;
+use super::origin::{Format, begin_with};
 use super::pipeline::{CHUNK, Inspection};
 use super::split::LayerTar;
 use super::store::Store;
@@ -151,7 +151,7 @@ impl<'a> Sent<'a> {
                 is_verified,
             } => {
                 if !is_verified {
-                    inspection = Some(Inspection::start()?);
+                    inspection = Some(Inspection::start(self.tar_size)?);
                 }
                 Box::new(repository.blob(*digest, Some(*size))?)
             }
@@ -184,6 +184,7 @@ impl Content for Sent<'_> {
         self.reading = None;
         let reading = self.begin()?;
         let mut passing = Passing {
+            diff_id: self.diff_id,
             reading: self.reading.insert(reading),
             tell: self.tell,
         };
@@ -243,6 +244,7 @@ fn compressed(
 
 /// A pass under way.
 struct Passing<'a> {
+    diff_id: Digest,
     reading: &'a mut Reading,
     tell: &'a dyn Fn(u64, u64),
 }
@@ -253,11 +255,12 @@ impl Read for Passing<'_> {
         let amount = reading.source.read(buffer)?;
         let bytes = &buffer[..amount];
         reading.hash.update(bytes);
-        if reading.size == 0 {
-            reading.start = bytes[..amount.min(8)].to_vec();
-        }
-        if let Some(inspection) = reading.inspection.as_ref().filter(|_| amount > 0) {
-            inspection.write(bytes);
+        begin_with(&mut reading.start, bytes);
+        if let Some(inspection) = reading.inspection.as_mut().filter(|_| amount > 0)
+            && !inspection.write(bytes)
+        {
+            let text = format!("the blob is not the layer {}", self.diff_id);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         reading.size += amount as u64;
         let tar = reading.tar.as_ref();

@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, store};
 use super::layer::{self, Kept};
-use super::origin::{self, Format};
+use super::origin::{self, Format, begin_with};
 use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::pull::LayerStep;
 use super::slots::{LOOK, Slots, lock};
@@ -275,7 +275,7 @@ impl Store {
         let mut pipeline = Pipeline::start(scratch, &self.owners, self.limits)?;
         let mut hash = Sha256::new();
         let mut pace = Pace::new(source.size);
-        let (mut current, mut format) = (0, None);
+        let (mut current, mut start) = (0, Vec::new());
         let mut buffer = vec![0; CHUNK];
         loop {
             let read = blob.read_patiently(&mut buffer, retrying);
@@ -299,9 +299,7 @@ impl Store {
                 let _ = pipeline.finish();
                 return Err(store("write", layer::BLOB)(error));
             }
-            if current == 0 {
-                format = Format::detect(&buffer[..amount]);
-            }
+            begin_with(&mut start, &buffer[..amount]);
             current += amount as u64;
             if pace.is_due(current, Instant::now()) {
                 let total = source.size;
@@ -323,7 +321,7 @@ impl Store {
         let mut layer = pipeline.finish()?;
         let (digest, size) = (source.digest, source.size);
         layer.kept = copy.map(|_| Kept { digest, size });
-        if let Some(format) = format {
+        if let Some(format) = Format::detect(&start) {
             let blob = origin::Blob {
                 digest,
                 size,
