@@ -199,6 +199,11 @@ impl Feed {
         let _ = self.pieces.blocking_send(Err(error));
     }
 
+    /// Whether a piece could be sent without waiting; where nobody else sends, it can be then.
+    pub fn has_room(&self) -> bool {
+        self.pieces.capacity() > 0
+    }
+
     /// Whether the client is gone.
     pub fn is_gone(&self) -> bool {
         self.pieces.is_closed()

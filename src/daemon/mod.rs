@@ -15,6 +15,7 @@
 //! | [`hijack`], [`peer`] | connections that leave HTTP; noticing that a client has left |
 
 pub mod answer;
+pub mod backlog;
 pub mod dispatch;
 pub mod hijack;
 pub mod lifecycle;

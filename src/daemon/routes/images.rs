@@ -10,6 +10,7 @@ use super::registries::{cancelled_by_leaving, proof};
 use super::{Request, State, absent, filters, quick, shaped, slow, spawn};
 use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
+use crate::daemon::backlog::Backlog;
 use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
 use crate::engine;
 use crate::engine::images::ImageListOptions;
@@ -325,29 +326,24 @@ async fn transfer(
     spawn(verb, move || {
         let begin = Mutex::new(Some(begin));
         let first = || begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let backlog = Backlog::new(feed);
         let tell = |message: JsonMessage| {
             if let Some(begin) = first() {
                 // Where nobody waits for it the client is gone, which is noticed below.
                 let _ = begin.send(Ok(()));
             }
-            let is_passing = message
-                .progress_detail
-                .is_some_and(|detail| detail.current != detail.total);
-            let line = message.to_line();
-            // A slow client misses some progress; nobody waits for it.
-            let is_gone = match is_passing {
-                true => feed.try_send(line).is_err() && feed.is_gone(),
-                false => feed.send(line).is_err(),
-            };
-            if is_gone {
+            if backlog.tell(message).is_err() {
                 cancel.cancel();
             }
         };
         let result = run(&cancel, &tell);
         match (result, first()) {
             (result, Some(begin)) => drop(begin.send(result)),
-            (Err(error), None) => drop(feed.send(JsonMessage::error(error.message).to_line())),
-            (Ok(()), None) => {}
+            (result, None) => {
+                let error = result.err().map(|error| JsonMessage::error(error.message));
+                // A client that has left is told nothing.
+                let _ = backlog.finish(error);
+            }
         }
         drop(over);
     })?;
