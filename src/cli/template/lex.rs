@@ -48,31 +48,56 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
         let start = rest.find("{{");
         let mut before = &rest[..start.unwrap_or(rest.len())];
         if trim {
-            before = before.trim_start();
+            before = before.trim_start_matches(is_space);
         }
         let Some(start) = start else {
             pieces.push(Piece::Text(before.to_owned()));
             return Ok(pieces);
         };
         let mut inner = begin + start + 2;
-        if text[inner..].starts_with("- ") {
-            before = before.trim_end();
+        let mut following = text[inner..].chars();
+        if following.next() == Some('-') && following.next().is_some_and(is_space) {
+            before = before.trim_end_matches(is_space);
             inner += 2;
         }
         pieces.push(Piece::Text(before.to_owned()));
-        let length = closing(&text[inner..]).ok_or_else(|| TemplateError::Parse {
+        let wrong = |reason: &str| TemplateError::Parse {
             line: line(text, inner),
-            reason: "unclosed action".into(),
-        })?;
-        begin = inner + length + 2;
-        let action = &text[inner..inner + length];
-        trim = action.ends_with(" -");
-        let action = action.strip_suffix(" -").unwrap_or(action);
-        if !action.trim_start().starts_with("/*") {
+            reason: reason.into(),
+        };
+        // A comment holds what it likes, and nothing is beside it.
+        let comment = match text[inner..].starts_with("/*") {
+            true => {
+                let length = text[inner..].find("*/");
+                Some(length.ok_or_else(|| wrong("unclosed comment"))? + 2)
+            }
+            false => None,
+        };
+        let rest = &text[inner + comment.unwrap_or(0)..];
+        let length = match comment {
+            Some(_) => rest.find("}}"),
+            None => closing(rest),
+        };
+        let length = length.ok_or_else(|| wrong("unclosed action"))?;
+        let action = &rest[..length];
+        begin = inner + comment.unwrap_or(0) + length + 2;
+        let marked = action
+            .strip_suffix('-')
+            .filter(|action| action.ends_with(is_space));
+        trim = marked.is_some();
+        let action = marked.unwrap_or(action);
+        if comment.is_none() {
             let tokens = tokens(text, inner, action)?;
             pieces.push(Piece::Action { at: inner, tokens });
+        } else if !action.trim_matches(is_space).is_empty() {
+            return Err(wrong("comment ends before closing delimiter"));
         }
     }
+}
+
+/// What markers trim, and words end at.
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t' | '\r' | '\n')
 }
 
 /// Where the action's `}}` is, outside strings.
@@ -136,6 +161,17 @@ fn tokens(text: &str, begin: usize, action: &str) -> Result<Vec<Token>, Template
     Ok(tokens)
 }
 
+/// What a letter means after a backslash.
+const SIMPLE: [(char, char); 7] = [
+    ('a', '\x07'),
+    ('b', '\x08'),
+    ('f', '\x0c'),
+    ('n', '\n'),
+    ('r', '\r'),
+    ('t', '\t'),
+    ('v', '\x0b'),
+];
+
 /// A string's value, and how long it is as written.
 fn quoted(rest: &str) -> Option<(String, usize)> {
     let mut characters = rest.char_indices();
@@ -149,11 +185,26 @@ fn quoted(rest: &str) -> Option<(String, usize)> {
             value.push(character);
             continue;
         }
-        match characters.next()?.1 {
-            'n' => value.push('\n'),
-            't' => value.push('\t'),
-            'r' => value.push('\r'),
-            other => value.push(other),
+        let (at, escaped) = characters.next()?;
+        let simple = SIMPLE.iter().find(|(letter, _)| *letter == escaped);
+        if let Some((_, meant)) = simple {
+            value.push(*meant);
+            continue;
+        }
+        let (from, length, radix) = match escaped {
+            'x' => (at + 1, 2, 16),
+            'u' => (at + 1, 4, 16),
+            'U' => (at + 1, 8, 16),
+            '0'..='7' => (at, 3, 8),
+            other => {
+                value.push(other);
+                continue;
+            }
+        };
+        let digits = rest.get(from..from + length)?;
+        value.push(char::from_u32(u32::from_str_radix(digits, radix).ok()?)?);
+        for _ in 0..from + length - at - 1 {
+            characters.next();
         }
     }
     None

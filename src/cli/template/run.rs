@@ -4,7 +4,8 @@
 //! `[]`, a map `map[]`, a pointer `<nil>`; what a map does not have is `<no value>`, what a struct
 //! does not have an error. So a field's kind is taken from its name: [`MAPS`] are the maps of
 //! Docker's API with what they hold, [`POINTERS`] the fields that may be `<nil>`; any other `null`
-//! is a list.
+//! is a list. Of fields that the API leaves out where they are empty the answer does not even say
+//! that they exist: [`OMITTED`] are those that Go's structs have all the same.
 
 use serde_json::Value;
 
@@ -78,6 +79,76 @@ const POINTERS: &[&str] = &[
     "Swarm",
     "UsageData",
 ];
+
+/// Fields that are left out of an answer where they are empty, and neither maps nor pointers.
+const OMITTED: &[(&str, Zero)] = &[
+    ("ArgsEscaped", Zero::False),
+    ("Author", Zero::Text),
+    ("Comment", Zero::Text),
+    ("Consistency", Zero::Text),
+    ("Created", Zero::Text),
+    ("DockerVersion", Zero::Text),
+    ("Driver", Zero::Text),
+    ("MacAddress", Zero::Text),
+    ("MaskedPaths", Zero::List),
+    ("Mounts", Zero::List),
+    ("Name", Zero::Text),
+    ("NetworkDisabled", Zero::False),
+    ("OnBuild", Zero::List),
+    ("OsVersion", Zero::Text),
+    ("Parent", Zero::Text),
+    ("Runtime", Zero::Text),
+    ("Shell", Zero::List),
+    ("StopSignal", Zero::Text),
+    ("User", Zero::Text),
+    ("Variant", Zero::Text),
+    ("Warnings", Zero::List),
+];
+
+/// Maps that are left out so.
+const OMITTED_MAPS: &[&str] = &[
+    "Annotations",
+    "ExposedPorts",
+    "StorageOpt",
+    "Sysctls",
+    "Tmpfs",
+    "Volumes",
+];
+
+/// Pointers that are left out so.
+const OMITTED_POINTERS: &[&str] = &[
+    "Descriptor",
+    "Health",
+    "Healthcheck",
+    "ImageManifestDescriptor",
+    "Init",
+    "SizeRootFs",
+    "SizeRw",
+    "StopTimeout",
+    "UsageData",
+];
+
+/// What a field is that is left out.
+#[derive(Debug, Clone, Copy)]
+enum Zero {
+    Text,
+    List,
+    False,
+}
+
+/// A field that is not there although Docker's struct has it.
+fn omitted(name: &str) -> Option<Typed> {
+    let is = |known: &str| known.eq_ignore_ascii_case(name);
+    let value = match OMITTED.iter().find(|(known, _)| is(known)) {
+        Some((_, Zero::Text)) => Value::String(String::new()),
+        Some((_, Zero::False)) => Value::Bool(false),
+        Some((_, Zero::List)) => Value::Null,
+        None if OMITTED_POINTERS.iter().any(|known| is(known)) => return Some(Value::Null.into()),
+        None if OMITTED_MAPS.iter().any(|known| is(known)) => Value::Null,
+        None => return None,
+    };
+    Some(field(name, value))
+}
 
 impl From<Value> for Typed {
     fn from(value: Value) -> Self {
@@ -294,7 +365,15 @@ impl Run<'_> {
         };
         let mut arguments = Vec::new();
         for term in rest {
-            arguments.push(self.term(term, dot)?);
+            let argument = self.term(term, dot)?;
+            // Go looks at no more than it needs.
+            if let TermKind::Function(name) = &first.kind
+                && matches!(name.as_str(), "and" | "or")
+                && functions::is_true(&argument) == (name == "or")
+            {
+                return Ok(argument);
+            }
+            arguments.push(argument);
         }
         arguments.extend(last);
         match &first.kind {
@@ -370,7 +449,13 @@ impl Run<'_> {
                 },
                 (None, Value::Object(_), _) => {
                     let reason = match self.missing {
-                        Missing::Entry => format!("map has no entry for key {name:?}"),
+                        Missing::Entry => match omitted(name) {
+                            Some(zero) => {
+                                at = zero;
+                                continue;
+                            }
+                            None => format!("map has no entry for key {name:?}"),
+                        },
                         Missing::Field(of) => format!("can't evaluate field {name} in type {of}"),
                     };
                     return Err(self.refuse(term.at, term, reason));

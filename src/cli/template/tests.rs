@@ -82,6 +82,23 @@ fn what_people_write() {
             "<no value> []",
         ),
         ("{{.Map}}", "map[80/tcp:[map[HostPort:8080]] a:1.5 k:v]"),
+        // What an answer leaves out where it is empty.
+        (
+            "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{.State.Health}}",
+            "none <nil>",
+        ),
+        (
+            "{{.Config.Healthcheck}} {{.Config.Shell}} {{.Config.ExposedPorts}} \
+             [{{.Config.StopSignal}}] {{.SizeRw}} {{.Config.ArgsEscaped}}",
+            "<nil> [] map[] [] <nil> false",
+        ),
+        (
+            "{{and .State.Health .State.Health.Status}} {{or .ID .Nosuch}} {{and .ID .N}} \
+             {{or .State.Error .N}}",
+            "<nil> abc 3 3",
+        ),
+        ("a {{-\t.N\t-}} b {{-\n/* \" */ -}} c", "a3bc"),
+        (r#"{{"\x41\u00e9\101\a"}}"#, "Aé\u{41}\u{7}"),
     ] {
         let found = render(template).unwrap_or_else(|error| panic!("{template}: {error}"));
         assert_eq!(found, wanted, "{template}");
