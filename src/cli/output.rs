@@ -22,6 +22,12 @@ pub fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// What a registry says, without what a terminal would take for orders.
+pub fn plain(text: &str) -> String {
+    let kept = |character: &char| !character.is_control() || matches!(character, '\n' | '\t');
+    text.chars().filter(kept).collect()
+}
+
 /// Prints what `one` answers for each name. Where some fail, their errors are printed after the
 /// others' answers, and the status is 1.
 pub fn each(names: &[String], mut one: impl FnMut(&str) -> Result<String>) -> Result<()> {

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use super::bars::Lines;
 use super::error::Exit;
+use super::output::plain;
 use super::terminal;
 use crate::api::progress::JsonMessage;
 
@@ -59,7 +60,7 @@ fn failure(message: &JsonMessage) -> Option<String> {
     detail
         .filter(|text| !text.is_empty())
         .or(Some(&message.error).filter(|text| !text.is_empty()))
-        .cloned()
+        .map(|text| plain(text))
 }
 
 /// What has been shown so far.
@@ -118,10 +119,11 @@ impl Screen {
 }
 
 fn text(message: &JsonMessage) -> String {
+    let status = plain(&message.status);
     if message.id.is_empty() {
-        message.status.clone()
+        status
     } else {
-        format!("{}: {}", message.id, message.status)
+        format!("{}: {status}", plain(&message.id))
     }
 }
 
@@ -171,5 +173,8 @@ mod tests {
         );
         assert_eq!(failure(&JsonMessage::error("no")), Some("no".into()));
         assert_eq!(failure(&JsonMessage::stream("x")), None);
+        let evil = failure(&JsonMessage::error("a\x1b]0;b\x07\u{9b}c\n"));
+        assert_eq!(evil.as_deref(), Some("a]0;bc\n"));
+        assert_eq!(text(&JsonMessage::status("", "\x1b[2Jx")), "[2Jx");
     }
 }

@@ -8,7 +8,7 @@ use super::args;
 use super::containers::filters;
 use super::engine::Client;
 use super::http::{Body, Target};
-use super::output::complain;
+use super::output::{complain, plain};
 use super::table::{Shape, ellipsis};
 use crate::api::auth::AuthConfig;
 use crate::api::registry::SearchResult;
@@ -59,7 +59,7 @@ pub fn search(client: &Client, search: &args::Search) -> Result<()> {
 }
 
 fn row(found: &SearchResult, whole: bool, as_json: bool) -> Value {
-    let description = found.description.replace(['\n', '\r'], " ");
+    let description = plain(&found.description.replace(['\n', '\r'], " "));
     let official = match (found.is_official, as_json) {
         (official, true) => official.to_string(),
         (true, false) => "[OK]".to_owned(),
@@ -68,7 +68,7 @@ fn row(found: &SearchResult, whole: bool, as_json: bool) -> Value {
     json!({
         "Description": if whole { description } else { ellipsis(&description, DESCRIPTION) },
         "IsOfficial": official,
-        "Name": found.name,
+        "Name": plain(&found.name),
         "StarCount": found.star_count.to_string(),
     })
 }
