@@ -27,6 +27,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +47,9 @@ const STARTING: Duration = Duration::from_secs(90);
 
 /// How long a daemon may take to make its socket anew.
 const SUMMONED: Duration = Duration::from_secs(10);
+
+/// How often somebody who waits looks.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// How long a wait goes on in silence.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -185,12 +189,41 @@ impl Wait {
 
     /// Waits a moment more for `what`; whether there is time left.
     fn go_on(&mut self, what: &str) -> bool {
+        std::thread::sleep(MOMENT);
+        self.is_left(what)
+    }
+
+    /// Whether there is time left to wait for `what`.
+    fn is_left(&mut self, what: &str) -> bool {
         if self.begun.elapsed() > SILENCE && !self.told {
             self.told = true;
             eprintln!("moss: waiting for {what}");
         }
-        std::thread::sleep(Duration::from_millis(20));
         self.begun.elapsed() < self.limit
+    }
+
+    /// All that is written to a pipe until it is closed, `what` being waited for; `None` where there
+    /// is no time left.
+    fn read(&mut self, pipe: &mut io::PipeReader, what: &str) -> io::Result<Option<String>> {
+        let moment = Timespec::try_from(MOMENT).unwrap_or_default();
+        let mut said = Vec::new();
+        loop {
+            let mut polled = [PollFd::new(&*pipe, PollFlags::IN)];
+            match rustix::event::poll(&mut polled, Some(&moment)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => {
+                    let mut bytes = [0; 512];
+                    match pipe.read(&mut bytes)? {
+                        0 => return Ok(Some(String::from_utf8_lossy(&said).into_owned())),
+                        amount => said.extend_from_slice(&bytes[..amount]),
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if !self.is_left(what) {
+                return Ok(None);
+            }
+        }
     }
 }
 
@@ -266,17 +299,30 @@ fn start(paths: &Paths, roots: &args::Roots) -> Result<PathBuf> {
         .spawn()
         .context("cannot start a moss daemon")?;
     drop(told);
-    let mut said = String::new();
-    ready.read_to_string(&mut said)?;
-    if said.trim() == "ready"
-        && let Some(socket) = living(paths)?
-    {
-        return Ok(socket);
-    }
-    // Nothing, or a sentence: it is leaving.
-    let _ = daemon.wait();
-    if let Some(socket) = living(paths)? {
-        return Ok(socket);
+    let pid = daemon.id();
+    let what = format!("the moss daemon (pid {pid}) to serve");
+    let silent = || {
+        anyhow!(
+            "the moss daemon (pid {pid}) was started and does not serve: {} may say why, and \
+             {}/daemon.log",
+            log_path.display(),
+            paths.data_root.display()
+        )
+    };
+    let mut wait = Wait::new(STARTING);
+    let said = wait.read(&mut ready, &what)?.ok_or_else(silent)?;
+    // It serves; or it said nothing, or a sentence, and is leaving.
+    loop {
+        let has_left = daemon.try_wait()?.is_some();
+        if let Some(socket) = living(paths)? {
+            return Ok(socket);
+        }
+        if has_left {
+            break;
+        }
+        if !wait.go_on(&what) {
+            return Err(silent());
+        }
     }
     let mut message = "the moss daemon could not be started".to_owned();
     match said.trim() {
@@ -559,6 +605,18 @@ pub fn address(socket: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_says_nothing_is_not_waited_for_for_ever() {
+        let (mut pipe, mut daemon) = io::pipe().unwrap();
+        let mut wait = Wait::new(Duration::from_millis(50));
+        assert_eq!(wait.read(&mut pipe, "the daemon").unwrap(), None);
+        let mut wait = Wait::new(STARTING);
+        io::Write::write_all(&mut daemon, b"ready\n").unwrap();
+        drop(daemon);
+        let said = wait.read(&mut pipe, "the daemon").unwrap();
+        assert_eq!(said.as_deref(), Some("ready\n"));
+    }
 
     #[test]
     fn places() {
