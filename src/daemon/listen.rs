@@ -4,7 +4,7 @@
 //! appears with mode 0600 and listening, and never without. A socket that is there already is
 //! asked first: one that answers belongs to a living server and is left alone, one that refuses is
 //! stale and replaced; anything else at that path is not ours to remove. Paths longer than
-//! `sun_path` (107 bytes) go through their directory's descriptor. At the end a socket is removed
+//! `sun_path` (107 bytes) go through a directory's descriptor. At the end a socket is removed
 //! if it is still the one that was made. One that was deleted meanwhile can be made anew, with its
 //! directory ([`presence`](super::presence) does).
 //!
@@ -13,20 +13,18 @@
 //! whoever can connect.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::sys::fdpass::Address;
 use crate::sys::fork::take_inherited;
 use crate::sys::paths;
-
-/// The longest path that a socket address holds, without its final zero.
-const SUN_PATH: usize = 107;
 
 /// Clients that may wait to be accepted; the standard library's number.
 const BACKLOG: i32 = 128;
@@ -212,7 +210,9 @@ fn is_nothing(error: &io::Error) -> bool {
 
 /// Whether a server answers at `path`.
 fn answers(path: &Path) -> bool {
-    within(path, |short| UnixStream::connect(short)).is_ok()
+    Address::of(path)
+        .and_then(|address| UnixStream::connect(address.path()))
+        .is_ok()
 }
 
 /// Binds, listens and moves into place; device and inode of the socket.
@@ -230,9 +230,7 @@ fn place(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    within(&temporary, |short| {
-        Ok(rustix::net::bind(&socket, &SocketAddrUnix::new(short)?)?)
-    })?;
+    rustix::net::bind(&socket, &Address::of(&temporary)?.socket()?)?;
     let placed = (|| {
         // Nobody can connect before listen(), so the mode is in time. (The file mode creation mask
         // belongs to the process, and its other threads make files.)
@@ -247,19 +245,6 @@ fn place(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
         let _ = fs::remove_file(&temporary);
     })?;
     Ok((UnixListener::from(socket), identity))
-}
-
-/// Runs `with` on a form of `path` that fits a socket address.
-fn within<T>(path: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    if path.as_os_str().len() <= SUN_PATH {
-        return with(path);
-    }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return with(path);
-    };
-    let directory = File::open(parent)?;
-    let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    with(&through.join(name))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! message with something missing: the kernel has already dropped the rest.
 //!
 //! Socket addresses hold 108 bytes; deeper paths (a long `$TMPDIR` on a cluster) are reached
-//! through their directory's descriptor as `/proc/self/fd/N/name`.
+//! through the descriptor of a directory on the way, as `/proc/self/fd/N/name` ([`Address`]).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -24,6 +24,9 @@ pub const MAX_DESCRIPTORS: usize = 64;
 
 /// `sun_path` less its terminating zero.
 const MAX_ADDRESS: usize = 107;
+
+/// What comes before the rest of a path that is too long, at its longest.
+const THROUGH: &str = "/proc/self/fd/2147483647/";
 
 /// Sends one packet. The socket may be non-blocking; a full buffer is then `WouldBlock`.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -149,7 +152,8 @@ pub struct Address {
 }
 
 impl Address {
-    /// The address of `path`, through its directory's descriptor where it is too long.
+    /// The address of `path`. Where it is too long it goes through the descriptor of a directory, as
+    /// far up as the rest fits: by its end others know the socket in /proc/net/unix.
     pub fn of(path: &Path) -> io::Result<Self> {
         if path.as_os_str().as_bytes().len() <= MAX_ADDRESS {
             return Ok(Self {
@@ -157,17 +161,27 @@ impl Address {
                 _directory: None,
             });
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        let rest = |ancestor: &&Path| path.strip_prefix(ancestor).ok().map(Path::to_owned);
+        let fits = |rest: &PathBuf| rest.as_os_str().len() <= MAX_ADDRESS - THROUGH.len();
+        let mut ancestors = path.ancestors().skip(1);
+        let Some(mut parent) = ancestors.next() else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
+        while let Some(higher) = ancestors
+            .next()
+            .filter(|it| rest(it).is_some_and(|r| fits(&r)))
+        {
+            parent = higher;
+        }
         let directory: OwnedFd = rustix::fs::open(
             parent,
             rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
         )?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+        let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        let rest = rest(&parent).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self {
-            path,
+            path: through.join(rest),
             _directory: Some(directory),
         })
     }
@@ -177,7 +191,8 @@ impl Address {
         &self.path
     }
 
-    fn socket(&self) -> io::Result<SocketAddrUnix> {
+    /// The same, for the kernel.
+    pub fn socket(&self) -> io::Result<SocketAddrUnix> {
         Ok(SocketAddrUnix::new(&self.path)?)
     }
 }
@@ -214,6 +229,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();
+        let named = deep.join("e/shim.sock");
+        let address = Address::of(&named).unwrap();
+        assert!(address.path().ends_with("e/shim.sock"));
         let path = deep.join("keeper.sock");
         let listener = listen(&path).unwrap();
         assert!(accept(&listener).unwrap().is_none());

@@ -7,15 +7,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::event::epoll::EventFlags;
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::reactor::{Epoll, Token, Watch};
 use crate::container::packet::{Packet, receive};
 use crate::container::protocol::{Envelope, Message, SOCKET};
+use crate::sys::fdpass::Address;
 
 /// All connected daemons, and the socket where more may connect.
 #[derive(Debug, Default)]
@@ -71,8 +72,9 @@ impl Daemons {
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         // Made with the mode that it is to have: no moment in which others could connect.
         let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = with_short_path(dir, |path| {
-            Ok(rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?)
+        let bound = Address::of(&path).and_then(|address| {
+            rustix::net::bind(&socket, &address.socket()?)?;
+            Ok(())
         });
         rustix::process::umask(mask);
         bound?;
@@ -166,21 +168,4 @@ impl Daemon {
         flags.set(EventFlags::OUT, !self.queue.is_empty());
         self.watch.set(epoll, self.fd.as_fd(), Some(flags));
     }
-}
-
-/// Calls `f` with a path of `shim.sock` in `dir` that fits a socket address, however long the
-/// directory's own is: by way of a descriptor of the directory's parent. The directory's own name,
-/// the container's id, stays in it: it is what /proc/net/unix shows of the socket.
-pub(crate) fn with_short_path<T>(
-    dir: &Path,
-    f: impl FnOnce(&Path) -> io::Result<T>,
-) -> io::Result<T> {
-    use std::os::fd::AsRawFd;
-    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = openat(CWD, parent, flags, Mode::empty())?;
-    let through = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
-    f(&through.join(name).join(SOCKET))
 }
