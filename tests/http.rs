@@ -26,6 +26,7 @@ enum Target {
     Attach,
     Endless,
     Load,
+    Pool,
 }
 
 struct Fixture {
@@ -45,6 +46,10 @@ impl Endpoints for Fixture {
             Target::Json => {
                 let value: Option<serde_json::Value> = request.json().await?;
                 Ok(answer::ok(&value))
+            }
+            Target::Pool => {
+                let answered = tokio::task::spawn_blocking(|| answer::ok(&"here"));
+                Ok(answered.await.expect("it is not cancelled"))
             }
             Target::Panic => panic!("this handler panics on purpose"),
             Target::Attach => Ok(hijack::answer(&request, true, echo)),
@@ -72,15 +77,13 @@ impl Endpoints for Fixture {
 
 /// Upper-cases what the client sends until it shuts its side down, then says goodbye.
 fn echo(descriptor: OwnedFd, early: Vec<u8>) {
-    std::thread::spawn(move || {
-        let mut stream = UnixStream::from(descriptor);
-        stream.set_nonblocking(false).expect("a socket");
-        let mut all = early;
-        stream.read_to_end(&mut all).expect("half-closed");
-        all.make_ascii_uppercase();
-        stream.write_all(&all).expect("still reads");
-        stream.write_all(b" bye").expect("still reads");
-    });
+    let mut stream = UnixStream::from(descriptor);
+    stream.set_nonblocking(false).expect("a socket");
+    let mut all = early;
+    stream.read_to_end(&mut all).expect("half-closed");
+    all.make_ascii_uppercase();
+    stream.write_all(&all).expect("still reads");
+    stream.write_all(b" bye").expect("still reads");
 }
 
 /// A server on a socket of its own, until dropped.
@@ -108,10 +111,12 @@ impl Harness {
             (Method::POST, "/attach", Target::Attach),
             (Method::GET, "/endless", Target::Endless),
             (Method::POST, "/load", Target::Load),
+            (Method::GET, "/pool", Target::Pool),
         ]);
         let service = Arc::new(Dispatcher::new(table, fixture, "29.0.0"));
         let runtime = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
+                .max_blocking_threads(1)
                 .enable_all()
                 .build()
                 .expect("a runtime");
@@ -335,6 +340,8 @@ fn hijacks_keep_early_bytes_and_half_close() {
         "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\n\
          Connection: Upgrade\r\nUpgrade: tcp\r\n"
     ));
+    // Whoever has the connection keeps nobody else waiting.
+    assert_eq!(harness.get("/pool").0, 200);
     stream.write_all(b" and late").expect("it reads");
     stream.shutdown(Shutdown::Write).expect("a socket");
     let mut rest = String::new();

@@ -118,7 +118,7 @@ impl fmt::Display for Failure {
 pub struct Hijack {
     /// Status line and headers.
     pub head: String,
-    /// Whoever speaks with the client from here on; called on a thread that may block shortly.
+    /// Whoever speaks with the client from here on; called on a thread of its own.
     pub take: Box<dyn FnOnce(OwnedFd, Vec<u8>) + Send>,
 }
 

@@ -28,10 +28,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::answer::{Answer, Hijack};
 use super::peer::{Ended, Socket};
+use super::routes::STACK;
 
 /// How long answers in flight may take once the daemon is asked to stop.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -259,9 +260,19 @@ async fn hand_over(socket: Socket, early: Vec<u8>, hijack: Hijack) {
             return;
         }
     };
-    let taken = tokio::task::spawn_blocking(move || (hijack.take)(descriptor, early)).await;
-    if let Err(error) = taken {
-        tracing::error!(%error, "taking a connection over failed");
+    // Not on the pool: it waits for a container's start or shim, and other requests for the pool.
+    let (end, ended) = oneshot::channel();
+    let take = move || {
+        (hijack.take)(descriptor, early);
+        // Nobody waits for it any more where the daemon ends.
+        let _ = end.send(());
+    };
+    let thread = std::thread::Builder::new().name("hijack".to_owned());
+    if let Err(error) = thread.stack_size(STACK).spawn(take) {
+        tracing::error!(%error, "cannot start a thread to take a connection over");
+    }
+    if ended.await.is_err() {
+        tracing::error!("taking a connection over failed");
     }
 }
 

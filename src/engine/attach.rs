@@ -23,7 +23,7 @@ use crate::container::logs::{Follow, Query, Reader, Record};
 use crate::container::protocol::Attach;
 use crate::container::record::State;
 use crate::engine::Engine;
-use crate::engine::containers::{Arriving, Container, Paths};
+use crate::engine::containers::{Arriving, Container, Data, Paths};
 use crate::engine::error::{Error, Result};
 
 /// How long a client that asked for the log may leave it unread.
@@ -59,11 +59,6 @@ impl AttachTicket {
     /// Whether the container has a terminal: its output is then raw.
     pub fn terminal(&self) -> bool {
         !self.attach.multiplexed
-    }
-
-    /// Whether joining takes as long as the client reads the log.
-    pub fn is_slow(&self) -> bool {
-        self.logs
     }
 
     /// Writes what was logged so far to the client, framed as its stream will be.
@@ -130,6 +125,13 @@ impl AttachTicket {
             tracing::warn!(id = self.container.id.short(), "cannot attach: {error}");
         }
         drop(self.arriving);
+    }
+}
+
+impl Data {
+    /// Whether a client is attached that waits for the start.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.pending.iter().any(|(_, client)| !has_left(client))
     }
 }
 
@@ -232,5 +234,21 @@ impl Engine {
             follow,
             terminal: record.config.tty,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_waiting_until_it_has_left() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let client = OwnedFd::from(theirs);
+        assert!(!has_left(&client));
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!has_left(&client), "it has sent all it will send");
+        drop(ours);
+        assert!(has_left(&client));
     }
 }

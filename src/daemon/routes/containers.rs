@@ -290,15 +290,7 @@ pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
     Ok(hijack::answer(
         &request,
         multiplexed,
-        move |connection, early| {
-            if !ticket.is_slow() {
-                return ticket.connect(&engine, connection, early);
-            }
-            let join = move || ticket.connect(&engine, connection, early);
-            if let Err(failure) = spawn("attach", join) {
-                tracing::error!("{failure}");
-            }
-        },
+        move |connection, early| ticket.connect(&engine, connection, early),
     ))
 }
 
