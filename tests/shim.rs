@@ -451,7 +451,10 @@ fn runtime_directory(world: &World) {
         assert!(Instant::now() < until, "no socket");
         std::thread::sleep(Duration::from_millis(2));
     }
-    let state = container.daemon.adopt(container.id, &run).expect("adopt");
+    let state = container
+        .daemon
+        .adopt(container.id, &run, Duration::from_secs(60))
+        .expect("adopt");
     assert_eq!(state.pid, world.last_shim());
     container
         .daemon
@@ -543,7 +546,11 @@ fn execs(world: &World) {
     }
     let state = container
         .daemon
-        .adopt(container.id, &container.dir.join("run"))
+        .adopt(
+            container.id,
+            &container.dir.join("run"),
+            Duration::from_secs(60),
+        )
         .expect("adopt");
     assert!(state.execs.is_empty(), "{state:?}");
     let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children"));

@@ -29,13 +29,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::packet::{MOST_DESCRIPTORS, Packet, pair, receive, receive_until};
 use super::protocol::{
     Attach, Envelope, Failure, Message, Reply, Request, SOCKET, ShimState, Start, Started, VERSION,
     mismatch,
 };
+use crate::sys::fdpass::Address;
 use crate::types::id::ContainerId;
 use crate::userns::plan::Process;
 
@@ -234,19 +235,25 @@ impl Shims {
     }
 
     /// Connects to the shim of a container that an earlier daemon started; `runtime_dir` is the
-    /// container's, where `shim.sock` is.
+    /// container's, where `shim.sock` is. It is waited for for as long as `patience`.
     ///
     /// # Errors
     /// `Unsupported` where it lives but speaks another version of the protocol; otherwise it is
     /// gone, or as good as that.
-    pub fn adopt(&self, id: ContainerId, runtime_dir: &Path) -> io::Result<ShimState> {
+    pub fn adopt(
+        &self,
+        id: ContainerId,
+        runtime_dir: &Path,
+        patience: Duration,
+    ) -> io::Result<ShimState> {
         // One that hangs, and whose queue is full of connections, is not waited for.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        connect(&socket, runtime_dir)?;
+        let address = Address::of(&runtime_dir.join(SOCKET))?;
+        rustix::net::connect(&socket, &address.socket()?)?;
         let shim = Shim::new(id, self.shared.next.fetch_add(1, Ordering::Relaxed), socket);
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + patience.min(ANSWER);
         let seq = shim.send(Request::Hello { version: VERSION }, Vec::new(), deadline)?;
         let unsupported = |reason| io::Error::new(io::ErrorKind::Unsupported, reason);
         let state = match shim.wait_alone(seq, deadline)? {
@@ -570,13 +577,4 @@ fn tell(on_event: &OnEvent, id: ContainerId, message: Message) {
 
 fn unmade(error: &io::Error) -> Failure {
     Failure::own(format!("failed to start a shim: {error}"))
-}
-
-fn connect(socket: &OwnedFd, dir: &Path) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // By a descriptor of the directory: its path may be longer than a socket address holds.
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
-    let path = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
-    Ok(rustix::net::connect(socket, &SocketAddrUnix::new(path)?)?)
 }

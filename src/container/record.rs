@@ -232,6 +232,12 @@ pub enum RecordError {
         /// Why.
         source: std::io::Error,
     },
+    /// Nothing was ever written to it: the host lost power before.
+    #[error("the container record {path} is empty")]
+    Empty {
+        /// The record.
+        path: PathBuf,
+    },
     /// It is not a record.
     #[error("the container record {path} is damaged")]
     Damaged {
@@ -261,6 +267,10 @@ impl Record {
             Ok(bytes) => bytes,
             Err(source) => return Err(RecordError::Read { path, source }),
         };
+        // A file whose data did not reach the disk is short, or zeros.
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Err(RecordError::Empty { path });
+        }
         serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path, source })
     }
 
@@ -301,6 +311,20 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_never_written_is_told_from_what_is_damaged() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for (text, empty) in [("", true), ("\0\0\0", true), ("{\"id\":", false)] {
+            std::fs::write(directory.path().join(RECORD_FILE), text).expect("written");
+            let error = Record::read(directory.path()).expect_err("no record");
+            assert_eq!(
+                matches!(error, RecordError::Empty { .. }),
+                empty,
+                "{text:?}"
+            );
+        }
+    }
 
     #[test]
     fn records_of_older_versions_are_read() {

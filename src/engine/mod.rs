@@ -250,11 +250,12 @@ impl Engine {
         self.settings.exec_root.join("c").join(id.as_str())
     }
 
-    /// Whether nothing runs and nothing would be lost if this daemon left.
+    /// Whether nothing runs, nobody waits for something to run, and nothing would be lost if this
+    /// daemon left.
     pub fn is_idle(&self) -> bool {
         self.containers.all().iter().all(|container| {
             let data = container.data();
-            !data.record.state.is_live() && !data.starting
+            !data.record.state.is_live() && !data.starting && !data.is_awaited()
         })
     }
 

@@ -24,17 +24,22 @@ use rustix::process::Signal;
 
 use crate::api::exec::ExecConfig;
 use crate::container::protocol::{Exit, SOCKET, ShimState, Started};
-use crate::container::record::{Record, State};
+use crate::container::record::{RECORD_FILE, Record, RecordError, State};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Exec, Paths};
 use crate::engine::error::Error;
+use crate::engine::spare;
 use crate::sys::pidfd;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::ShimIdentity;
 
-/// How long all shims that have lost their sockets may take together to make them anew.
+/// How long all shims may take together to answer, those that have lost their sockets and make them
+/// anew included.
 const REVIVAL: Duration = Duration::from_secs(10);
+
+/// How long each of them, or one that says nothing, gets of that at least.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// How often one of them is told so.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -63,16 +68,18 @@ impl Engine {
             let directory = entry.path();
             // A create that had not come to its end: not in its place, and never answered.
             if entry.file_name().as_bytes().starts_with(b".") {
-                tracing::info!("removing a half-made container: {}", directory.display());
+                if !spare::NAMES.iter().any(|name| entry.file_name() == *name) {
+                    tracing::info!("removing a half-made container: {}", directory.display());
+                }
                 self.trash("half-container", &directory);
                 continue;
             }
-            let record = match Record::read(&directory) {
+            let mut record = match Record::read(&directory) {
                 Ok(record) => record,
+                // The records of containers that remove themselves are not synced.
                 Err(error)
-                    if !directory
-                        .join(crate::container::record::RECORD_FILE)
-                        .exists() =>
+                    if matches!(error, RecordError::Empty { .. })
+                        || !directory.join(RECORD_FILE).exists() =>
                 {
                     tracing::info!("removing a half-made container: {error}");
                     self.trash("half-container", &directory);
@@ -86,8 +93,11 @@ impl Engine {
             // Layers that are missing are found so when the container is started.
             self.images.hold(&record.layers);
             if self.containers.reserve(&record.name, &record.id).is_err() {
-                tracing::error!("two containers are named {}", record.name);
-                continue;
+                let id = record.id.to_string();
+                tracing::error!("two containers are named {}: one is {id} now", record.name);
+                record.name = id;
+                // Nobody else can have it but on purpose; then it is found by its id alone.
+                let _ = self.containers.reserve(&record.name, &record.id);
             }
             let container = Container::new(record, directory);
             self.containers.insert(container.clone());
@@ -102,7 +112,10 @@ impl Engine {
             {
                 running.push(container);
             } else if container.data().record.host_config.auto_remove
-                && matches!(container.data().record.state, State::Exited { .. })
+                && matches!(
+                    container.data().record.state,
+                    State::Exited { .. } | State::Created { failure: Some(_) }
+                )
             {
                 container.data().removing = true;
                 self.discard(&container, true);
@@ -114,8 +127,10 @@ impl Engine {
         self.sweep_runtime()
     }
 
-    /// Deletes the runtime directories of containers that there are not.
+    /// Deletes the runtime directories of containers that there are not. One whose record is damaged
+    /// may run.
     fn sweep_runtime(&self) -> std::io::Result<()> {
+        let containers = self.settings.data_root.join("containers");
         let entries = match std::fs::read_dir(self.settings.exec_root.join("c")) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other?,
@@ -123,10 +138,8 @@ impl Engine {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let known = name
-                .to_str()
-                .and_then(|name| name.parse::<ContainerId>().ok())
-                .is_some_and(|id| self.containers.by_id(&id).is_some());
+            let id = name.to_str().map(str::parse::<ContainerId>);
+            let known = matches!(id, Some(Ok(_))) && containers.join(&name).exists();
             if !known {
                 self.janitor.discard(Some(entry.path()));
             }
@@ -199,7 +212,11 @@ impl Engine {
     /// Connects to a container's shim, which may just have been woken.
     fn reach(&self, container: &Container, deadline: Instant) -> Shim {
         let directory = self.runtime_directory(&container.id);
-        let mut error = match self.shims.adopt(container.id, &directory) {
+        let adopt = || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.shims.adopt(container.id, &directory, left.max(HEARD))
+        };
+        let mut error = match adopt() {
             Ok(state) => return Shim::Connected(state),
             Err(error) => error,
         };
@@ -224,7 +241,7 @@ impl Engine {
             }
             // Before the attempt: what a shim did last is done once it has ended.
             let alive = pidfd::is_alive(&process).unwrap_or(true);
-            error = match self.shims.adopt(container.id, &directory) {
+            error = match adopt() {
                 Ok(state) => return Shim::Connected(state),
                 Err(_) if !alive => return Shim::Gone,
                 Err(error) => error,

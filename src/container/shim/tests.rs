@@ -32,6 +32,9 @@ use crate::userns::plan::{
 };
 use crate::userns::stage::{Origin, Phases, Running, Stdio};
 
+/// How long a shim is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Runs `args` of the plan as they are, without a container.
 struct Ordinary;
 
@@ -558,7 +561,9 @@ fn a_later_daemon_finds_the_container_and_its_clients_go_on() {
     let (sender, events) = channel();
     let later =
         Shims::new(Box::new(move |_, message| drop(sender.send(message)))).expect("monitor");
-    let state = later.adopt(fixture.id, &runtime_dir).expect("adopt");
+    let state = later
+        .adopt(fixture.id, &runtime_dir, PATIENCE)
+        .expect("adopt");
     assert_eq!((state.running, state.exit), (Some(launched.started), None));
     ours.shutdown(Shutdown::Write).expect("half-close");
     assert_eq!(rest(ours), b"");
@@ -682,7 +687,7 @@ fn with_no_daemon_the_exit_is_written_and_the_shim_leaves() {
     std::thread::sleep(Duration::from_millis(100));
     fixture
         .shims
-        .adopt(fixture.id, &runtime_dir)
+        .adopt(fixture.id, &runtime_dir, PATIENCE)
         .expect_err("the shim has left");
     let exit: Exit =
         serde_json::from_slice(&std::fs::read(exit_file).expect("file")).expect("JSON");
