@@ -35,8 +35,6 @@ pub struct Facts {
     pub engine_id: String,
     /// Pairs that `docker info` shows of the storage driver.
     pub storage: Vec<(String, String)>,
-    /// The host's /etc/resolv.conf.
-    pub resolv_conf: String,
     /// Id maps of the keeper's user namespace.
     pub id_map: IdMap,
     /// The user's id on the host.
@@ -97,7 +95,6 @@ impl Facts {
             devices: super::plan::host_devices(),
             engine_id: String::new(),
             storage: Vec::new(),
-            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             id_map,
             uid,
             unified_cgroups: rustix::fs::statfs("/sys/fs/cgroup")

@@ -189,8 +189,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container.
-    pub(super) fn write_files(&self, record: &Record, directory: &Path) -> Result<()> {
+    /// Writes /etc/resolv.conf of a container by the host's as it is now: that changes with the
+    /// networks that the host joins.
+    pub(super) fn write_resolv_conf(&self, record: &Record, directory: &Path) -> Result<()> {
         let host = &record.host_config;
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         let (servers, search, options) = (
@@ -207,9 +208,18 @@ impl Engine {
             NetworkMode::Host => Resolution::Host,
             _ => Resolution::Isolated,
         };
+        // A host without one has no name servers.
+        let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let content = files::resolv_conf(&hosts, settings, resolution);
+        write_file(&directory.join(FILES[0].0), &content)
+    }
+
+    /// Writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container.
+    pub(super) fn write_files(&self, record: &Record, directory: &Path) -> Result<()> {
+        self.write_resolv_conf(record, directory)?;
+        let host = &record.host_config;
         let name = &record.config.hostname;
         let contents = [
-            files::resolv_conf(&self.facts.resolv_conf, settings, resolution),
             files::hostname(name),
             files::hosts(
                 name,
@@ -219,16 +229,8 @@ impl Engine {
                 true,
             ),
         ];
-        for ((file, _), content) in FILES.iter().zip(contents) {
-            let path = directory.join(file);
-            std::fs::write(&path, content)
-                .and_then(|()| {
-                    std::fs::set_permissions(
-                        &path,
-                        std::os::unix::fs::PermissionsExt::from_mode(0o644),
-                    )
-                })
-                .map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))?;
+        for ((file, _), content) in FILES[1..].iter().zip(contents) {
+            write_file(&directory.join(file), &content)?;
         }
         Ok(())
     }
@@ -307,6 +309,14 @@ impl Engine {
         let process = identity(&other).ok_or_else(|| Error::not_running(name))?;
         Ok(Some(process))
     }
+}
+
+/// Writes one of [`FILES`], which the container may be reading.
+fn write_file(path: &Path, content: &str) -> Result<()> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::write(path, content)
+        .and_then(|()| std::fs::set_permissions(path, mode))
+        .map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))
 }
 
 /// The first process of a container, if it runs.

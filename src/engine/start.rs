@@ -138,6 +138,9 @@ impl Engine {
         let refused = |NotStarted { failure, .. }| start_error(&failure);
         if let Some(prepared) = prepared {
             forget_last_run(container).map_err(own)?;
+            // The host may have joined another network since.
+            self.write_resolv_conf(record, &container.directory)
+                .map_err(own)?;
             match self.shims.start(prepared, clients) {
                 Err(NotStarted {
                     never_ran: true,
@@ -241,6 +244,8 @@ impl Engine {
         if let Err(error) = container.save(false) {
             tracing::error!("{}", Error::system(&error));
         }
+        // As dockerd does whatever failed (moby, daemon/start.go, `Cleanup`).
+        self.tell_unmounted(&record);
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
             waiter(ended(&record.state));
         }
@@ -326,6 +331,13 @@ impl Engine {
             self.volume_event("mount", point, &record.id, more);
         }
         Ok(())
+    }
+
+    /// Tells that a container's volumes are mounted no more.
+    fn tell_unmounted(&self, record: &Record) {
+        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
+            self.volume_event("unmount", point, &record.id, []);
+        }
     }
 
     /// Tells that a container mounts or unmounts a volume.
@@ -441,9 +453,7 @@ impl Engine {
         {
             tracing::error!("{}", Error::system(&error));
         }
-        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
-            self.volume_event("unmount", point, &record.id, []);
-        }
+        self.tell_unmounted(&record);
         self.container_event(
             &record,
             "die",

@@ -418,6 +418,12 @@ class Story(Case):
         self.equal((told["destination"], told["read/write"], told["driver"], told["propagation"], len(told["container"])),
                    ("/data", "false", "local", "", 64), "mount")
 
+    def test_volume_of_failed_start(self):
+        name, volume = self.name(), self.name()
+        run = lambda: self.docker("run", "--name", name, "-v", volume + ":/data", "busybox", "nosuch", code=127)
+        got = self.events(volume, run, type="volume")
+        self.equal([event["Action"] for event in got], ["create", "mount", "unmount"], "volume")
+
     def test_by_image(self):
         name = self.name()
         self.docker("create", "--name", name, "busybox:latest")
