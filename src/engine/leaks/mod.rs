@@ -118,7 +118,7 @@ struct Snapshot {
     mounts: Vec<Mount>,
     /// Ids of containers that have a directory, and whether it holds a record.
     containers: HashMap<String, bool>,
-    /// Containers that have a runtime directory, and the inodes of sockets listening there.
+    /// Containers that have a runtime directory.
     runtime: Vec<String>,
     /// Exec roots of other keepers that no longer exist.
     gone: HashSet<PathBuf>,
@@ -209,10 +209,11 @@ impl Snapshot {
                 .iter()
                 .any(|root| path.starts_with(root) && path != root.as_path())
         };
-        let layers = self.data_root.to_string_lossy();
         let leaked = self.mounts.iter().filter(|mount| {
             // An overlay's options name its layers.
-            let ours = mount.kind == "overlay" && mount.options.contains(&*layers);
+            let mut words = mount.options.split([',', ':', '=']);
+            let ours = mount.kind == "overlay"
+                && words.any(|path| Path::new(path).starts_with(&self.data_root));
             below(&mount.point) || ours
         });
         let leak = |mount: &Mount| Leak {

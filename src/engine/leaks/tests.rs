@@ -150,6 +150,7 @@ fn mounts_below_the_roots_are_leaks() {
         "1 1 0:1 / /data rw - xfs /dev/b rw",
         "1 1 0:1 / /data/a\\040b rw shared:1 master:2 - tmpfs none rw",
         "1 1 0:1 / /elsewhere rw - overlay moss rw,lowerdir=/data/layers/x",
+        "2 1 0:1 / /another rw - overlay moss rw,lowerdir=/data2/layers/x:/x/data",
         "1 1 0:1 net:[1] /run/x/net rw - nsfs nsfs rw",
         "1 1 0:1 / /database rw - tmpfs none rw",
     ];
