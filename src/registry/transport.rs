@@ -30,8 +30,10 @@ use super::cancel::{Cancel, SLICE};
 use super::failure::{Failure, words};
 use super::net::Network;
 
-/// Longest time for one address to accept.
+/// Longest time for any of a name's addresses to accept.
 const CONNECT: Duration = Duration::from_secs(30);
+/// How long an address is waited for before the next is tried beside it; Go's.
+const HEAD_START: Duration = Duration::from_millis(300);
 /// Longest time for a name to be looked up.
 const LOOKUP: Duration = Duration::from_secs(20);
 /// Longest silence in the middle of a body, or while the other side does not read.
@@ -203,63 +205,137 @@ impl<In: Transport> Connector<In> for Dialer {
         if let Some(transport) = chained {
             return Ok(Some(Either::A(transport)));
         }
-        let mut last = Failure::Eof;
-        for address in &*details.addrs {
-            match self.dial(*address) {
-                Ok(stream) => {
-                    return Ok(Some(Either::B(Wire {
-                        stream,
-                        buffers: LazyBuffers::new(
-                            details.config.input_buffer_size(),
-                            details.config.output_buffer_size(),
-                        ),
-                        cancel: self.cancel.clone(),
-                        greeting: details.needs_tls().then(Vec::new),
-                    })));
-                }
-                Err(Failure::Cancelled) => return Err(failed(Failure::Cancelled)),
-                Err(failure) => last = failure,
-            }
-        }
-        Err(failed(last))
+        let most = match details.timeout.after {
+            time::Duration::Exact(left) => left.min(CONNECT),
+            time::Duration::NotHappening => CONNECT,
+        };
+        let addresses = interleaved(&details.addrs);
+        let stream = self.dial(&addresses, most).map_err(failed)?;
+        Ok(Some(Either::B(Wire {
+            stream,
+            buffers: LazyBuffers::new(
+                details.config.input_buffer_size(),
+                details.config.output_buffer_size(),
+            ),
+            cancel: self.cancel.clone(),
+            greeting: details.needs_tls().then(Vec::new),
+        })))
     }
 }
 
 impl Dialer {
-    fn dial(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
-        let refused = |error: rustix::io::Errno| Failure::Connect {
-            address: address.to_string(),
-            reason: words(&error.into()),
-        };
-        let family = match address {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket: OwnedFd =
-            rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(refused)?;
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INPROGRESS) => {
-                match wait(&socket, PollFlags::OUT, CONNECT, &self.cancel) {
-                    Ok(()) => {}
-                    Err(Waited::Cancelled) => return Err(Failure::Cancelled),
-                    Err(Waited::Timeout) => {
-                        return Err(Failure::ConnectTimeout(address.to_string()));
-                    }
-                    Err(Waited::Failed(error)) => return Err(refused(error)),
-                }
-                rustix::net::sockopt::socket_error(&socket)
-                    .and_then(|outcome| outcome)
-                    .map_err(refused)?;
+    /// Connects to whichever address answers first (RFC 8305): each is tried when the one before has
+    /// failed, or has been silent for [`HEAD_START`], and all are waited for together. Where none
+    /// answers, what is wrong with the first is told, as Go does.
+    fn dial(&self, addresses: &[SocketAddr], most: Duration) -> Result<TcpStream, Failure> {
+        let mut now = Instant::now();
+        let (end, mut next_at) = (now + most, now);
+        let mut rest = addresses.iter();
+        let mut dialled: Vec<(SocketAddr, OwnedFd)> = Vec::new();
+        let mut first = None;
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Failure::Cancelled);
             }
-            Err(error) => return Err(refused(error)),
+            while (dialled.is_empty() || now >= next_at)
+                && let Some(address) = rest.next()
+            {
+                match begin(*address) {
+                    Ok((socket, true)) => return Ok(connected(socket)),
+                    Ok((socket, false)) => {
+                        dialled.push((*address, socket));
+                        next_at = now + HEAD_START;
+                    }
+                    Err(error) => drop(first.get_or_insert_with(|| refused(*address, error))),
+                }
+            }
+            let Some((oldest, _)) = dialled.first() else {
+                return Err(first.unwrap_or(Failure::Eof));
+            };
+            if now >= end {
+                let silent = Failure::ConnectTimeout(oldest.to_string());
+                return Err(first.unwrap_or(silent));
+            }
+            let mut until = end.min(now + SLICE);
+            if rest.len() > 0 {
+                until = until.min(next_at);
+            }
+            let ready = ready(&dialled, until.saturating_duration_since(now));
+            now = Instant::now();
+            for at in ready.into_iter().rev() {
+                let (address, socket) = dialled.remove(at);
+                match rustix::net::sockopt::socket_error(&socket).and_then(|outcome| outcome) {
+                    Ok(()) => return Ok(connected(socket)),
+                    Err(error) => drop(first.get_or_insert_with(|| refused(address, error))),
+                }
+                next_at = now;
+            }
         }
-        let stream = TcpStream::from(socket);
-        // Slower without, never wrong.
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
     }
+}
+
+/// Addresses of both families in turn, the first one's first: where one family leads nowhere, the
+/// other is tried soon.
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (same, other): (Vec<_>, Vec<_>) = addresses
+        .iter()
+        .copied()
+        .partition(|it| it.is_ipv6() == is_v6);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let pair = [same.next(), other.next()];
+        if pair == [None, None] {
+            return all;
+        }
+        all.extend(pair.into_iter().flatten());
+    }
+}
+
+/// Begins to connect; whether that is done already.
+fn begin(address: SocketAddr) -> Result<(OwnedFd, bool), rustix::io::Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => Ok((socket, true)),
+        Err(rustix::io::Errno::INPROGRESS) => Ok((socket, false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which sockets have connected or failed, in order, within `most`.
+fn ready(dialled: &[(SocketAddr, OwnedFd)], most: Duration) -> Vec<usize> {
+    let most = Timespec::try_from(most).unwrap_or_default();
+    let polled = dialled
+        .iter()
+        .map(|(_, socket)| PollFd::new(socket, PollFlags::OUT));
+    let mut polled: Vec<_> = polled.collect();
+    // What fails here is interrupted: it is done again.
+    let _ = rustix::event::poll(&mut polled, Some(&most));
+    let ready = polled.iter().enumerate();
+    ready
+        .filter(|(_, polled)| !polled.revents().is_empty())
+        .map(|(at, _)| at)
+        .collect()
+}
+
+fn refused(address: SocketAddr, error: rustix::io::Errno) -> Failure {
+    Failure::Connect {
+        address: address.to_string(),
+        reason: words(&error.into()),
+    }
+}
+
+fn connected(socket: OwnedFd) -> TcpStream {
+    let stream = TcpStream::from(socket);
+    // Slower without, never wrong.
+    let _ = stream.set_nodelay(true);
+    stream
 }
 
 enum Waited {
@@ -424,7 +500,67 @@ impl Transport for Wire {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// An address whose packets go nowhere: a listener's whose queue is full.
+    fn silent() -> (TcpListener, Vec<OwnedFd>, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        rustix::net::listen(&listener, 0).expect("a shorter queue");
+        let address = listener.local_addr().expect("it is bound");
+        let mut waiting = Vec::new();
+        loop {
+            let (socket, _) = begin(address).expect("a socket");
+            waiting.push((address, socket));
+            // On loopback what is accepted at all is so at once.
+            if ready(&waiting[waiting.len() - 1..], Duration::from_millis(200)).is_empty() {
+                let waiting = waiting.into_iter().map(|(_, socket)| socket).collect();
+                return (listener, waiting, address);
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_silent_keeps_no_other_waiting() {
+        let (_listener, _waiting, silent) = silent();
+        let live = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = live.local_addr().expect("it is bound");
+        let dialer = Dialer {
+            cancel: Cancel::new(),
+        };
+        let dead = SocketAddr::from(([127, 0, 0, 1], 1));
+        let minute = Duration::from_secs(60);
+        let found = dialer.dial(&[silent, silent, dead, address], minute);
+        let peer = found.and_then(|stream| stream.peer_addr().map_err(|_| Failure::Eof));
+        assert_eq!(peer.expect("a connection"), address);
+        let lost = dialer.dial(&[silent, silent], Duration::from_millis(400));
+        assert!(matches!(lost, Err(Failure::ConnectTimeout(at)) if at == silent.to_string()));
+        let lost = dialer
+            .dial(&[dead, dead], minute)
+            .expect_err("nobody is there");
+        assert_eq!(
+            lost.to_string(),
+            "dial tcp 127.0.0.1:1: connect: connection refused"
+        );
+        let nowhere = dialer.dial(&[], minute);
+        assert!(nowhere.is_err());
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let addresses = |all: &[&str]| -> Vec<SocketAddr> {
+            all.iter()
+                .map(|text| text.parse().expect("an address"))
+                .collect()
+        };
+        let mixed = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "10.0.0.1:1", "10.0.0.2:1"]);
+        assert_eq!(
+            interleaved(&mixed),
+            addresses(&["[::1]:1", "10.0.0.1:1", "[::2]:1", "10.0.0.2:1", "[::3]:1"])
+        );
+        assert!(interleaved(&[]).is_empty());
+    }
 
     #[test]
     fn what_was_found_once_does_for_a_while_and_where_nothing_is_found() {
