@@ -1,12 +1,11 @@
-//! The functions of docker (`json split join title lower upper pad truncate`) and of Go, and how
-//! values print.
+//! The functions of docker (`json split join title lower upper pad truncate`) and of Go.
 
 use std::cmp::Ordering;
 use std::fmt::Write;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::run::{Kind, Typed};
+use super::value::{Element, Kind, Typed, is_true, shown};
 
 /// Every function that there is.
 pub(super) const NAMES: &[&str] = &[
@@ -219,7 +218,7 @@ fn index(of: &Typed, keys: &[Typed]) -> Result<Typed, String> {
     for key in keys {
         at = match (&at.value, &key.value, at.kind) {
             (Value::Object(fields), Value::String(name), kind) => match (fields.get(name), kind) {
-                (Some(value), Kind::Map(super::run::Element::List)) => Typed {
+                (Some(value), Kind::Map(Element::List)) => Typed {
                     value: value.clone(),
                     kind: Kind::List,
                 },
@@ -360,68 +359,5 @@ fn verbatim(verb: char, precision: Option<usize>, argument: &Typed) -> String {
         }
         ('T', value) => type_of(value).to_owned(),
         _ => bad(),
-    }
-}
-
-/// Go's truth: not zero, not empty.
-pub(super) fn is_true(typed: &Typed) -> bool {
-    match &typed.value {
-        Value::Null => false,
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(items) => !items.is_empty(),
-    }
-}
-
-/// The entries in the order in which Go has a map's.
-pub(super) fn sorted(items: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
-    let mut items: Vec<_> = items.iter().collect();
-    items.sort_by_key(|(key, _)| *key);
-    items.into_iter()
-}
-
-fn shown(typed: &Typed) -> String {
-    let mut out = String::new();
-    show(typed, &mut out);
-    out
-}
-
-/// Prints a value as Go does.
-pub(super) fn show(typed: &Typed, out: &mut String) {
-    match (&typed.value, typed.kind) {
-        (_, Kind::Absent) => out.push_str("<no value>"),
-        (Value::Null, Kind::List) => out.push_str("[]"),
-        (Value::Null, Kind::Map(_)) => out.push_str("map[]"),
-        (value, _) => show_plain(value, out),
-    }
-}
-
-fn show_plain(value: &Value, out: &mut String) {
-    match value {
-        Value::Null => out.push_str("<nil>"),
-        Value::String(text) => out.push_str(text),
-        Value::Array(items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(' ');
-                }
-                show_plain(item, out);
-            }
-            out.push(']');
-        }
-        Value::Object(items) => {
-            out.push_str("map[");
-            for (index, (name, item)) in sorted(items).enumerate() {
-                let space = if index > 0 { " " } else { "" };
-                // Writing to a string cannot fail.
-                let _ = write!(out, "{space}{name}:");
-                show_plain(item, out);
-            }
-            out.push(']');
-        }
-        other => out.push_str(&other.to_string()),
     }
 }

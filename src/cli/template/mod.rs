@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A template is filled in with JSON where docker has Go's structs, so what a field's type would
-//! be is known by its name where printing depends on it ([`run`]). Fields are found by their JSON
+//! be is known by its name where printing depends on it ([`value`]). Fields are found by their JSON
 //! name, in any case where none is exact (Go's names differ from JSON's by case alone). Errors are
 //! Go's, with the place and the expression.
 
@@ -19,6 +19,7 @@ mod parse;
 mod run;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use serde_json::Value;
 

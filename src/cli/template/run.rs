@@ -1,189 +1,11 @@
-//! Filling a template in.
-//!
-//! JSON does not say what Go's type would be, and Go prints by type: a list that is not there is
-//! `[]`, a map `map[]`, a pointer `<nil>`; what a map does not have is `<no value>`, what a struct
-//! does not have an error. So a field's kind is taken from its name: [`MAPS`] are the maps of
-//! Docker's API with what they hold, [`POINTERS`] the fields that may be `<nil>`; any other `null`
-//! is a list. Of fields that the API leaves out where they are empty the answer does not even say
-//! that they exist: [`OMITTED`] are those that Go's structs have all the same.
+//! Filling a template in: its nodes in turn, with dot and variables.
 
 use serde_json::Value;
 
 use super::lex::line;
 use super::parse::{Command, Node, Pipeline, Term, TermKind};
+use super::value::{Element, Kind, Typed, field, is_true, omitted, show, sorted};
 use super::{Missing, Template, TemplateError, functions};
-
-/// What Go's type of a value is, as far as printing depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// As its JSON says.
-    Plain,
-    /// A list, also where it is `null`.
-    List,
-    /// A map, also where it is `null`; what it holds.
-    Map(Element),
-    /// Nothing: a map did not have it.
-    Absent,
-}
-
-/// What a map holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Element {
-    Text,
-    List,
-    Pointer,
-}
-
-/// A value in a template.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Typed {
-    pub(super) value: Value,
-    pub(super) kind: Kind,
-}
-
-/// Fields that are maps.
-const MAPS: &[(&str, Element)] = &[
-    ("Annotations", Element::Text),
-    ("AuxiliaryAddresses", Element::Text),
-    ("Containers", Element::Pointer),
-    ("Data", Element::Text),
-    ("DriverOpts", Element::Text),
-    ("ExposedPorts", Element::Pointer),
-    ("IndexConfigs", Element::Pointer),
-    ("Labels", Element::Text),
-    ("Networks", Element::Pointer),
-    ("Options", Element::Text),
-    ("PortBindings", Element::List),
-    ("Ports", Element::List),
-    ("Runtimes", Element::Pointer),
-    ("StorageOpt", Element::Text),
-    ("Sysctls", Element::Text),
-    ("Tmpfs", Element::Text),
-    ("Volumes", Element::Pointer),
-];
-
-/// Fields that are pointers.
-const POINTERS: &[&str] = &[
-    "Client",
-    "Descriptor",
-    "Health",
-    "Healthcheck",
-    "IPAMConfig",
-    "ImageManifestDescriptor",
-    "Init",
-    "MemorySwappiness",
-    "OomKillDisable",
-    "PidsLimit",
-    "Server",
-    "StopTimeout",
-    "Swarm",
-    "UsageData",
-];
-
-/// Fields that are left out of an answer where they are empty, and neither maps nor pointers.
-const OMITTED: &[(&str, Zero)] = &[
-    ("ArgsEscaped", Zero::False),
-    ("Author", Zero::Text),
-    ("Comment", Zero::Text),
-    ("Consistency", Zero::Text),
-    ("Created", Zero::Text),
-    ("DockerVersion", Zero::Text),
-    ("Driver", Zero::Text),
-    ("MacAddress", Zero::Text),
-    ("MaskedPaths", Zero::List),
-    ("Mounts", Zero::List),
-    ("Name", Zero::Text),
-    ("NetworkDisabled", Zero::False),
-    ("OnBuild", Zero::List),
-    ("OsVersion", Zero::Text),
-    ("Parent", Zero::Text),
-    ("Runtime", Zero::Text),
-    ("Shell", Zero::List),
-    ("StopSignal", Zero::Text),
-    ("User", Zero::Text),
-    ("Variant", Zero::Text),
-    ("Warnings", Zero::List),
-];
-
-/// Maps that are left out so.
-const OMITTED_MAPS: &[&str] = &[
-    "Annotations",
-    "ExposedPorts",
-    "StorageOpt",
-    "Sysctls",
-    "Tmpfs",
-    "Volumes",
-];
-
-/// Pointers that are left out so.
-const OMITTED_POINTERS: &[&str] = &[
-    "Descriptor",
-    "Health",
-    "Healthcheck",
-    "ImageManifestDescriptor",
-    "Init",
-    "SizeRootFs",
-    "SizeRw",
-    "StopTimeout",
-    "UsageData",
-];
-
-/// What a field is that is left out.
-#[derive(Debug, Clone, Copy)]
-enum Zero {
-    Text,
-    List,
-    False,
-}
-
-/// A field that is not there although Docker's struct has it.
-fn omitted(name: &str) -> Option<Typed> {
-    let is = |known: &str| known.eq_ignore_ascii_case(name);
-    let value = match OMITTED.iter().find(|(known, _)| is(known)) {
-        Some((_, Zero::Text)) => Value::String(String::new()),
-        Some((_, Zero::False)) => Value::Bool(false),
-        Some((_, Zero::List)) => Value::Null,
-        None if OMITTED_POINTERS.iter().any(|known| is(known)) => return Some(Value::Null.into()),
-        None if OMITTED_MAPS.iter().any(|known| is(known)) => Value::Null,
-        None => return None,
-    };
-    Some(field(name, value))
-}
-
-impl From<Value> for Typed {
-    fn from(value: Value) -> Self {
-        Self {
-            value,
-            kind: Kind::Plain,
-        }
-    }
-}
-
-impl Element {
-    /// What `index` finds where nothing is.
-    pub(super) fn zero(self) -> Typed {
-        match self {
-            Self::Text => Value::String(String::new()).into(),
-            Self::List => Typed {
-                value: Value::Null,
-                kind: Kind::List,
-            },
-            Self::Pointer => Value::Null.into(),
-        }
-    }
-}
-
-/// A field's value with the kind that its name gives it.
-fn field(name: &str, value: Value) -> Typed {
-    let is = |known: &str| known.eq_ignore_ascii_case(name);
-    let map = MAPS.iter().find(|(known, _)| is(known));
-    let kind = match (&value, map) {
-        (Value::Object(_) | Value::Null, Some((_, element))) => Kind::Map(*element),
-        (Value::Null, None) if !POINTERS.iter().any(|known| is(known)) => Kind::List,
-        _ => Kind::Plain,
-    };
-    Typed { value, kind }
-}
 
 /// Fills a template in; `headings` are left as they are by most functions.
 pub(super) fn run(
@@ -237,7 +59,7 @@ impl Run<'_> {
             Node::Print(pipeline) => {
                 let result = self.pipeline(pipeline, dot)?;
                 if pipeline.variables.is_empty() {
-                    functions::show(&result, &mut self.out);
+                    show(&result, &mut self.out);
                 }
                 // Its variables live as long as the block.
                 return Ok(());
@@ -245,7 +67,7 @@ impl Run<'_> {
             Node::If(branches, otherwise) => {
                 let mut chosen = otherwise;
                 for (test, body) in branches {
-                    if functions::is_true(&self.pipeline(test, dot)?) {
+                    if is_true(&self.pipeline(test, dot)?) {
                         chosen = body;
                         break;
                     }
@@ -254,7 +76,7 @@ impl Run<'_> {
             }
             Node::With(value, body, otherwise) => {
                 let value = self.pipeline(value, dot)?;
-                if functions::is_true(&value) {
+                if is_true(&value) {
                     self.nodes(body, &value)?;
                 } else {
                     self.nodes(otherwise, dot)?;
@@ -292,13 +114,13 @@ impl Run<'_> {
                 .map(|(index, item)| (index.into(), item.clone().into()))
                 .collect(),
             // Go goes by the keys' order.
-            Value::Object(items) => functions::sorted(items)
+            Value::Object(items) => sorted(items)
                 .map(|(key, value)| of_map(key, value))
                 .collect(),
             Value::Null => Vec::new(),
             _ => {
                 let mut shown = String::new();
-                functions::show(&found, &mut shown);
+                show(&found, &mut shown);
                 let last = over
                     .commands
                     .iter()
@@ -369,7 +191,7 @@ impl Run<'_> {
             // Go looks at no more than it needs.
             if let TermKind::Function(name) = &first.kind
                 && matches!(name.as_str(), "and" | "or")
-                && functions::is_true(&argument) == (name == "or")
+                && is_true(&argument) == (name == "or")
             {
                 return Ok(argument);
             }
