@@ -65,7 +65,7 @@ impl Engine {
             return Err(Error::invalid("no image specified"));
         }
         let image = self.image_to_run(&image_name)?;
-        check_platform(platform, &image, &image_name)?;
+        check_platform(&self.images, platform, &image, &image_name)?;
         if host_config
             .storage_opt
             .as_ref()
@@ -494,7 +494,12 @@ fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig) {
 }
 
 /// Refuses an image for another platform than the one asked for.
-fn check_platform(wanted: Option<&str>, image: &Image, name: &str) -> Result<()> {
+fn check_platform(
+    store: &image::Store,
+    wanted: Option<&str>,
+    image: &Image,
+    name: &str,
+) -> Result<()> {
     let Some(wanted) = wanted.filter(|text| !text.is_empty()) else {
         return Ok(());
     };
@@ -504,7 +509,7 @@ fn check_platform(wanted: Option<&str>, image: &Image, name: &str) -> Result<()>
             .map_err(|error: crate::types::platform::PlatformError| {
                 Error::invalid(error.to_string())
             })?;
-    platforms::check(image, &wanted, name)
+    platforms::check(store, image, &wanted, name)
 }
 
 /// Copies what the image has at `destination` into the volume at `volume`. Layers are searched

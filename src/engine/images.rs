@@ -394,7 +394,7 @@ impl Engine {
             // A name that is written in full is told of in short.
             let full = named.filter(|named| named.to_string() == name);
             let shown = full.map_or_else(|| name.to_owned(), |named| named.familiar());
-            platforms::check(&image, wanted, &shown)?;
+            platforms::check(&self.images, &image, wanted, &shown)?;
         }
         Ok(image)
     }

@@ -1,13 +1,16 @@
 //! Whether an image is for the platform that was asked for.
 
 use super::error::{Error, Kind, Result};
-use crate::image::Image;
+use crate::image::{Image, Store};
 use crate::types::platform::Platform;
 
 /// What an image that is not for `wanted` is told by, in Docker's words (moby,
-/// `daemon/images/image.go`); `name` is what the image was asked for by.
-pub(super) fn check(image: &Image, wanted: &Platform, name: &str) -> Result<()> {
-    if matches(wanted, &image.os, &image.architecture, &image.variant) {
+/// `daemon/images/image.go`); `name` is what the image was asked for by. The index that it came with
+/// may say more than its config.
+pub(super) fn check(store: &Store, image: &Image, wanted: &Platform, name: &str) -> Result<()> {
+    if matches(wanted, &image.os, &image.architecture, &image.variant)
+        || store.is_listed_for(image, wanted)
+    {
         return Ok(());
     }
     // As the image says it, not in normal form.

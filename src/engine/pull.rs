@@ -76,8 +76,13 @@ impl Engine {
                 .into_iter()
                 .chain([("name".to_owned(), request.reference.familiar_name())]),
         );
-        if let (Some(wanted), Some(found)) = (&request.platform, &found) {
-            warn_of_platform(&request.reference, wanted, found, tell);
+        if let (Some(wanted), Some(found)) = (&request.platform, &found)
+            && let Err(error) = platforms::check(&self.images, found, wanted, &name)
+        {
+            // A single image is pulled for whatever platform it is.
+            let warning = format!("WARNING: {error}");
+            tracing::warn!("{warning}");
+            tell(JsonMessage::status("", warning));
         }
         Ok(())
     }
@@ -142,16 +147,6 @@ fn message(shown: &str, name: &Reference, step: Step) -> JsonMessage {
         }),
         ..JsonMessage::status(&id, status)
     }
-}
-
-/// A single image is pulled for whatever platform it is, with a warning.
-fn warn_of_platform(name: &Reference, wanted: &Platform, found: &image::Image, tell: Tell<'_>) {
-    let Err(error) = platforms::check(found, wanted, &name.familiar()) else {
-        return;
-    };
-    let warning = format!("WARNING: {error}");
-    tracing::warn!("{warning}");
-    tell(JsonMessage::status("", warning));
 }
 
 pub(super) fn credentials(sent: &AuthConfig) -> Option<Credentials> {

@@ -107,7 +107,7 @@ impl Engine {
 
     fn check_platform(&self, name: &Reference, wanted: &Platform) -> Result<()> {
         let name = name.familiar();
-        platforms::check(&self.find_image(&name)?, wanted, &name)
+        platforms::check(&self.images, &self.find_image(&name)?, wanted, &name)
     }
 }
 

@@ -7,7 +7,9 @@ use super::config::{History, ImageConfig};
 use super::error::Error;
 use super::layer;
 use super::store::{Index, Store, Stored};
+use crate::registry::{Descriptor, Document, RawManifest};
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
 
@@ -186,6 +188,28 @@ impl Store {
     pub fn size_of(&self, layers: &[Digest]) -> u64 {
         let index = self.lock();
         layers.iter().map(|id| index.layer_size(id)).sum()
+    }
+
+    /// Whether an index through which the image is known says that it is for `platform`, whatever
+    /// its config says: builders have written wrong ones.
+    pub fn is_listed_for(&self, image: &Image, platform: &Platform) -> bool {
+        let wanted = platform.candidates();
+        let is_it = |entry: &Descriptor| {
+            let said = entry.platform.as_ref();
+            image.manifests.contains(&entry.digest)
+                && said
+                    .map(|said| Platform::new(&said.os, &said.architecture, &said.variant))
+                    .is_some_and(|said| wanted.contains(&said))
+        };
+        image.manifests.iter().any(|digest| {
+            let raw = RawManifest {
+                bytes: self.blob(digest).unwrap_or_default(),
+                digest: *digest,
+                media_type: String::new(),
+            };
+            let document = raw.document(&digest.to_string());
+            matches!(document, Ok(Document::Index(index)) if index.manifests.iter().any(is_it))
+        })
     }
 
     /// How an image came about, the newest step first.

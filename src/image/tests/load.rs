@@ -287,6 +287,13 @@ fn an_index_is_read_as_a_pull_reads_it() {
     let (loaded, _) = load(&store, &archive(&files)).unwrap();
     assert_eq!(loaded.len(), 1);
     assert_eq!(loaded[0].id, Digest::of(&config));
+    // What the index says of it, its config does not.
+    let image = store.get(&loaded[0].id.to_string()).unwrap();
+    let listed = |platform: &str| store.is_listed_for(&image, &platform.parse().unwrap());
+    assert!(listed(
+        format!("linux/{architecture}/{variant}").trim_end_matches('/')
+    ));
+    assert!(!listed("linux/s390x") && !listed("linux/riscv64"));
 }
 
 #[test]
