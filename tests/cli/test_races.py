@@ -76,6 +76,38 @@ class KilledBetweenSteps(Own):
         self.docker("ps", "-aq", out="")
         self.docker("run", "--rm", "--name", "cc", "busybox", "echo", "ok", out="ok")
 
+    def test_power_cut(self):
+        kept = self.docker("create", "busybox", "true").out.strip()
+        lost = self.docker("create", "--rm", "busybox", "true").out.strip()
+        self.daemon.kill()
+        with open(record_of(self.daemon, lost), "w", encoding="utf-8"):
+            pass
+        self.daemon.start()
+        self.docker("ps", "-aq", "--no-trunc", out=kept)
+        if os.path.exists(os.path.dirname(record_of(self.daemon, lost))):
+            fail("a daemon with an empty record", "no container's directory", "it is there")
+
+    def test_failed_start_of_what_removes_itself(self):
+        failed = self.docker("create", "busybox", "nosuch").out.strip()
+        self.docker("start", failed, code=1)
+        with open(record_of(self.daemon, failed), encoding="utf-8") as file:
+            state = json.load(file)["state"]
+        other = self.docker("create", "--rm", "busybox", "nosuch").out.strip()
+        self.daemon.kill()
+        change_record(self.daemon, other, state=state)
+        self.daemon.start()
+        self.docker("ps", "-aq", "--no-trunc", out=failed)
+
+    def test_two_of_one_name(self):
+        ids = [self.docker("create", "--name", name, "busybox", "true").out.strip() for name in ("cc", "dd")]
+        self.daemon.kill()
+        change_record(self.daemon, ids[1], name="cc")
+        self.daemon.start()
+        names = set(self.docker("ps", "-a", "--format", "{{.Names}}").out.split())
+        if len(names) != 2 or "cc" not in names or not names - {"cc"} <= set(ids):
+            fail("docker ps -a", f"cc and one of {ids}", names)
+        self.docker("rm", *ids)
+
 
 @once
 class Meeting(Own):
