@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::{Request, State, quick, shaped};
+use super::{Request, State, quick, shaped, slow};
 use crate::api::IdResponse;
 use crate::api::exec::{ExecConfig, ExecStart};
 use crate::daemon::answer::{self, Answer, Failure};
@@ -31,7 +31,8 @@ pub async fn start(state: State, mut request: Request) -> Result<Answer, Failure
     let name = request.name.clone();
     let ticket = quick(&state, move |engine| engine.exec_start(&name, &options)).await?;
     if detach {
-        quick(&state, move |engine| ticket.detached(engine)).await?;
+        // A container can keep its execs waiting.
+        slow(&state, move |engine| ticket.detached(engine)).await?;
         return Ok(answer::empty(StatusCode::OK).into());
     }
     let engine = Arc::clone(&state.engine);
