@@ -32,6 +32,7 @@ import time
 import unittest
 
 BIN = os.environ.get("MOSS_TEST_BIN", "moss")
+DRIVER = os.environ.get("MOSS_TEST_DRIVER", "overlay2")
 IMAGES = os.environ.get("MOSS_TEST_IMAGES", "/var/cache/moss-test/images")
 # A hung command fails its case; nothing here should take a tenth of it on an idle machine.
 SLOW = int(os.environ.get("MOSS_TEST_SLOW", "1"))
@@ -158,9 +159,8 @@ class Daemon:
 
     def start(self, *flags, patience=20):
         """Starts `moss daemon` and waits until it answers."""
-        driver = os.environ.get("MOSS_TEST_DRIVER")
-        if driver and "--storage-driver" not in flags:
-            flags += ("--storage-driver", driver)
+        if "MOSS_TEST_DRIVER" in os.environ and "--storage-driver" not in flags:
+            flags += ("--storage-driver", DRIVER)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([*self.under, BIN, "daemon", *flags], env=self.env, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, start_new_session=True)

@@ -5,7 +5,7 @@ import re
 import socket
 import time
 
-from harness import Case, fail, once
+from harness import DRIVER, Case, fail, once
 
 MIN, MAX = (1, 22), (1, 55)
 
@@ -77,7 +77,7 @@ class Versions(Case):
 
     def test_info(self):
         _, _, body = self.get("/v1.44/info")
-        for key, expected in {"Driver": "overlay2", "OSType": "linux", "LiveRestoreEnabled": True, "DefaultRuntime": None,
+        for key, expected in {"Driver": DRIVER, "OSType": "linux", "LiveRestoreEnabled": True, "DefaultRuntime": None,
                               "CgroupDriver": None, "CgroupVersion": None, "SecurityOptions": None, "Warnings": None}.items():
             if key not in body or expected is not None and body[key] != expected:
                 fail("GET /info", f"{key} = {expected}", body.get(key, "(absent)"))

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 
-from harness import Case, eventually, once
+from harness import DRIVER, Case, eventually, once
 
 
 class Start(Case):
@@ -209,7 +209,7 @@ class Inspect(Case):
                                  "--network", "none", "-v", "/data")
         got = self.daemon.inspect(name)
         for path, expected in {
-            "Name": "/" + name, "Path": "sleep", "Args": ["1000"], "Driver": "overlay2", "Platform": "linux",
+            "Name": "/" + name, "Path": "sleep", "Args": ["1000"], "Driver": DRIVER, "Platform": "linux",
             "RestartCount": 0, "State.Status": "running", "State.Running": True, "State.Paused": False,
             "State.OOMKilled": False, "State.Dead": False, "State.ExitCode": 0, "State.Error": "",
             "State.FinishedAt": "0001-01-01T00:00:00Z", "Config.Hostname": "box", "Config.User": "app",

@@ -26,6 +26,9 @@ const THREADS: (usize, usize) = (4, 16);
 const SPARE: u64 = 256;
 /// Most descriptors that are asked for.
 const MOST: u64 = 1 << 20;
+/// How many of them to hold that could be opened again. More would save little, and what holds them is
+/// remembered until as many others have come.
+const HOLDS: u64 = 8192;
 /// How long a mount may take to be gone once it is let go of.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,7 +122,7 @@ fn serve(held: Vec<OwnedFd>, parent: Pid, volatile: bool) -> io::Result<()> {
         Ok(()) => most,
         Err(_) => limit.current.unwrap_or(MOST),
     };
-    let holds = most.saturating_sub(SPARE).max(SPARE) / 2;
+    let holds = (most.saturating_sub(SPARE).max(SPARE) / 2).min(HOLDS);
 
     let mut held = held.into_iter();
     let mut next = || held.next().ok_or(io::ErrorKind::InvalidInput);
