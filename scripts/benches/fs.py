@@ -23,7 +23,7 @@ mkdir -p work; cd work
 t untar tar xf "$1"
 t find-cold find . -ls
 t find-warm find . -ls
-t read-all tar cf /dev/null .
+t read-all grep -r no-such-text .
 t write-1M dd if=/dev/zero of=big bs=1M count=256
 t read-1M dd if=big of=/dev/null bs=1M
 t rm-rf rm -rf tree
@@ -46,7 +46,7 @@ class Fs(Bench):
         self.run(self.docker, "load", "-i", f"{CACHE}/images/{ARCHIVE}")
         kinds = {"disk": self.disk, "kernel": self.kernel, "fuse-overlayfs": self.peer, "moss": self.ours}
         times = {kind: {} for kind in kinds}
-        for _ in range(max(3, self.runs // 5)):
+        for _ in range(max(1, self.runs // 5)):
             for kind, measure in kinds.items():
                 for line in measure().split("\n"):
                     name, _, micros = line.partition(" ")
