@@ -44,16 +44,10 @@ fn try_root_filesystem(directory: &Path) -> (Option<&'static str>, String) {
 
 /// `moss daemon`: from its flags to a daemon's life.
 fn serve(flags: &cli::args::Daemon) -> anyhow::Result<()> {
-    let sockets = flags.socket.iter().map(|path| format!("unix://{path}"));
-    let path = |text: &Option<String>| text.as_ref().map(PathBuf::from);
     let options = Options {
-        hosts: flags.host.iter().cloned().chain(sockets).collect(),
-        data_root: path(&flags.roots.data_root),
-        exec_root: path(&flags.roots.exec_root),
-        config_file: path(&flags.roots.config_file),
+        directives: flags.directives(),
+        config_file: flags.roots.config_file.as_ref().map(PathBuf::from),
         validate: flags.validate,
-        debug: flags.debug,
-        storage_driver: flags.storage_driver.clone(),
         on_demand: flags.on_demand,
         ready_fd: flags.ready_fd,
     };

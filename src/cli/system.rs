@@ -20,14 +20,14 @@ use crate::types::timestamp::Timestamp;
 pub fn info(client: &Client, info: &args::Info) -> Result<()> {
     let target = Target::new("/info", &[]);
     if info.host {
-        return line(&format!("export DOCKER_HOST={}", address(client.socket())));
+        return line(&format!("export DOCKER_HOST={}", address(&client.socket())));
     }
     if let Some(format) = &info.format {
         let format = Format::parse(format, "template parsing error")?;
         return format.print(&client.get(&target)?);
     }
     let found: Info = client.get(&target)?;
-    line(&described(&found, &address(client.socket())))?;
+    line(&described(&found, &address(&client.socket())))?;
     for warning in found.warnings.iter().flatten() {
         complain(warning);
     }

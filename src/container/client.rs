@@ -107,6 +107,8 @@ struct Shared {
 struct Table {
     by_container: HashMap<ContainerId, Arc<Shim>>,
     by_token: HashMap<u64, Arc<Shim>>,
+    /// Processes whose end alone is waited for, by their tokens.
+    watched: HashMap<ContainerId, u64>,
 }
 
 /// One connection.
@@ -271,14 +273,15 @@ impl Shims {
         Ok(state)
     }
 
-    /// Has [`Message::Lost`] told when the shim of a container, which cannot be reached, ends.
+    /// Has [`Message::Lost`] told when the shim of a container, which cannot be reached, ends;
+    /// until it is reached after all.
     pub fn await_end(&self, id: ContainerId, process: OwnedFd) -> io::Result<()> {
         let token = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let shim = Arc::new(Shim::new(id, token, process));
-        self.shared
-            .table()
-            .by_token
-            .insert(token, Arc::clone(&shim));
+        let mut table = self.shared.table();
+        table.by_token.insert(token, Arc::clone(&shim));
+        table.watched.insert(id, token);
+        drop(table);
         // A pidfd is readable once its process has ended; that it is no socket to be read from is
         // to the monitor as good as a connection's end.
         epoll::add(
@@ -473,6 +476,11 @@ impl Shared {
             table.by_token.remove(&old.token);
             let _ = epoll::delete(&self.epoll, &old.socket);
         }
+        // Its connection tells more, and a container may have another shim before this one ends.
+        let watched = table.watched.remove(&shim.id);
+        if let Some(old) = watched.and_then(|token| table.by_token.remove(&token)) {
+            let _ = epoll::delete(&self.epoll, &old.socket);
+        }
         drop(table);
         epoll::add(
             &self.epoll,
@@ -520,6 +528,9 @@ impl Shared {
             .is_some_and(|now| now.token == shim.token)
         {
             table.by_container.remove(&shim.id);
+        }
+        if table.watched.get(&shim.id) == Some(&shim.token) {
+            table.watched.remove(&shim.id);
         }
         drop(table);
         let _ = epoll::delete(&self.epoll, &shim.socket);

@@ -10,8 +10,8 @@
 //!
 //! The keeper's namespaces can only be joined by a process with one thread, so everything before
 //! that is plain code, and the paths are known before, as afterwards the user's id is 0. SIGHUP
-//! reads daemon.json anew; what can change in a running daemon is how much it logs, its labels, and
-//! how registries are reached. It also has sockets looked after that were deleted (see
+//! reads daemon.json anew; what can change in a running daemon is how much it logs, its labels, how
+//! registries are reached, and what new containers are given where they do not say. It also has sockets looked after that were deleted (see
 //! [`presence`](super::presence)): `moss` verbs send it to a daemon whose socket is not where the
 //! lock says, so it is harmless from the start on.
 //!
@@ -39,6 +39,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::container::spec::Defaults;
 use crate::engine::config::{self, Config, ConfigError, Options};
 use crate::engine::facts::Facts;
 use crate::engine::{self, Engine, Reloadable, Settings};
@@ -56,6 +57,7 @@ use crate::userns::keeper::{Keeper, KeeperError, Start};
 
 use super::listen::{self, Host, ListenError, Socket};
 use super::notify::{self, Notify};
+use super::pidfile::{Pidfile, PidfileError};
 use super::presence::Presence;
 use super::routes;
 use super::server::{self, Connections};
@@ -89,6 +91,9 @@ const CONCURRENT_DOWNLOADS: usize = 3;
 /// The same of layers that are sent.
 const CONCURRENT_UPLOADS: usize = 5;
 
+/// Seconds that containers are given together to stop; Docker's number.
+const SHUTDOWN_TIMEOUT: i64 = 15;
+
 /// The log of a daemon that was started on demand, in its data root.
 pub const LOG: &str = "daemon.log";
 
@@ -111,6 +116,9 @@ pub enum DaemonError {
     /// The data root is taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The file that names the daemon.
+    #[error(transparent)]
+    Pidfile(#[from] PidfileError),
     /// The keeper.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
@@ -159,6 +167,7 @@ struct Places {
     exec_root: PathBuf,
     hosts: Vec<Host>,
     config_file: PathBuf,
+    pidfile: Option<PathBuf>,
     driver: Option<Driver>,
 }
 
@@ -182,6 +191,10 @@ impl Places {
             hosts,
             config_file: absolute(options.config_file.as_ref().unwrap_or(&config::file(user)))
                 .map_err(directory())?,
+            pidfile: match &config.pidfile {
+                Some(path) => Some(absolute(path).map_err(directory())?),
+                None => None,
+            },
             driver: match &config.storage_driver {
                 Some(name) => Some(name.parse()?),
                 None => None,
@@ -198,6 +211,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         eprintln!("configuration OK");
         return Ok(());
     }
+    let defaults = config.containers.resolve()?;
     let passed = match places.hosts.contains(&Host::Passed) {
         true => listen::passed(),
         false => Vec::new(),
@@ -216,6 +230,11 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     for warning in &config.warnings {
         tracing::warn!("{}: {warning}", places.config_file.display());
     }
+    // Removed at the end, however it comes.
+    let _pidfile = match &places.pidfile {
+        Some(path) => Some(Pidfile::write(path)?),
+        None => None,
+    };
     raise_descriptor_limit();
     heap::limit_arenas();
     let mut holder = Holder {
@@ -236,7 +255,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     holder.socket = sockets.iter().find_map(path_of);
     let named = lock.name(&holder);
     named.map_err(failed("write the lock on the data root"))?;
-    let engine = open(&places, &config, &user, keeper, uid)
+    let engine = open(&places, &config, defaults, &user, keeper, uid)
         .inspect_err(|_| sockets.iter().for_each(Socket::remove))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -251,7 +270,14 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         sockets,
         engine: Arc::clone(&engine),
         levels,
-        options: options.clone(),
+        // What was named from the working directory, which is left by now.
+        options: Options {
+            config_file: options
+                .config_file
+                .as_ref()
+                .map(|_| places.config_file.clone()),
+            ..options.clone()
+        },
         config_file: places.config_file,
         user,
     };
@@ -419,6 +445,7 @@ fn path_of(socket: &Socket) -> Option<PathBuf> {
 fn open(
     places: &Places,
     config: &Config,
+    defaults: Defaults,
     user: &Paths,
     keeper: Keeper,
     uid: u32,
@@ -455,6 +482,8 @@ fn open(
             entries: config.layer_entries.unwrap_or(limits.entries),
             ..limits
         },
+        containers: config.containers.clone(),
+        defaults,
         reloadable: reloadable(config, user),
     };
     Ok(Engine::open(settings, keeper, facts)?)
@@ -468,6 +497,10 @@ fn reloadable(config: &Config, user: &Paths) -> Reloadable {
         registry: config.registries(user),
         concurrent_downloads: config.concurrent_downloads.unwrap_or(CONCURRENT_DOWNLOADS),
         concurrent_uploads: config.concurrent_uploads.unwrap_or(CONCURRENT_UPLOADS),
+        shm_size: config.containers.shm_size,
+        ipc_mode: config.containers.ipc_mode.clone(),
+        cgroupns_mode: config.containers.cgroupns_mode.clone(),
+        shutdown_timeout: config.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
     }
 }
 

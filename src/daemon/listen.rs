@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -82,13 +82,17 @@ pub enum ListenError {
 }
 
 impl Host {
-    /// Reads a `-H` value; `default` is the path of a bare `unix://`.
+    /// Reads a `-H` value; `default` is the path of a bare `unix://`. A path may be relative to the
+    /// working directory, which the daemon leaves later.
     pub fn parse(text: &str, default: &Path) -> Result<Host, ListenError> {
         let invalid = || ListenError::Invalid(text.to_owned());
         let (scheme, rest) = text.split_once("://").ok_or_else(invalid)?;
         match scheme {
             "unix" if rest.is_empty() => Ok(Host::Unix(default.to_owned())),
-            "unix" if Path::new(rest).is_absolute() => Ok(Host::Unix(rest.into())),
+            "unix" if !rest.contains("://") => match absolute(rest) {
+                Ok(path) => Ok(Host::Unix(path)),
+                Err(_) => Err(invalid()),
+            },
             // A name of the unit's is accepted and means all, as moss needs no more than one.
             "fd" => Ok(Host::Passed),
             "tcp" | "http" | "https" => Err(ListenError::Tcp(text.to_owned())),
@@ -259,6 +263,8 @@ mod tests {
         let parse = |text| Host::parse(text, default);
         assert_eq!(parse("unix://").unwrap(), Host::Unix(default.into()));
         assert_eq!(parse("unix:///a/b").unwrap(), Host::Unix("/a/b".into()));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(parse("unix://a/b").unwrap(), Host::Unix(here.join("a/b")));
         assert_eq!(parse("fd://").unwrap(), Host::Passed);
         assert!(matches!(
             parse("tcp://0.0.0.0:2375"),
@@ -267,7 +273,7 @@ mod tests {
         for invalid in [
             "",
             "unix",
-            "unix://relative",
+            "unix://unix:///a",
             "npipe:////./pipe/x",
             "/run/x",
         ] {

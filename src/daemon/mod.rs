@@ -10,7 +10,7 @@
 //! | [`server`] | accepts connections, runs HTTP/1.1 on them, gives hijacked ones away |
 //! | [`dispatch`] | from a request to an endpoint and back; what all answers have in common |
 //! | [`router`], [`version`], [`query`], [`request`], [`answer`] | the parts of that, pure where they can be |
-//! | [`listen`], [`notify`] | the sockets it makes or is given, telling that it serves |
+//! | [`listen`], [`notify`], [`pidfile`] | the sockets it makes or is given, telling that it serves |
 //! | [`presence`] | making sockets anew that were deleted |
 //! | [`hijack`], [`peer`] | connections that leave HTTP; noticing that a client has left |
 
@@ -22,6 +22,7 @@ pub mod lifecycle;
 pub mod listen;
 pub mod notify;
 pub mod peer;
+pub mod pidfile;
 pub mod presence;
 pub mod query;
 pub mod request;

@@ -92,6 +92,8 @@ pub struct Exec {
     pub pid: i32,
     /// Exit code, once ended.
     pub code: Option<i32>,
+    /// When it was asked for.
+    pub made: Instant,
     /// When it ended.
     pub ended: Option<Instant>,
 }
@@ -107,6 +109,7 @@ impl Exec {
             attached: false,
             pid: 0,
             code: None,
+            made: Instant::now(),
             ended: None,
         }
     }

@@ -14,15 +14,15 @@ use crate::api::container::{
 use crate::api::volume::CreateRequest as VolumeRequest;
 use crate::container::mounts::{self, MountError};
 use crate::container::record::{MountKind, MountPoint, Record, State};
-use crate::container::spec;
-use crate::engine::Engine;
+use crate::container::spec::{self, log};
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
 use crate::engine::plan::HOST_GATEWAY;
 use crate::engine::platforms;
-use crate::engine::spare;
 use crate::engine::update::{NO_LIMITS, is_limited};
+use crate::engine::{Engine, Reloadable};
+use crate::engine::{endpoints, rootdir, spare};
 use crate::image::{self, Image};
 use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
@@ -50,8 +50,9 @@ impl Engine {
         let CreateRequest {
             mut config,
             mut host_config,
-            networking_config,
+            mut networking_config,
         } = request;
+        log::merge(&mut host_config.log_config, &self.settings.containers.log);
         // The client's mistakes come before the image: a client that is told that there is no image
         // pulls it.
         self.validate(&config, &host_config)?;
@@ -66,6 +67,7 @@ impl Engine {
         }
         let image = self.image_to_run(&image_name)?;
         check_platform(&self.images, platform, &image, &image_name)?;
+        endpoints::check(&host_config.network_mode, &mut networking_config)?;
         if host_config
             .storage_opt
             .as_ref()
@@ -80,9 +82,10 @@ impl Engine {
             .and_then(serde_json::from_value)
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
-        warnings.extend(not_done(&host_config));
+        let gateways = !self.settings.containers.host_gateways.is_empty();
+        warnings.extend(not_done(&host_config, gateways));
         self.name_by_id(&mut host_config);
-        fill_defaults(&mut config, &mut host_config);
+        fill_defaults(&mut config, &mut host_config, &self.now().settings);
         let id = ContainerId::random();
         let joined = match host_config.network_mode.strip_prefix("container:") {
             // One that is not there is found out at the start, as in Docker.
@@ -161,6 +164,8 @@ impl Engine {
         networking: NetworkingConfig,
         read_only_non_recursive: bool,
     ) -> Result<()> {
+        let layers = self.images.layer_paths_of(&image.layers);
+        rootdir::check_working_directory(&layers, &config.working_dir)?;
         let mut mounts =
             mounts::resolve(&config, &host_config).map_err(|error| mount_error(&error))?;
         for point in &mut mounts {
@@ -335,8 +340,9 @@ impl Engine {
     }
 }
 
-/// What was asked for and is not done, a sentence each.
-fn not_done(host: &HostConfig) -> Vec<String> {
+/// What was asked for and is not done, a sentence each. `gateways` says that there are addresses
+/// that stand for the host.
+fn not_done(host: &HostConfig, gateways: bool) -> Vec<String> {
     let log_options = host.log_config.config.iter().flatten();
     let rotated = log_options
         .into_iter()
@@ -354,7 +360,7 @@ fn not_done(host: &HostConfig) -> Vec<String> {
              alone. Use --network host to reach the network.",
         ),
         (
-            host.network_mode != "host" && gateway,
+            host.network_mode != "host" && gateway && !gateways,
             "This version of moss has no gateway to the host. Names for host-gateway discarded.",
         ),
         (is_limited(host), NO_LIMITS),
@@ -446,10 +452,9 @@ fn warnings_of(platform: Option<&str>, image: &Image, host: &HostConfig) -> Vec<
 }
 
 /// What Docker fills in and `inspect` then shows.
-fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig) {
+fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig, daemons: &Reloadable) {
     config.volumes.get_or_insert_default();
     host.port_bindings.get_or_insert_default();
-    host.log_config.config.get_or_insert_default();
     host.links = None;
     // Neither is to be had in a cgroup of version 2; -1 is how clients leave the one unsaid.
     host.memory_swappiness = None;
@@ -474,19 +479,16 @@ fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig) {
         "bridge".clone_into(&mut host.network_mode);
     }
     if host.ipc_mode.is_empty() {
-        "private".clone_into(&mut host.ipc_mode);
+        host.ipc_mode.clone_from(&daemons.ipc_mode);
     }
     if host.cgroupns_mode.is_empty() {
-        "private".clone_into(&mut host.cgroupns_mode);
+        host.cgroupns_mode.clone_from(&daemons.cgroupns_mode);
     }
     if host.shm_size == 0 {
-        host.shm_size = 64 * 1024 * 1024;
+        host.shm_size = daemons.shm_size;
     }
     if host.runtime.is_empty() {
         "moss".clone_into(&mut host.runtime);
-    }
-    if host.log_config.kind.is_empty() {
-        "json-file".clone_into(&mut host.log_config.kind);
     }
     if host.restart_policy.name.is_empty() {
         "no".clone_into(&mut host.restart_policy.name);

@@ -1,9 +1,11 @@
 //! Exec sessions: one more process in a running container.
 //!
-//! A session is made, then started once, and known until the container's next start or removal; of
-//! those that have ended the [`KEPT_SESSIONS`] last are kept. The shim owns the process; what is
+//! A session is made, then started once, and known until the container's next start or removal. At
+//! most [`KEPT_SESSIONS`] are, unless more run: the first to go are those that have ended, then
+//! those that were never started. The shim owns the process; what is
 //! here is what `inspect` shows.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +30,7 @@ use crate::userns::users;
 /// How long `inspect` waits for a start under way: its client, told of a failure, asks at once.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Ended sessions kept for `inspect`; the oldest go first.
+/// Sessions that are known; the oldest go first.
 const KEPT_SESSIONS: usize = 1000;
 
 /// Bytes of a container's passwd or group that are looked at.
@@ -73,6 +75,17 @@ pub(super) fn action(what: &str, config: &ExecConfig) -> String {
     let command: Vec<&str> = config.cmd.iter().flatten().map(String::as_str).collect();
     let (program, arguments) = command.split_first().unwrap_or((&"", &[]));
     format!("{what}: {program} {}", arguments.join(" "))
+}
+
+/// The session to be forgotten first: the oldest that has ended, or else the oldest that was never
+/// started. One that runs never is.
+fn least_wanted(execs: &BTreeMap<String, Exec>) -> Option<String> {
+    let by_age = execs.iter().filter_map(|(id, exec)| match exec.ended {
+        Some(ended) => Some((false, ended, id)),
+        None if exec.started => None,
+        None => Some((true, exec.made, id)),
+    });
+    by_age.min().map(|(_, _, id)| id.clone())
 }
 
 /// Refuses a user that the container's files do not have. They may have changed by the start, which
@@ -137,13 +150,9 @@ impl Engine {
         let action = action("exec_create", &config);
         {
             let mut data = container.data();
-            while data.execs.len() >= KEPT_SESSIONS {
-                let ended = data
-                    .execs
-                    .iter()
-                    .filter_map(|(id, exec)| Some((exec.ended?, id)));
-                let Some((_, old)) = ended.min() else { break };
-                let old = old.clone();
+            while data.execs.len() >= KEPT_SESSIONS
+                && let Some(old) = least_wanted(&data.execs)
+            {
                 data.execs.remove(&old);
                 self.execs.remove(&old);
             }
@@ -339,5 +348,31 @@ impl Engine {
             .cloned()
             .ok_or_else(missing)?;
         Ok((container, exec))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_are_over_are_forgotten_first_and_running_ones_never() {
+        let mut execs = BTreeMap::new();
+        let mut add = |id: &str, change: fn(&mut Exec)| {
+            let mut exec = Exec::new(ExecConfig::default());
+            change(&mut exec);
+            execs.insert(id.to_owned(), exec);
+        };
+        add("idle", |_| {});
+        add("idle later", |_| {});
+        add("running", |exec| exec.started = true);
+        add("ended", |exec| exec.end(0));
+        add("ended later", |exec| exec.end(1));
+        let mut order = Vec::new();
+        while let Some(id) = least_wanted(&execs) {
+            execs.remove(&id);
+            order.push(id);
+        }
+        assert_eq!(order, ["ended", "ended later", "idle", "idle later"]);
     }
 }

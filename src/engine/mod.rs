@@ -8,8 +8,8 @@
 //!
 //! | file | verbs |
 //! |---|---|
-//! | `create`, `spare` | create |
-//! | `start` | start; what happens at exit |
+//! | `create`, `spare`; `endpoints`, `rootdir` for what it refuses | create |
+//! | `start`; `plan`, `devices` for what it starts | start; what happens at exit |
 //! | `stop` | stop, kill, restart, wait, resize, rename |
 //! | `pause`, `update` | theirs |
 //! | `restart`, `health` | restart policies, health checks; both by `timers` |
@@ -29,6 +29,8 @@ pub mod attach;
 pub mod config;
 pub mod containers;
 mod create;
+mod devices;
+mod endpoints;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -50,6 +52,7 @@ mod reload;
 mod remove;
 mod restart;
 mod restore;
+mod rootdir;
 mod spare;
 mod start;
 mod stop;
@@ -64,6 +67,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::container::client::Shims;
 use crate::container::record::Record;
+use crate::container::spec::Defaults;
+use crate::engine::config::Containers;
 use crate::engine::containers::Index;
 use crate::engine::events::Events;
 use crate::engine::facts::Facts;
@@ -99,6 +104,10 @@ pub struct Settings {
     pub keep_blobs: bool,
     /// What an image's layer may be.
     pub layer_limits: image::Limits,
+    /// What holds for containers that do not say themselves.
+    pub containers: Containers,
+    /// The part of it that takes hold when they start, with what it refers to read.
+    pub defaults: Defaults,
     /// What may change later.
     pub reloadable: Reloadable,
 }
@@ -218,10 +227,11 @@ impl Engine {
                 me: weak.clone(),
             }
         });
-        engine
+        let unreachable = engine
             .restore()
             .map_err(|error| Error::io("cannot read the containers", &error))?;
         engine.restart_wanted();
+        restore::keep_trying(&engine, unreachable);
         // A daemon that was killed between a load's layers and its image left them; those of a pull
         // wait for it to be tried again.
         if let Err(error) = engine.images.collect_stale() {

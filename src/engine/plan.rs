@@ -1,6 +1,8 @@
 //! From a record to a plan: the pure steps of `container::spec` and `userns`, given this host's
 //! facts.
 
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,8 +13,8 @@ use crate::api::exec::ExecConfig;
 use crate::container::files::{self, DnsSettings, Resolution};
 use crate::container::record::{MountKind, Record};
 use crate::container::spec::{self, EngineFile, HostMount, Joined, NetworkMode, SpecInput};
-use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::{Engine, devices};
 use crate::userns::caps;
 use crate::userns::from_spec::Context;
 use crate::userns::plan::{
@@ -54,17 +56,58 @@ pub(super) const FILES: [(&str, &str); 3] = [
     ("hosts", "/etc/hosts"),
 ];
 
-/// What `--add-host` asks for. The host is reached from its own network alone, where it is the
-/// loopback address; elsewhere there is no gateway to it.
-fn extra_hosts(host: &HostConfig) -> Vec<String> {
+/// What `--add-host` asks for. What stands for the host is what the daemon was told; else the host
+/// is reached from its own network alone, where it is the loopback address, and elsewhere there is
+/// no gateway to it.
+fn extra_hosts(host: &HostConfig, gateways: &[IpAddr]) -> Vec<String> {
+    const OWN: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let gateways = match gateways {
+        [] if host.network_mode == "host" => &OWN,
+        told => told,
+    };
     let entries = host.extra_hosts.iter().flatten();
-    let resolved = entries.filter_map(|entry| {
-        let Some(name) = entry.strip_suffix(HOST_GATEWAY) else {
-            return Some(entry.clone());
-        };
-        (host.network_mode == "host").then(|| format!("{name}127.0.0.1"))
+    let resolved = entries.flat_map(|entry| match entry.strip_suffix(HOST_GATEWAY) {
+        None => vec![entry.clone()],
+        Some(name) => gateways.iter().map(|ip| format!("{name}{ip}")).collect(),
     });
     resolved.collect()
+}
+
+/// Where dockerd looks for its init before `$PATH`.
+const LIBEXEC: [&str; 4] = [
+    "/usr/local/libexec/docker",
+    "/usr/libexec/docker",
+    "/usr/local/lib/docker",
+    "/usr/lib/docker",
+];
+
+/// The same, for programs that are plainly Docker's by their names.
+const LIBEXEC_OF_DOCKER: [&str; 2] = ["/usr/local/libexec", "/usr/libexec"];
+
+/// The init that the daemon was told of (moby, `daemon/config`, `lookupBinPath`).
+fn find_init(name: &str) -> Result<PathBuf> {
+    if name.starts_with('/') {
+        return Ok(name.into());
+    }
+    let executable = |path: &PathBuf| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let docker = name.starts_with("docker-");
+    let more: &[&str] = if docker { &LIBEXEC_OF_DOCKER } else { &[] };
+    let libexec = LIBEXEC.iter().chain(more).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // A name with a slash is no name to look for.
+    let path: Vec<PathBuf> = match name.contains('/') {
+        true => Vec::new(),
+        false => std::env::split_paths(&path).collect(),
+    };
+    let mut candidates = libexec.chain(path).map(|directory| directory.join(name));
+    candidates.find(executable).ok_or_else(|| {
+        let message = format!("exec: {name:?}: executable file not found in $PATH");
+        Error::new(Kind::System, message)
+    })
 }
 
 /// Devices are asked for by what they can do (`--gpus`): there is no driver that has any, which
@@ -90,12 +133,20 @@ impl Engine {
             .map_err(|error| Error::invalid(error.to_string()))
     }
 
+    /// A host's program that is the container's init, where it wants one and the daemon was told.
+    pub(super) fn init_of(&self, record: &Record) -> Result<Option<PathBuf>> {
+        let path = self.settings.containers.init_path.as_deref();
+        let wanted = spec::wants_init(&record.host_config, &self.settings.defaults);
+        path.filter(|_| wanted).map(find_init).transpose()
+    }
+
     /// The plan of a container whose files lie in `directory`.
     pub(super) fn plan(
         &self,
         record: &Record,
         directory: &Path,
         joined: &Identities,
+        init: Option<&Path>,
     ) -> Result<Plan> {
         refuse_devices(&record.host_config)?;
         let mounts: Vec<HostMount> = record
@@ -121,14 +172,25 @@ impl Engine {
                 destination: (*destination).to_owned(),
             })
             .collect();
+        let mut host = Cow::Borrowed(&record.host_config);
+        if let Some(asked) = record
+            .host_config
+            .devices
+            .as_ref()
+            .filter(|it| !it.is_empty())
+        {
+            host.to_mut().devices = Some(devices::expand(asked)?);
+        }
         let input = SpecInput {
             config: &record.config,
-            host: &record.host_config,
+            host: &host,
             mounts: &mounts,
             files: &files,
             joined: joined.namespaces(),
             host_devices: &self.facts.devices,
             facts: self.facts.spec,
+            defaults: &self.settings.defaults,
+            init,
         };
         let spec = spec::build(&input).map_err(|error| spec_error(&error))?;
         let context = Context {
@@ -148,7 +210,7 @@ impl Engine {
         console_size: Option<(u16, u16)>,
     ) -> Result<Process> {
         let joined = self.joined(record).unwrap_or_default();
-        let mut process = self.plan(record, directory, &joined)?.process;
+        let mut process = self.plan(record, directory, &joined, None)?.process;
         process.args = exec.cmd.clone().unwrap_or_default();
         process.env = spec::environment(
             &record.config,
@@ -193,16 +255,11 @@ impl Engine {
     /// networks that the host joins.
     pub(super) fn write_resolv_conf(&self, record: &Record, directory: &Path) -> Result<()> {
         let host = &record.host_config;
-        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
-        let (servers, search, options) = (
-            list(&host.dns),
-            list(&host.dns_search),
-            list(&host.dns_options),
-        );
+        let daemons = &self.settings.containers;
         let settings = DnsSettings {
-            servers: &servers,
-            search: &search,
-            options: &options,
+            servers: own_or(host.dns.as_ref(), &daemons.dns),
+            search: own_or(host.dns_search.as_ref(), &daemons.dns_search),
+            options: own_or(host.dns_options.as_ref(), &daemons.dns_options),
         };
         let resolution = match NetworkMode::parse(&host.network_mode) {
             NetworkMode::Host => Resolution::Host,
@@ -225,7 +282,7 @@ impl Engine {
                 name,
                 &record.config.domainname,
                 &[],
-                &extra_hosts(host),
+                &extra_hosts(host, &self.settings.containers.host_gateways),
                 true,
             ),
         ];
@@ -317,6 +374,12 @@ fn write_file(path: &Path, content: &str) -> Result<()> {
     std::fs::write(path, content)
         .and_then(|()| std::fs::set_permissions(path, mode))
         .map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))
+}
+
+/// What a container says, or what the daemon says where it says nothing.
+fn own_or<'a>(own: Option<&'a Vec<String>>, daemons: &'a [String]) -> &'a [String] {
+    own.filter(|own| !own.is_empty())
+        .map_or(daemons, Vec::as_slice)
 }
 
 /// The first process of a container, if it runs.

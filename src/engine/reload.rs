@@ -24,6 +24,15 @@ pub struct Reloadable {
     pub concurrent_downloads: usize,
     /// How many layers are sent at the same time.
     pub concurrent_uploads: usize,
+    /// The size of /dev/shm of containers to be made that do not say, in bytes.
+    pub shm_size: i64,
+    /// Their IPC mode.
+    pub ipc_mode: String,
+    /// Their cgroup namespace's mode.
+    pub cgroupns_mode: String,
+    /// Seconds that containers are given to stop when the daemon ends and takes them along. As
+    /// under `live-restore` it never does, this is shown and no more.
+    pub shutdown_timeout: i64,
 }
 
 /// What holds at the moment.
@@ -79,6 +88,9 @@ impl Engine {
         let attempts = settings.registry.attempts();
         let attributes = [
             ("debug", settings.debug.to_string()),
+            ("default-cgroupns-mode", settings.cgroupns_mode.clone()),
+            ("default-ipc-mode", settings.ipc_mode.clone()),
+            ("default-shm-size", settings.shm_size.to_string()),
             (
                 "insecure-registries",
                 list(&settings.registry.insecure_registries),
@@ -96,6 +108,7 @@ impl Engine {
             ("max-download-attempts", attempts.to_string()),
             ("name", self.facts.hostname.clone()),
             ("registry-mirrors", list(&settings.registry.mirrors)),
+            ("shutdown-timeout", settings.shutdown_timeout.to_string()),
         ];
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value));
         self.events

@@ -8,7 +8,7 @@
 //! that has no socket any more, but lives according to what it wrote of itself in the data root,
 //! is told to make it anew. One that lives and is still not to be spoken with (it hangs, it speaks
 //! another version of the protocol) runs on: its container stays "running" and out of reach until
-//! the shim ends or another daemon has more luck.
+//! the shim ends, or answers after all: it is asked now and then ([`keep_trying`]).
 //!
 //! A daemon may die between a start and its record, too. So a record that does not say "running"
 //! is held against what a shim leaves outside it: its socket, its identity, and the exit of a later
@@ -44,6 +44,12 @@ const HEARD: Duration = Duration::from_secs(1);
 /// How often one of them is told so.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The first pause before a shim that could not be reached is tried again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// What became of a container's shim.
 enum Shim {
     /// It is connected, and this is what it knows.
@@ -55,11 +61,12 @@ enum Shim {
 }
 
 impl Engine {
-    /// Reads all records and joins what runs. Half-made containers go to the trash.
+    /// Reads all records and joins what runs. Half-made containers go to the trash. Returns the
+    /// containers whose shims it makes sense to try again.
     ///
     /// # Errors
     /// When the directory of containers cannot be read; a damaged record is logged and left alone.
-    pub(super) fn restore(&self) -> std::io::Result<()> {
+    pub(super) fn restore(&self) -> std::io::Result<Vec<Arc<Container>>> {
         let root = self.settings.data_root.join("containers");
         std::fs::create_dir_all(&root)?;
         let mut containers = Vec::new();
@@ -106,6 +113,7 @@ impl Engine {
         }
         let deadline = Instant::now() + REVIVAL;
         let mut running = Vec::new();
+        let mut unreachable = Vec::new();
         for container in containers {
             if container.data().record.state.is_running()
                 || self.ran_unrecorded(&container, deadline)
@@ -122,9 +130,36 @@ impl Engine {
             }
         }
         for container in running {
-            self.adopt(&container, deadline);
+            let shim = self.reach(&container, deadline);
+            if let Shim::Unreachable(error, process) = shim {
+                let again = error.kind() != ErrorKind::Unsupported;
+                self.leave_alone(&container, &error, process);
+                unreachable.extend(again.then_some(container));
+            } else {
+                self.adopt(&container, shim);
+            }
         }
-        self.sweep_runtime()
+        self.sweep_runtime()?;
+        Ok(unreachable)
+    }
+
+    /// Tries a container's shim once more; whether that was of use, or nobody need try again.
+    fn try_again(&self, container: &Arc<Container>) -> bool {
+        // Its end is waited for.
+        if ShimIdentity::living(&container.directory).is_none() {
+            return true;
+        }
+        self.wake(container);
+        let shim = self.reach(container, Instant::now());
+        match &shim {
+            Shim::Unreachable(error, _) => error.kind() == ErrorKind::Unsupported,
+            Shim::Gone => true,
+            Shim::Connected(_) => {
+                tracing::info!(id = container.id.short(), "the container is in reach again");
+                self.adopt(container, shim);
+                true
+            }
+        }
     }
 
     /// Deletes the runtime directories of containers that there are not. One whose record is damaged
@@ -250,8 +285,9 @@ impl Engine {
         Shim::Unreachable(error, Some(process))
     }
 
-    fn adopt(&self, container: &Arc<Container>, deadline: Instant) {
-        match self.reach(container, deadline) {
+    /// Takes over what a shim tells, or what it has left.
+    fn adopt(&self, container: &Arc<Container>, shim: Shim) {
+        match shim {
             Shim::Connected(ShimState {
                 running: Some(_),
                 exit: None,
@@ -276,24 +312,28 @@ impl Engine {
             Shim::Connected(ShimState {
                 exit: Some(exit), ..
             }) => self.finish(container, exit, String::new()),
-            Shim::Unreachable(error, process) => {
-                tracing::error!(
-                    id = container.id.short(),
-                    "the container runs and is left alone: {error}"
-                );
-                let watched = process.map(|process| self.shims.await_end(container.id, process));
-                if let Some(Err(error)) = watched {
-                    tracing::error!(
-                        id = container.id.short(),
-                        "the container's end will not be noticed: {error}"
-                    );
-                }
-            }
+            // Nothing is known of it.
+            Shim::Unreachable(..) => {}
             // A connected one runs nothing and never did.
             Shim::Connected(_) | Shim::Gone => {
                 let (exit, error) = self.unseen_end(container);
                 self.finish(container, exit, error);
             }
+        }
+    }
+
+    /// Has the end of a shim noticed that cannot be reached.
+    fn leave_alone(&self, container: &Container, error: &io::Error, process: Option<OwnedFd>) {
+        tracing::error!(
+            id = container.id.short(),
+            "the container runs and is left alone: {error}"
+        );
+        let watched = process.map(|process| self.shims.await_end(container.id, process));
+        if let Some(Err(error)) = watched {
+            tracing::error!(
+                id = container.id.short(),
+                "the container's end will not be noticed: {error}"
+            );
         }
     }
 
@@ -306,6 +346,30 @@ impl Engine {
             None if rebooted => (lost(255), "the host was restarted".to_owned()),
             None => (lost(137), "the container's shim was killed".to_owned()),
         }
+    }
+}
+
+/// Tries shims that could not be reached again, on a thread of its own, until each was or has ended.
+pub(super) fn keep_trying(engine: &Arc<Engine>, mut containers: Vec<Arc<Container>>) {
+    if containers.is_empty() {
+        return;
+    }
+    let engine = Arc::downgrade(engine);
+    let spawned = std::thread::Builder::new()
+        .name("restore".into())
+        .spawn(move || {
+            let mut pause = FIRST_PAUSE;
+            while !containers.is_empty() {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                let Some(engine) = engine.upgrade() else {
+                    return;
+                };
+                containers.retain(|container| !engine.try_again(container));
+            }
+        });
+    if let Err(error) = spawned {
+        tracing::error!("containers out of reach will not be tried again: {error}");
     }
 }
 

@@ -30,6 +30,7 @@ use std::time::Duration;
 use crate::container::client::{Launched, NotStarted, Prepared};
 use crate::container::protocol::{Attach, Exit, Failure, LogTarget, Message, Start};
 use crate::container::record::{MountKind, MountPoint, Record, State};
+use crate::container::spec::log;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
@@ -284,7 +285,13 @@ impl Engine {
             }
         }
         self.make_files(&container.directory)?;
-        let plan = self.plan(record, &container.directory, &joined)?;
+        let init = self.init_of(record)?;
+        let plan = self.plan(record, &container.directory, &joined, init.as_deref())?;
+        log::check_values(&record.host_config.log_config).map_err(|why| {
+            let message =
+                "failed to create task for container: failed to initialize logging driver";
+            Error::new(Kind::System, format!("{message}: {why}"))
+        })?;
         if record.host_config.auto_remove {
             reopen(&paths.work())?;
         }
@@ -556,7 +563,7 @@ pub(super) fn ended(state: &State) -> Ended {
 /// Docker's words around what the runtime says, and its statuses: what the image or the request
 /// got wrong is 400, the rest 500 (moby, daemon/errors.go, `setExitCodeFromError`).
 fn start_error(failure: &Failure) -> (Failure, Error) {
-    let message = match failure.origin {
+    let mut message = match failure.origin {
         Origin::Daemon => failure.message.clone(),
         Origin::Runtime => format!(
             "failed to create task for container: failed to create shim task: OCI runtime create \
@@ -564,6 +571,12 @@ fn start_error(failure: &Failure) -> (Failure, Error) {
             failure.message
         ),
     };
+    if failure.origin == Origin::Runtime && failure.message.contains("not a directory") {
+        message.push_str(
+            ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the \
+             specified host path exists and is the expected type",
+        );
+    }
     let kind = match failure.code {
         126 | 127 => Kind::InvalidParameter,
         _ => Kind::System,

@@ -37,13 +37,20 @@ impl Engine {
         let now = self.now();
         let proxies = now.settings.registry.proxies.shown();
         let platform = Platform::host();
-        let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
+        let containers = &self.settings.containers;
+        let profile = &containers.seccomp_profile;
+        let mut security = vec![format!("name=seccomp,profile={profile}")];
         // What clients read from it: files in bind mounts may show other owners, and root in a
         // container is nobody special.
         if facts.uid != 0 {
             security.push("name=rootless".to_owned());
         }
-        security.push("name=cgroupns".to_owned());
+        if now.settings.cgroupns_mode == "private" {
+            security.push("name=cgroupns".to_owned());
+        }
+        if containers.no_new_privileges {
+            security.push("name=no-new-privileges".to_owned());
+        }
         Info {
             id: facts.engine_id.clone(),
             containers: running + paused + stopped,
@@ -70,7 +77,7 @@ impl Engine {
                 .map_or(0, |entries| count(entries.count())),
             n_events_listener: count(self.events.listeners()),
             system_time: Timestamp::now().to_string(),
-            logging_driver: "json-file".to_owned(),
+            logging_driver: containers.log.kind.clone(),
             cgroup_driver: "none".to_owned(),
             cgroup_version: if facts.unified_cgroups { "2" } else { "1" }.to_owned(),
             kernel_version: facts.kernel.clone(),
@@ -98,7 +105,10 @@ impl Engine {
             )]),
             default_runtime: "moss".to_owned(),
             live_restore_enabled: true,
-            init_binary: "docker-init".to_owned(),
+            init_binary: match &containers.init_path {
+                Some(path) => path.clone(),
+                None => "docker-init".to_owned(),
+            },
             security_options: security,
             warnings: Some(self.warnings()),
             experimental_build: platform.os != "linux",
@@ -108,6 +118,10 @@ impl Engine {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.facts.warnings.clone();
+        if self.settings.containers.seccomp_profile != "builtin" {
+            let warning = "WARNING: daemon is not using the default seccomp profile";
+            warnings.push(warning.to_owned());
+        }
         warnings.push(
             "WARNING: this version has no networks yet: containers get a loopback interface, \
              unless --network host or container: is asked for"

@@ -9,6 +9,7 @@ use super::layer;
 use super::origin::Origin;
 use super::pipeline::Finished;
 use super::store::{Index, Record, Store, Stored};
+use crate::sys::atomic::Durability;
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
@@ -50,6 +51,8 @@ impl Store {
     ) -> Result<Digest, Error> {
         let id = Digest::of(&parts.raw);
         let mut index = self.lock();
+        // The syncfs that follows a new layer takes the rest along.
+        let mut durability = Durability::Synced;
         for diff_id in parts.config.diff_ids() {
             let unpacked = layers.iter().position(|layer| layer.diff_id == *diff_id);
             if index.layers.contains_key(diff_id) {
@@ -59,14 +62,15 @@ impl Store {
                 return Err(Error::Invalid(format!("the layer {diff_id} is missing")));
             };
             self.place(&mut index, &layers.swap_remove(at))?;
+            durability = Durability::Lazy;
         }
-        self.write_blob(&id, &parts.raw)?;
+        self.write_blob(&id, &parts.raw, durability)?;
         let mut record = index
             .images
             .get(&id)
             .map_or_else(Record::default, |known| known.record.clone());
         for (digest, bytes) in &parts.manifests {
-            self.write_blob(digest, bytes)?;
+            self.write_blob(digest, bytes, durability)?;
             if !record.manifests.contains(digest) {
                 record.manifests.push(*digest);
             }
@@ -74,7 +78,7 @@ impl Store {
         if let Some(origin) = &parts.origin {
             record.add_origin(origin.manifest, &origin.repository);
         }
-        self.write_record(&id, &record)?;
+        self.write_record(&id, &record, durability)?;
         let stored = Stored {
             config: Arc::new(parts.config),
             raw: parts.raw.into(),
@@ -135,7 +139,7 @@ impl Store {
         if let Some(known) = index.images.get(&id) {
             let mut record = known.record.clone();
             record.last_tagged = Some(Timestamp::now());
-            self.write_record(&id, &record)?;
+            self.write_record(&id, &record, Durability::Lazy)?;
             let stored = known.with_record(record);
             index.images.insert(id, Arc::new(stored));
         }

@@ -27,6 +27,7 @@ use super::slots::for_each;
 use super::store::Store;
 use super::transfer::{Downloads, Source};
 use crate::registry::{self, Cancel, Found, Repository, Target};
+use crate::sys::atomic::Durability;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 use crate::types::reference::Reference;
@@ -175,7 +176,7 @@ impl Store {
         };
         let mut record = image.record.clone();
         if record.add_origin(digest, name) {
-            self.write_record(&id, &record)?;
+            self.write_record(&id, &record, Durability::Lazy)?;
             index.images.insert(id, Arc::new(image.with_record(record)));
         }
         Ok(Some((digest, id)))

@@ -30,6 +30,7 @@ use super::slots::{Slots, for_each, lock};
 use super::store::{Store, Stored};
 use super::supply::{Sent, Supply};
 use crate::registry::{self, Cancel, Document, Manifest, Mount, RawManifest, Repository, Upload};
+use crate::sys::atomic::Durability;
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 
@@ -308,11 +309,11 @@ impl Store {
         let mut record = image.record.clone();
         let is_new = !record.manifests.contains(&digest);
         if is_new {
-            self.write_blob(&digest, bytes)?;
+            self.write_blob(&digest, bytes, Durability::Lazy)?;
             record.manifests.push(digest);
         }
         if record.add_origin(digest, name) || is_new {
-            self.write_record(&id, &record)?;
+            self.write_record(&id, &record, Durability::Lazy)?;
             index.images.insert(id, Arc::new(image.with_record(record)));
         }
         drop(index);

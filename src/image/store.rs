@@ -36,7 +36,9 @@
 //! `unsynced` with the boot's id; a thread calls `syncfs` after the fact and takes the mark off.
 //! A layer that still has the mark in another boot is read back and hashed (its split file gives
 //! exactly the tar of its diff id) and dropped if it differs. Inodes, names and attributes are
-//! ordered by the filesystem's journal: if the rename survived, so did they. Names are synced.
+//! ordered by the filesystem's journal: if the rename survived, so did they. Names are synced, and so
+//! are the records and blobs of an image that brings no new layer, whose `syncfs` would take them
+//! along.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -198,18 +200,28 @@ impl Store {
         Ok(bytes)
     }
 
-    pub(super) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) fn write_blob(
+        &self,
+        digest: &Digest,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<(), Error> {
         let path = self.blob_path(digest);
-        atomic::write(&path, bytes, Durability::Lazy).map_err(store("write", &path))
+        atomic::write(&path, bytes, durability).map_err(store("write", &path))
     }
 
-    pub(super) fn write_record(&self, id: &Digest, record: &Record) -> Result<(), Error> {
+    pub(super) fn write_record(
+        &self,
+        id: &Digest,
+        record: &Record,
+        durability: Durability,
+    ) -> Result<(), Error> {
         let path = self.record_path(id);
         let bytes = serde_json::to_vec(record).map_err(|error| Error::Damaged {
             path: path.clone(),
             reason: error.to_string(),
         })?;
-        atomic::write(&path, &bytes, Durability::Lazy).map_err(store("write", &path))
+        atomic::write(&path, &bytes, durability).map_err(store("write", &path))
     }
 
     /// Does a part of a removal, with the space that is kept in reserve if need be.

@@ -45,8 +45,9 @@ pub(super) fn mount(rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     if rootfs.lower.is_empty() {
         return Err(Error::NoLayers);
     }
-    let paths = rootfs.lower.iter().chain([&rootfs.upper, &rootfs.work]);
-    let fits = paths.map(|p| p.as_os_str().len()).max() <= Some(MAX_VALUE);
+    let lower = rootfs.lower.iter().map(|path| path.as_os_str().len());
+    let written = [&rootfs.upper, &rootfs.work].map(|path| escaped(path).len());
+    let fits = lower.chain(written).max() <= Some(MAX_VALUE);
     if fits {
         match by_layers(rootfs) {
             Err(error) if means_unknown(&error) => {}
@@ -105,9 +106,22 @@ fn means_unknown(error: &FilesystemError) -> bool {
 fn by_layers(rootfs: &Rootfs) -> Result<OwnedFd, FilesystemError> {
     let context = context(rootfs.volatile)?;
     set_layers(&context, &rootfs.lower)?;
-    context.set("upperdir", Some(rootfs.upper.as_os_str().as_bytes()))?;
-    context.set("workdir", Some(rootfs.work.as_os_str().as_bytes()))?;
+    context.set("upperdir", Some(&escaped(&rootfs.upper)))?;
+    context.set("workdir", Some(&escaped(&rootfs.work)))?;
     context.mount(0)
+}
+
+/// A path as overlayfs reads `upperdir` and `workdir`, whichever way they come: a backslash means
+/// what is after it. It does not with `lowerdir+`.
+fn escaped(path: &Path) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(path.as_os_str().len());
+    for byte in path.as_os_str().as_bytes() {
+        if *byte == b'\\' {
+            escaped.push(b'\\');
+        }
+        escaped.push(*byte);
+    }
+    escaped
 }
 
 /// `None` when the layers do not fit into one value.
@@ -324,4 +338,14 @@ fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
         }
     });
     tried.map_err(|error| Error::step(rootfs, "removing a file through it", error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backslashes_are_escaped() {
+        assert_eq!(escaped(Path::new("/a\\b:c,d")), b"/a\\\\b:c,d");
+    }
 }

@@ -178,6 +178,13 @@ pub fn holder(data_root: &Path) -> Option<Holder> {
     }
 }
 
+/// Whether the engine that had this pid has said that it leaves: what it was not asked before then
+/// it has not begun. One that was killed has said nothing.
+pub fn has_left(data_root: &Path, pid: u32) -> bool {
+    let said = File::open(data_root.join(NAME)).and_then(read_from);
+    said.is_ok_and(|holder| holder.pid == pid && holder.socket.is_none())
+}
+
 fn read_from(file: File) -> io::Result<Holder> {
     let mut text = Vec::new();
     file.take(LIMIT).read_to_end(&mut text)?;
@@ -208,6 +215,7 @@ mod tests {
         shorter.socket = None;
         lock.name(&shorter).unwrap();
         assert_eq!(holder(root.path()), Some(shorter));
+        assert!(has_left(root.path(), 7));
         lock.name(&me()).unwrap();
         let path = root.path().display();
         let mut second = Holder {
@@ -224,8 +232,10 @@ mod tests {
         second.host = "there".into();
         let message = Lock::take(root.path(), &second).unwrap_err().to_string();
         assert!(message.contains(" on the host here "), "{message}");
+        assert!(!has_left(root.path(), 7) && !has_left(root.path(), 8));
         drop(lock);
-        // What is left behind blocks nobody and names nobody.
+        // What is left behind blocks nobody and names nobody; it tells who was killed from who left.
+        assert!(!has_left(root.path(), 7));
         assert_eq!(holder(root.path()), None);
         Lock::take(root.path(), &second).unwrap();
     }

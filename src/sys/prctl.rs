@@ -1,6 +1,7 @@
 //! What a process is to itself: its signals, its keyring, its name in `ps`.
 
 use std::io;
+use std::sync::OnceLock;
 
 /// Highest signal number (`_NSIG`).
 const SIGNALS: i32 = 64;
@@ -96,7 +97,18 @@ pub fn set_command_line(text: &str) {
     }
 }
 
+/// Finds out where the command line is. It stays there, in forked children too: a process that has
+/// many of them asks once, ahead.
+pub fn find_command_line() {
+    let _ = command_line_place();
+}
+
 fn command_line_place() -> Option<(usize, usize)> {
+    static PLACE: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+    *PLACE.get_or_init(look_for_command_line)
+}
+
+fn look_for_command_line() -> Option<(usize, usize)> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // After the command's closing parenthesis field 3 comes first: 48 and 49 are 45 and 46 on.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);

@@ -16,6 +16,7 @@ pub mod platform;
 pub mod port;
 pub mod reference;
 pub mod signal;
+pub mod size;
 pub mod timestamp;
 pub mod utf8;
 

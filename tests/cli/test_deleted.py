@@ -167,6 +167,19 @@ class WithoutADaemon(Deleted):
         eventually(lambda: not self.daemon.inspect("cc")["State"]["Running"], "its end recorded")
         self.docker("rm", "cc")
 
+    def test_a_shim_that_hung_is_found_again(self):
+        """It goes on after a while, under a daemon that has given it up."""
+        pid, = self.begin("cc")
+        shim = parent(pid)
+        self.daemon.kill()
+        os.kill(shim, signal.SIGSTOP)
+        self.addCleanup(lambda: gone(shim) or os.kill(shim, signal.SIGCONT))
+        self.daemon.start(patience=60)
+        self.docker("stop", "cc", code=1, err=re.compile("shim cannot be reached"))
+        os.kill(shim, signal.SIGCONT)
+        eventually(lambda: self.docker("exec", "cc", "true", code=None).code == 0, "a container in reach again", 60)
+        self.all_works("cc", pid)
+
     def test_a_start_that_was_not_recorded(self):
         from test_races import change_record
         container = self.docker("create", "--name", "cc", "busybox", "sh", "-c", READY).out.strip()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -157,6 +158,38 @@ def parent(pid):
 
 
 @once
+class Damaged(Own):
+    def test_record(self):
+        self.docker("create", "--name", "lost", "busybox")
+        directory = self.daemon.data_home + "/moss/containers/" + self.daemon.inspect("lost")["Id"]
+        self.daemon.stop()
+        with open(directory + "/record.json", "w", encoding="utf-8") as file:
+            file.write("{")
+        self.daemon.start()
+        told = self.daemon.moss("system", "check", code=1, out=re.compile(
+            rf"object +{directory}: a container that the engine cannot use: .*record.json is damaged.*")).out
+        # What it says to do about it.
+        source, target = re.search(r"mv (\S+) (\S+)\n", told).groups()
+        self.daemon.stop()
+        shutil.move(source, target)
+        self.daemon.start()
+        self.daemon.wait_for_trash()
+        self.docker("create", "--name", "lost", "busybox")
+
+
+@once
+class OddPlace(unittest.TestCase):
+    def test_data_root(self):
+        """Whatever a directory is called, overlayfs is told of it."""
+        top = tempfile.mkdtemp(prefix="mt.", dir="/tmp")
+        self.addCleanup(harness.remove_tree, top)
+        daemon = Daemon(data_home=top + r"/a\b\:c,d = e")
+        self.addCleanup(lambda: check(daemon.close()))
+        daemon.load("busybox.tar")
+        daemon.docker("run", "--name", "c1", "-v", "/etc", "busybox", "sh", "-c", "touch /x && head -c 4 /etc/passwd", out="root")
+
+
+@once
 class KilledKeeper(Own):
     def test_containers_and_new_ones(self):
         self.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
@@ -178,6 +211,15 @@ class KilledKeeper(Own):
 
 @once
 class KilledShim(Own):
+    def test_is_named(self):
+        """People see in `ps` which container a process is there for."""
+        self.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
+        container = self.daemon.inspect("cc")
+        with open(f"/proc/{parent(container['State']['Pid'])}/cmdline", "rb") as file:
+            title = file.read().rstrip(b"\0").decode()
+        if title != f"moss: shim {container['Id'][:12]}":
+            fail("ps", f"moss: shim {container['Id'][:12]}", title)
+
     def test_container_ends_with_it(self):
         self.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
         pid = self.daemon.inspect("cc")["State"]["Pid"]

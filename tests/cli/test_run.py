@@ -139,8 +139,21 @@ class ExitCodes(Case):
                     err=re.compile("unable to find group nosuch: no matching entries in group file"))
 
     def test_working_directory_is_a_file(self):
-        self.docker("run", "--rm", "--workdir", "/etc/passwd", "busybox", "true", code=(125, 126, 127),
-                    err=re.compile("not a directory"))
+        # Found out when the container is made.
+        self.docker("create", "--workdir", "/etc/passwd", "busybox", "true", code=1,
+                    err=re.compile("Cannot mkdir: /etc/passwd is not a directory"))
+        self.docker("create", "--workdir", "/etc/passwd/x", "busybox", "true", code=1, err=re.compile("mkdir /etc/passwd: not a directory"))
+
+    def test_bind_of_a_file_onto_a_directory(self):
+        self.docker("run", "--rm", "-v", __file__ + ":/bin", "busybox", "true", code=(125, 127), err=re.compile(
+            r"not a directory: unknown: Are you trying to mount a directory onto a file \(or vice-versa\)\? "
+            "Check if the specified host path exists and is the expected type"))
+
+    @once  # the older client keeps what it asks of the default network to itself
+    def test_address_in_the_default_network(self):
+        for flag, value in (("--ip", "10.0.0.9"), ("--ip6", "fd00::9")):
+            self.docker("create", flag, value, "busybox", "true", code=1, err=re.compile(
+                "invalid config for network bridge: invalid endpoint settings:\nuser-specified IP address is supported on user-defined networks only"))
 
     def test_failed_start_leaves_created(self):
         name = self.name()
@@ -342,6 +355,11 @@ class Filesystem(Case):
 
     def test_device_renamed(self):
         self.in_container("--device", "/dev/zero:/dev/nought", shell="head -c 2 /dev/nought | wc -c", out="2")
+
+    def test_device_directory(self):
+        if not os.path.exists("/dev/net/tun"):
+            self.skipTest("/dev/net/tun is missing")
+        self.in_container("--device", "/dev/net:/dev/others", shell="test -c /dev/others/tun && ls /dev/others", out="tun")
 
     def test_device_missing(self):
         self.docker("run", "--rm", "--device", "/dev/nosuch", "busybox", "true", code=(125, 127),

@@ -4,6 +4,7 @@
 //! out (`--rm=false`), given twice, and errors are said in docker's words.
 
 mod containers;
+mod daemon;
 mod engine;
 mod groups;
 mod images;
@@ -14,6 +15,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use super::create::ContainerFlags;
 
 pub use containers::*;
+pub use daemon::*;
 pub use engine::*;
 pub use groups::*;
 pub use images::*;
@@ -131,7 +133,7 @@ pub enum Verb {
     #[command(subcommand)]
     System(SystemGroup),
     /// Run the daemon
-    Daemon(Daemon),
+    Daemon(Box<Daemon>),
     /// Say what this host allows, and what to do about the rest
     Doctor(Roots),
 }

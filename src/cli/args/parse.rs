@@ -241,7 +241,11 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
     };
     Refusal {
         message: format!("{sentence}\n\n{usage}\n\n{help}"),
-        status: ENGINE_FAILED,
+        status: match path.get(1).map(String::as_str) {
+            // dockerd's.
+            Some("daemon") => 1,
+            _ => ENGINE_FAILED,
+        },
     }
 }
 

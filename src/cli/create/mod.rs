@@ -6,7 +6,7 @@
 
 mod flags;
 mod update;
-mod values;
+pub mod values;
 
 use std::collections::BTreeMap;
 use std::env;

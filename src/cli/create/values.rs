@@ -10,32 +10,11 @@ use crate::api::container::{
     TmpfsOptions, Ulimit, VolumeOptions,
 };
 use crate::types::duration::Duration;
+use crate::types::size;
 
-/// `64m`, `1.5g`, `1024`: bytes, in binary units (docker's units.RAMInBytes).
+/// `64m`, `1.5g`, `1024`: bytes, in binary units.
 pub fn bytes(text: &str) -> Result<i64, String> {
-    let invalid = || format!("invalid size: '{text}'");
-    let lower = text.trim().to_ascii_lowercase();
-    let end = lower
-        .find(|character: char| !character.is_ascii_digit() && character != '.')
-        .unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(end);
-    let number: f64 = number.parse().map_err(|_| invalid())?;
-    let unit = unit.trim();
-    let unit = unit
-        .strip_suffix("ib")
-        .or_else(|| unit.strip_suffix('b'))
-        .unwrap_or(unit);
-    let power = match unit {
-        "" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        "p" => 5,
-        _ => return Err(invalid()),
-    };
-    // Beyond 2^63 the conversion saturates, and the engine refuses.
-    Ok((number * 1024_f64.powi(power)) as i64)
+    size::memory(text)
 }
 
 /// `1.5` CPUs in billionths.
@@ -183,26 +162,61 @@ pub fn device(text: &str) -> Result<DeviceMapping, String> {
     })
 }
 
-/// `nofile=1024[:2048]`
+/// `nofile=1024[:2048]` of `--ulimit`
 pub fn ulimit(text: &str) -> Result<Ulimit, String> {
-    let invalid = |why: String| format!("invalid argument \"{text}\" for \"--ulimit\" flag: {why}");
+    limit(text).map_err(|why| format!("invalid argument \"{text}\" for \"--ulimit\" flag: {why}"))
+}
+
+/// Resources that can be limited (go-units, `ulimit.go`).
+const LIMITED: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// `nofile=1024[:2048]`
+pub fn limit(text: &str) -> Result<Ulimit, String> {
     let (name, limits) = text
         .split_once('=')
-        .ok_or_else(|| invalid(format!("invalid ulimit argument: {text}")))?;
+        .ok_or_else(|| format!("invalid ulimit argument: {text}"))?;
+    if !LIMITED.contains(&name) {
+        return Err(format!("invalid ulimit type: {name}"));
+    }
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    if hard.contains(':') {
+        return Err(format!(
+            "too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
+        ));
+    }
     let number = |text: &str| match text {
         "unlimited" => Ok(-1),
-        text => text.parse::<i64>().map_err(|_| {
-            invalid(format!(
-                "strconv.ParseInt: parsing {text:?}: invalid syntax"
-            ))
-        }),
+        text => text
+            .parse::<i64>()
+            .map_err(|_| format!("strconv.ParseInt: parsing {text:?}: invalid syntax")),
     };
     let (soft, hard) = (number(soft)?, number(hard)?);
-    if hard != -1 && (soft == -1 || soft > hard) {
-        return Err(invalid(format!(
+    if hard != -1 && soft == -1 {
+        return Err(format!(
+            "ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), \
+             hard: {hard}"
+        ));
+    }
+    if hard != -1 && soft > hard {
+        return Err(format!(
             "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-        )));
+        ));
     }
     Ok(Ulimit {
         name: name.to_owned(),

@@ -22,6 +22,7 @@
 //! [`from_spec`](crate::userns::from_spec)). With `--ipc container:X` System V objects and message
 //! queues are shared, and /dev/shm is X's own mount, which the stage gets a copy of.
 
+pub mod log;
 mod merge;
 mod modes;
 mod mounts;
@@ -33,7 +34,7 @@ mod tests;
 mod validate;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Box as ConsoleSize, BoxBuilder, Linux, LinuxCapabilitiesBuilder, LinuxNamespace,
@@ -49,13 +50,16 @@ use crate::userns::{caps, seccomp};
 pub use merge::{environment, hostname, merge};
 pub use modes::{Mode, NetworkMode};
 pub use ports::normalise as normalise_ports;
-pub use security::SecurityOptions;
+pub use security::{SeccompProfile, SecurityOptions};
 pub use validate::validate;
 
 /// `PATH` where neither image nor client set one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Size of /dev/shm in bytes where none is asked for.
 pub const DEFAULT_SHM_SIZE: i64 = 64 << 20;
+
+/// Where a host's init is bound for a container that wants one.
+pub const INIT_PATH: &str = "/sbin/docker-init";
 
 /// Docker's masked paths, `HostConfig.MaskedPaths` where null.
 pub const MASKED_PATHS: [&str; 12] = [
@@ -99,6 +103,30 @@ pub struct SpecInput<'a> {
     pub host_devices: &'a [Device],
     /// What the host is like.
     pub facts: HostFacts,
+    /// What holds where the container does not say.
+    pub defaults: &'a Defaults,
+    /// For a container that wants an init: a program of the host's in place of our own.
+    pub init: Option<&'a Path>,
+}
+
+/// What an administrator says (daemon.json) of containers that do not say themselves, as far as
+/// it takes hold when they start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// `no-new-privileges`.
+    pub no_new_privileges: bool,
+    /// `seccomp-profile`.
+    pub seccomp: SeccompProfile,
+    /// `default-ulimits`.
+    pub ulimits: Vec<Ulimit>,
+    /// `init`.
+    pub init: bool,
+}
+
+/// Returns whether a container has an init for its first process. Where its processes are another's
+/// or the host's there is one already.
+pub fn wants_init(host: &HostConfig, defaults: &Defaults) -> bool {
+    host.pid_mode.is_empty() && host.init.unwrap_or(defaults.init)
 }
 
 /// A path of the host in the container.
@@ -222,8 +250,14 @@ impl Error {
 
 /// Makes the spec.
 pub fn build(input: &SpecInput<'_>) -> Result<Spec, Error> {
-    let SpecInput { config, host, .. } = *input;
-    let security = SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
+    let SpecInput {
+        config,
+        host,
+        defaults,
+        ..
+    } = *input;
+    let options = host.security_opt.as_deref().unwrap_or_default();
+    let security = SecurityOptions::parse(options, defaults.no_new_privileges)?;
     if security.writable_cgroups.is_some() {
         return Err(Error::WritableCgroups);
     }
@@ -244,7 +278,12 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, Error> {
     };
     linux.set_masked_paths(paths(&host.masked_paths, &MASKED_PATHS));
     linux.set_readonly_paths(paths(&host.readonly_paths, &READONLY_PATHS));
-    linux.set_seccomp(security.filter(host.privileged, capability_set, input.facts.kernel)?);
+    linux.set_seccomp(security.filter(
+        host.privileged,
+        &defaults.seccomp,
+        capability_set,
+        input.facts.kernel,
+    )?);
     linux.set_sysctl(Some(sysctls(input, &namespaces)?));
 
     let mut root = Root::default();
@@ -258,7 +297,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, Error> {
     if let Some(groups) = host.group_add.as_ref().filter(|groups| !groups.is_empty()) {
         annotations.insert(ANNOTATION_GROUPS.to_owned(), groups.join(","));
     }
-    if host.init == Some(true) && namespaces.pid == Namespace::New {
+    if wants_init(host, defaults) && input.init.is_none() {
         annotations.insert(ANNOTATION_INIT.to_owned(), "true".to_owned());
     }
 
@@ -290,10 +329,18 @@ fn process(
     capability_set: u64,
     no_new_privileges: bool,
 ) -> Result<Process, Error> {
-    let SpecInput { config, host, .. } = *input;
-    let args = merge::arguments(config);
+    let SpecInput {
+        config,
+        host,
+        defaults,
+        ..
+    } = *input;
+    let mut args = merge::arguments(config);
     if args.is_empty() {
         return Err(Error::NoCommand);
+    }
+    if input.init.is_some() && wants_init(host, defaults) {
+        args.splice(..0, [INIT_PATH, "--"].map(str::to_owned));
     }
     let mut user = User::default();
     user.set_username(Some(config.user.clone()));
@@ -308,10 +355,11 @@ fn process(
         .ambient(capabilities(0))
         .build()
         .ok();
-    let rlimits: Vec<PosixRlimit> = host
-        .ulimits
+    let asked = host.ulimits.as_deref().unwrap_or_default();
+    let unasked = |limit: &&Ulimit| !asked.iter().any(|own| own.name == limit.name);
+    let rlimits: Vec<PosixRlimit> = asked
         .iter()
-        .flatten()
+        .chain(defaults.ulimits.iter().filter(unasked))
         .map(rlimit)
         .collect::<Result<_, _>>()?;
 

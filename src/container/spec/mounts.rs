@@ -9,7 +9,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::{DEFAULT_SHM_SIZE, Error, HostMount, SpecInput, modes};
+use super::{DEFAULT_SHM_SIZE, Error, HostMount, INIT_PATH, SpecInput, modes, wants_init};
 use crate::api::container::{DeviceMapping, TmpfsOptions};
 use crate::userns::plan::{Device, Namespace};
 
@@ -33,6 +33,12 @@ pub(super) fn all(
         .filter(|mount| !replaced(&mount.destination().to_string_lossy()))
         .collect();
     mounts.append(&mut asked);
+    if let Some(program) = input.init
+        && wants_init(input.host, input.defaults)
+    {
+        let options = ["bind", "ro"].map(str::to_owned).to_vec();
+        mounts.push(owned(INIT_PATH, "bind", program, options));
+    }
     mounts.extend(devices(input));
     Ok(mounts)
 }

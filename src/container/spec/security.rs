@@ -12,6 +12,18 @@ use oci_spec::runtime::LinuxSeccomp;
 use super::Error;
 use crate::userns::seccomp::{Arch, KernelVersion, Profile, docker_default};
 
+/// What system calls containers may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// Docker's own profile.
+    #[default]
+    Builtin,
+    /// All of them.
+    Unconfined,
+    /// A profile's text, as it is; what is wrong in it shows at the start of a container.
+    Json(String),
+}
+
 /// What the options say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecurityOptions {
@@ -24,9 +36,13 @@ pub struct SecurityOptions {
 }
 
 impl SecurityOptions {
-    /// Reads the options; of several with one name the last counts.
-    pub fn parse(options: &[String]) -> Result<SecurityOptions, Error> {
-        let mut parsed = SecurityOptions::default();
+    /// Reads the options; of several with one name the last counts. What they do not say of
+    /// `no_new_privileges` is as the daemon has it.
+    pub fn parse(options: &[String], no_new_privileges: bool) -> Result<SecurityOptions, Error> {
+        let mut parsed = SecurityOptions {
+            no_new_privileges,
+            ..SecurityOptions::default()
+        };
         for option in options {
             if option == "no-new-privileges" {
                 parsed.no_new_privileges = true;
@@ -61,23 +77,28 @@ impl SecurityOptions {
         Ok(parsed)
     }
 
-    /// Returns the filter of a container. A privileged one has none unless it names one.
+    /// Returns the filter of a container. A privileged one has none unless it names one; others
+    /// that name none have the daemon's.
     pub(super) fn filter(
         &self,
         privileged: bool,
+        default: &SeccompProfile,
         capabilities: u64,
         kernel: KernelVersion,
     ) -> Result<Option<LinuxSeccomp>, Error> {
-        match self.seccomp.as_deref().filter(|name| !name.is_empty()) {
-            Some("unconfined") => Ok(None),
-            None if privileged => Ok(None),
-            None | Some("builtin") => match docker_default(capabilities, kernel) {
-                Ok(filter) => Ok(Some(filter)),
-                Err(error) => Err(error.into()),
-            },
-            Some(json) => {
+        let profile = match self.seccomp.as_deref().filter(|name| !name.is_empty()) {
+            None if privileged => return Ok(None),
+            None => default.clone(),
+            Some("unconfined") => SeccompProfile::Unconfined,
+            Some("builtin") => SeccompProfile::Builtin,
+            Some(json) => SeccompProfile::Json(json.to_owned()),
+        };
+        match profile {
+            SeccompProfile::Unconfined => Ok(None),
+            SeccompProfile::Builtin => Ok(Some(docker_default(capabilities, kernel)?)),
+            SeccompProfile::Json(json) => {
                 let arch = Arch::native().ok_or(crate::userns::seccomp::Error::Architecture)?;
-                Ok(Profile::parse(json)?.evaluate(capabilities, arch, kernel)?)
+                Ok(Profile::parse(&json)?.evaluate(capabilities, arch, kernel)?)
             }
         }
     }

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::modes::{Mode, NetworkMode};
-use super::{Error, HostFacts, SecurityOptions, ports, resources, rlimit};
-use crate::api::container::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy};
+use super::{Error, HostFacts, SecurityOptions, log, ports, resources, rlimit};
+use crate::api::container::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy};
 use crate::types::signal::Signal;
 use crate::userns::caps;
 
@@ -214,8 +214,8 @@ fn of_this_platform(host: &HostConfig, facts: HostFacts) -> Result<(), Error> {
         tmpfs_destination(destination)?;
     }
     Mode::cgroup(&host.cgroupns_mode)?;
-    log_driver(&host.log_config)?;
-    SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
+    log::validate(&host.log_config)?;
+    SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default(), false)?;
     for limit in host.ulimits.iter().flatten() {
         rlimit(limit)?;
     }
@@ -233,50 +233,6 @@ fn tmpfs_destination(destination: &str) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// Where output may go, and how. `local` is kept as json-file is: only its files look otherwise.
-fn log_driver(log: &LogConfig) -> Result<(), Error> {
-    const GENERAL: [&str; 2] = ["mode", "max-buffer-size"];
-    let known: &[&str] = match log.kind.as_str() {
-        "none" => return Ok(()),
-        "" | "json-file" => &[
-            "max-file",
-            "max-size",
-            "compress",
-            "labels",
-            "labels-regex",
-            "env",
-            "env-regex",
-            "tag",
-        ],
-        "local" => &["max-file", "max-size", "compress"],
-        other => {
-            return invalid(format!(
-                "logger: no log driver named '{other}' is registered"
-            ));
-        }
-    };
-    let options = log.config.iter().flatten();
-    for (name, value) in options.clone().filter(|(name, _)| *name == "mode") {
-        if !matches!(value.as_str(), "" | "blocking" | "non-blocking") {
-            return invalid(format!("logger: logging {name} not supported: {value}"));
-        }
-    }
-    match options
-        .map(|(name, _)| name.as_str())
-        .find(|name| !known.contains(name) && !GENERAL.contains(name))
-    {
-        Some(name) => {
-            let driver = if log.kind == "local" {
-                "local"
-            } else {
-                "json-file"
-            };
-            invalid(format!("unknown log opt '{name}' for {driver} log driver"))
-        }
-        None => Ok(()),
-    }
 }
 
 /// `name:address`; clients have made that of whatever their users wrote.

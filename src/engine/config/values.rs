@@ -21,6 +21,17 @@ pub(super) fn count<T: TryFrom<i64>>(
     }
 }
 
+/// A number of either sign.
+pub(super) fn number(file: &Map<String, Value>, name: &str) -> Result<Option<i64>, String> {
+    match file.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_i64() {
+            Some(number) => Ok(Some(number)),
+            None => Err(wrong_type(name, value, "int")),
+        },
+    }
+}
+
 /// A value in Go's `%v`.
 pub(super) fn as_go_shows_it(value: &Value) -> String {
     match value {
@@ -28,6 +39,11 @@ pub(super) fn as_go_shows_it(value: &Value) -> String {
         Value::Array(values) => {
             let values: Vec<String> = values.iter().map(as_go_shows_it).collect();
             format!("[{}]", values.join(" "))
+        }
+        Value::Object(values) => {
+            let pair = |(name, value)| format!("{name}:{}", as_go_shows_it(value));
+            let pairs: Vec<String> = values.iter().map(pair).collect();
+            format!("map[{}]", pairs.join(" "))
         }
         other => other.to_string(),
     }

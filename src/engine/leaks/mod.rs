@@ -10,7 +10,7 @@
 //! | process | a second keeper; another engine's keeper whose exec root is gone; a shim without a record; anything in the keeper's user namespace, or in one nested in it, that descends from neither the daemon nor a shim |
 //! | namespace | a namespace that a mount below either root pins |
 //! | directory | a runtime directory of a container without a record |
-//! | object | a container's directory without a record; what lies in `tmp` or `trash` |
+//! | object | a container's directory without a record, or with one that cannot be read: the engine does not know that container any more; what lies in `tmp` or `trash` |
 //!
 //! Objects in `tmp` and `trash` are a daemon's work in hand while one runs: then only those count
 //! that nothing has touched for [`AT_WORK`].
@@ -34,10 +34,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::container::protocol::SOCKET;
-use crate::container::record::RECORD_FILE;
+use crate::container::record::{RECORD_FILE, Record, RecordError};
 use crate::engine::spare;
 use crate::sys::lock;
 use crate::sys::nsfs;
+use crate::types::chain::chain;
 use crate::userns::keeper::{Identity, TITLE};
 
 /// How long after the first look the second is taken.
@@ -118,6 +119,8 @@ struct Snapshot {
     mounts: Vec<Mount>,
     /// Ids of containers that have a directory, and whether it holds a record.
     containers: HashMap<String, bool>,
+    /// Containers whose records cannot be read: their directories, and why.
+    damaged: Vec<(PathBuf, String)>,
     /// Containers that have a runtime directory.
     runtime: Vec<String>,
     /// Exec roots of other keepers that no longer exist.
@@ -176,6 +179,15 @@ impl Snapshot {
             });
             (path, touched)
         });
+        let damaged = entries(&data_root.join("containers")).filter_map(|path| {
+            // What is made ready for the next container has an empty one.
+            if spare::NAMES.contains(&path.file_name()?.to_str()?) {
+                return None;
+            }
+            // One that is not there is another matter, and another user's may not be read.
+            let error = Record::read(&path).err()?;
+            matches!(error, RecordError::Damaged { .. }).then(|| (path, chain(&error)))
+        });
         let gone = processes.iter().filter_map(Process::keepers_exec_root);
         Self {
             data_root: data_root.to_owned(),
@@ -186,6 +198,7 @@ impl Snapshot {
             gone: gone.filter(|root| !root.exists()).collect(),
             mounts,
             containers: containers.collect(),
+            damaged: damaged.collect(),
             runtime: entries(&exec_root.join("c")).filter_map(named).collect(),
             objects: objects.collect(),
             processes,
@@ -355,7 +368,17 @@ impl Snapshot {
             what: path.display().to_string(),
             why: "half made or half removed; the next daemon clears it away".into(),
         });
-        half_made.chain(left).collect()
+        let damaged = self.damaged.iter().map(|(directory, error)| Leak {
+            kind: Kind::Object,
+            what: directory.display().to_string(),
+            why: format!(
+                "a container that the engine cannot use: {error}; put its {RECORD_FILE} right and \
+                 start the daemon anew, or have the next daemon delete the container: mv {} {}",
+                directory.display(),
+                self.data_root.join("trash").display()
+            ),
+        });
+        half_made.chain(damaged).chain(left).collect()
     }
 }
 

@@ -207,3 +207,28 @@ fn this_machine_can_be_looked_at() {
     std::fs::create_dir_all(exec.join("c/lost")).unwrap();
     assert_eq!(kinds(), [Kind::Directory, Kind::Object, Kind::Object]);
 }
+
+#[test]
+fn a_damaged_record_is_named_with_what_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let container = root.path().join("containers/abc");
+    std::fs::create_dir_all(&container).unwrap();
+    std::fs::write(container.join(RECORD_FILE), "{\"id\":").unwrap();
+    let spare = root.path().join("containers").join(spare::NAMES[0]);
+    std::fs::create_dir(&spare).unwrap();
+    std::fs::write(spare.join(RECORD_FILE), "").unwrap();
+    let snapshot = Snapshot::take(root.path(), &root.path().join("run"));
+    let directory = container.display();
+    let told = format!(
+        "object     {directory}: a container that the engine cannot use: the container record \
+         {directory}/{RECORD_FILE} is damaged"
+    );
+    let found: Vec<String> = snapshot
+        .leaked_objects()
+        .iter()
+        .map(Leak::to_string)
+        .collect();
+    assert!(found.len() == 1 && found[0].starts_with(&told), "{found:?}");
+    let remedy = format!("mv {directory} {}", root.path().join("trash").display());
+    assert!(found[0].ends_with(&remedy), "{found:?}");
+}

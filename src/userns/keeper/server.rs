@@ -31,7 +31,7 @@ use super::super::idmap::IdMap;
 use super::identity::Identity;
 use super::protocol::{Build, MAX_MESSAGE, Reply, Request, Status, VERSION};
 use super::setup::{self, Report};
-use crate::sys::{fdpass, fork, paths, pidfd};
+use crate::sys::{fdpass, fork, paths, pidfd, prctl};
 
 /// Names the socket in the exec root.
 pub(super) const SOCKET: &str = "keeper.sock";
@@ -145,6 +145,7 @@ impl Server {
         let state: State = serde_json::from_slice(&bytes)?;
 
         rustix::thread::set_name(c"moss-keeper")?;
+        prctl::find_command_line();
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         raise_descriptor_limit();

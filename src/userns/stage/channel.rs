@@ -1,14 +1,14 @@
 //! The wire between shim and staged child: a `SOCK_SEQPACKET` pair, close-on-exec.
 //!
 //! Shim to child: one byte an [`Order`]. Child to shim: JSON [`Report`]s, the console's descriptor
-//! beside one of them. The shim waits for each report only so long: the processes of a container may
-//! stop one that joins them (SIGSTOP) before it has executed anything, and must not stop the shim
-//! with it. End of file towards the shim is the news that execve happened; end of file
+//! beside one of them. The shim waits for each report of a start only so long. For all of an exec's
+//! together it waits only so long: the processes of a container may stop one that joins them
+//! (SIGSTOP) before it has executed anything, again and again, and must not stop the shim with it. End of file towards the shim is the news that execve happened; end of file
 //! towards the child means that the shim is gone, and the child ends.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
@@ -50,13 +50,27 @@ pub(super) struct Channel {
     fd: OwnedFd,
     /// How long a report may take.
     patience: Duration,
+    /// When the last report must have come, whatever each took.
+    until: Option<Instant>,
 }
 
 impl Channel {
+    /// Both ends; each report may take `patience`.
     pub(super) fn pair(patience: Duration) -> io::Result<(Channel, Channel)> {
-        let end = |fd| Channel { fd, patience };
+        let end = |fd| Channel {
+            fd,
+            patience,
+            until: None,
+        };
         let (a, b) = fdpass::pair()?;
         Ok((end(a), end(b)))
+    }
+
+    /// Both ends; all reports together may take `patience` from now on.
+    pub(super) fn pair_within(patience: Duration) -> io::Result<(Channel, Channel)> {
+        let (mut ours, theirs) = Channel::pair(patience)?;
+        ours.until = Some(Instant::now() + patience);
+        Ok((ours, theirs))
     }
 
     /// In the child: closes its copy of the shim's end, which a frame that will never run again
@@ -132,8 +146,11 @@ impl Channel {
     /// Waits for a report or the end; `false` where neither comes in time.
     fn is_readable(&self) -> Result<bool, StageError> {
         let failed = |error: io::Error| StageError::io("reading from init process", &error);
-        let limit = Timespec::try_from(self.patience)
-            .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        let left = self.until.map_or(self.patience, |until| {
+            until.saturating_duration_since(Instant::now())
+        });
+        let limit =
+            Timespec::try_from(left).map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
         let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
         // Every signal is blocked in a shim, so the wait is not begun anew over and over.
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&limit)))
@@ -149,5 +166,39 @@ impl Channel {
     pub(super) fn receive(&self, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
         let (length, mut descriptors) = fdpass::receive(&self.fd, bytes)?;
         Ok((length, descriptors.pop()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_that_dawdles_at_every_step_is_not_waited_for() {
+        let (ours, theirs) = Channel::pair_within(Duration::from_millis(300)).unwrap();
+        let given_up = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Each report comes in time by itself.
+                for _ in 0..600 {
+                    if given_up.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                    let _ = theirs.send_report(&Report::Confined { at: 0 }, None);
+                }
+                theirs.send_report(&Report::Failed(StageError::new("never given up")), None)
+            });
+            let error = loop {
+                if let Err(error) = ours.receive_report(false) {
+                    break error;
+                }
+            };
+            given_up.store(true, Ordering::SeqCst);
+            let told = "the process did not get ready within 0 seconds";
+            assert_eq!(error.message, told);
+        });
     }
 }

@@ -36,7 +36,7 @@ pub fn exec(
         return Err(StageError::new("cannot exec in a stopped container"));
     }
     let (channel, theirs) =
-        Channel::pair(EXEC).map_err(|error| StageError::io("creating init pipe", &error))?;
+        Channel::pair_within(EXEC).map_err(|error| StageError::io("creating init pipe", &error))?;
     let made = namespaces::by_way_of_joiner(
         || {
             // While the host's proc is still at /proc.

@@ -73,7 +73,7 @@ pub use enter::exec;
 /// longest. A little less than the daemon waits for the shim.
 const START: Duration = Duration::from_secs(50);
 
-/// How long each step of an exec may take. The container's own processes can delay it at will, and
+/// How long all steps of an exec may take. The container's own processes can delay it at will, and
 /// the shim does nothing else meanwhile.
 const EXEC: Duration = Duration::from_secs(10);
 

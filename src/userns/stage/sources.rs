@@ -82,10 +82,9 @@ pub(super) fn open(plan: &Plan) -> Result<Sources, StageError> {
 fn open_device(device: &Device) -> io::Result<OwnedFd> {
     let tree = clone_tree(&device.host, false)?;
     let mode = rustix::fs::fstat(&tree)?.st_mode;
-    // A directory is bound as one: /dev/snd.
     if !matches!(
         FileType::from_raw_mode(mode),
-        FileType::CharacterDevice | FileType::BlockDevice | FileType::Directory
+        FileType::CharacterDevice | FileType::BlockDevice
     ) {
         return Err(io::Error::other("not a device node"));
     }

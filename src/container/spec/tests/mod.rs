@@ -75,6 +75,8 @@ fn spec(config: &ContainerConfig, host: &HostConfig) -> Result<Spec, Error> {
         },
         host_devices: &[device],
         facts: FACTS,
+        defaults: &Defaults::default(),
+        init: None,
     })
 }
 

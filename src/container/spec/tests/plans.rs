@@ -148,6 +148,8 @@ fn namespaces_of_another_container() {
         joined: Joined::default(),
         host_devices: &[],
         facts: FACTS,
+        defaults: &Defaults::default(),
+        init: None,
     });
     assert!(matches!(
         unresolved,
@@ -284,4 +286,87 @@ fn profiles_of_the_clients() {
             "{option} {privileged}"
         );
     }
+}
+
+#[test]
+fn what_is_not_said_is_as_the_daemon_has_it() {
+    let defaults = Defaults {
+        no_new_privileges: true,
+        seccomp: SeccompProfile::Unconfined,
+        ulimits: vec![
+            Ulimit {
+                name: "core".to_owned(),
+                hard: 2,
+                soft: 1,
+            },
+            Ulimit {
+                name: "nofile".to_owned(),
+                hard: 4,
+                soft: 3,
+            },
+        ],
+        init: true,
+    };
+    let made = |wanted: Value, init: Option<&Path>| {
+        build(&SpecInput {
+            config: &config(json!({"Cmd": ["x", "y"]})),
+            host: &host(wanted),
+            mounts: &[],
+            files: &[],
+            joined: Joined::default(),
+            host_devices: &[],
+            facts: FACTS,
+            defaults: &defaults,
+            init,
+        })
+        .unwrap()
+    };
+    let shown = |spec: &Spec| {
+        let process = spec.process().as_ref().unwrap();
+        let limits = process.rlimits().as_ref().unwrap().iter();
+        (
+            process.no_new_privileges().unwrap(),
+            spec.linux().as_ref().unwrap().seccomp().is_some(),
+            limits.map(PosixRlimit::soft).collect::<Vec<_>>(),
+            process.args().clone().unwrap(),
+            spec.annotations()
+                .as_ref()
+                .unwrap()
+                .contains_key(ANNOTATION_INIT),
+        )
+    };
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|&word| word.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let own = words(&["x", "y"]);
+    let unsaid = shown(&made(json!({}), None));
+    assert_eq!(unsaid, (true, false, vec![1, 3], own.clone(), true));
+    let said = json!({
+        "SecurityOpt": ["no-new-privileges=false", "seccomp=builtin"],
+        "Ulimits": [{"Name": "nofile", "Soft": 7, "Hard": 7}], "Init": false,
+    });
+    let said = shown(&made(said, Some(Path::new("/host/init"))));
+    assert_eq!(said, (false, true, vec![7, 1], own.clone(), false));
+    // A program of the host's in place of ours; none where there is an init already.
+    let bound = made(json!({}), Some(Path::new("/host/init")));
+    assert_eq!(
+        shown(&bound).3,
+        words(&["/sbin/docker-init", "--", "x", "y"])
+    );
+    let mounts = bound.mounts().as_ref().unwrap();
+    let there = mounts
+        .iter()
+        .find(|mount| mount.destination().ends_with("docker-init"));
+    assert_eq!(
+        there.unwrap().source().as_deref(),
+        Some(Path::new("/host/init"))
+    );
+    let shared = shown(&made(
+        json!({"PidMode": "host"}),
+        Some(Path::new("/host/init")),
+    ));
+    assert_eq!((shared.3, shared.4), (own, false));
 }
