@@ -205,12 +205,8 @@ pub fn push(client: &Client, push: &args::Push) -> Result<()> {
     }
     let mut target = Target::new("/images/{}/push", &[&name.familiar_name()])
         .with_some("tag", name.tag().unwrap_or_default());
-    if !push.platform.is_empty() {
-        let platform: Platform = push
-            .platform
-            .parse()
-            .map_err(|error: PlatformError| anyhow!("{error}"))?;
-        target = target.with("platform", serde_json::to_string(&platform)?);
+    if let Some(platform) = described(&push.platform)? {
+        target = target.with("platform", platform);
     }
     let proof = accounts::proof(name.domain())?;
     let answer = client.ask_with("POST", &target, &[(PROOF, &proof)], Body::Empty)?;
@@ -219,6 +215,17 @@ pub fn push(client: &Client, push: &args::Push) -> Result<()> {
         println!("{name}");
     }
     Ok(())
+}
+
+/// A platform as the engine wants it where it is not a pull's: JSON.
+fn described(platform: &str) -> Result<Option<String>> {
+    if platform.is_empty() {
+        return Ok(None);
+    }
+    let platform: Platform = platform
+        .parse()
+        .map_err(|error: PlatformError| anyhow!("{error}"))?;
+    Ok(Some(serde_json::to_string(&platform)?))
 }
 
 /// `moss load`.
@@ -296,10 +303,15 @@ pub fn import(client: &Client, import: &args::Import) -> Result<()> {
 
 /// `moss rmi`.
 pub fn remove(client: &Client, rmi: &args::Rmi) -> Result<()> {
+    let platforms = rmi.platform.iter().map(|text| described(text));
+    let platforms = platforms.collect::<Result<Vec<_>>>()?;
     each(&rmi.names, |name| {
-        let target = Target::new("/images/{}", &[name])
+        let mut target = Target::new("/images/{}", &[name])
             .with_flag("force", rmi.force)
             .with_flag("noprune", rmi.no_prune);
+        for platform in platforms.iter().flatten() {
+            target = target.with("platforms", platform);
+        }
         let text = client.bytes("DELETE", &target, Body::Empty)?;
         let gone: Vec<DeleteResponse> = serde_json::from_slice(&text)?;
         Ok(removed(&gone).join("\n"))
@@ -341,8 +353,11 @@ const HISTORY: &[(&str, &str)] = &[
 
 /// `moss history`.
 pub fn history(client: &Client, history: &args::History) -> Result<()> {
-    let items: Vec<HistoryItem> =
-        client.get(&Target::new("/images/{}/history", &[&history.name]))?;
+    let target = Target::new("/images/{}/history", &[&history.name]).with_some(
+        "platform",
+        &described(&history.platform)?.unwrap_or_default(),
+    );
+    let items: Vec<HistoryItem> = client.get(&target)?;
     let full = history.no_trunc;
     let rows: Vec<Value> = items
         .iter()

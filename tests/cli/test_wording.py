@@ -89,6 +89,8 @@ class Wording(Case):
              "optional platform fields provided, but OS and Architecture are missing"),
         ])
         self.said("POST", f"/containers/create?platform=linux/{other}", 404, refused, {"Image": "busybox"})
+        for verb in ("history", "rmi"):
+            self.moss(verb, "--platform", "linux/" + other, "busybox", code=1, err=re.compile(re.escape(refused)))
         own = urllib.parse.quote(json.dumps({"os": "linux", "architecture": ARCHITECTURE}))
         self.equal(self.daemon.http("GET", f"/v1.49/images/busybox/json?platform={own}")[0], 200, "an image for its own platform")
 

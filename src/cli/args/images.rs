@@ -137,6 +137,9 @@ pub struct Rmi {
     /// Do not delete untagged parents
     #[arg(long)]
     pub no_prune: bool,
+    /// Remove only the given platform variant
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    pub platform: Vec<String>,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub names: Vec<String>,
@@ -169,6 +172,9 @@ pub struct History {
     /// Only show image IDs
     #[arg(short, long)]
     pub quiet: bool,
+    /// Show history for the given platform
+    #[arg(long, value_name = "string", default_value = "")]
+    pub platform: String,
     /// The image
     #[arg(value_name = "IMAGE")]
     pub name: String,
