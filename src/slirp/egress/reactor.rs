@@ -197,8 +197,8 @@ impl Egress {
                 None => {}
             }
         }
-        if quiet {
-            self.tcp.settle_debts(&mut self.shared);
+        if self.tcp.owes() {
+            self.tcp.settle_debts(&mut self.shared, quiet);
         }
         while let Some(token) = self.shared.timers.due(now) {
             let id = Id::unpack(token);

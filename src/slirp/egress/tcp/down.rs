@@ -109,6 +109,8 @@ impl Flow {
                     self.send_data(shared, self.next, &data[skip..got]);
                     shared.buffer = data;
                     self.next += (got - skip) as u32;
+                    // More, or an end that is not known yet, comes with an edge of its own.
+                    self.readable = got == want || self.hung_up;
                 }
                 Ok((0, _)) if skip == 0 => self.send_end(shared),
                 Ok(_) if self.hung_up => self.send_end(shared),

@@ -82,6 +82,9 @@ const RETRIES: u8 = 15;
 /// Attempts at a SYN's answer: about twenty seconds.
 const ANSWERS: u8 = 6;
 
+/// Busy turns for which an acknowledgement may be owed.
+const PATIENCE: u32 = 8;
+
 /// Silence until a container is asked whether it is there, and between two questions.
 const SILENCE: Duration = Duration::from_secs(7200);
 const SILENCE_AGAIN: Duration = Duration::from_secs(75);
@@ -169,6 +172,8 @@ struct Flow {
     owes: bool,
     /// epoll was asked to tell of room.
     wants_room: bool,
+    /// The room that was found last.
+    offered: u32,
 
     // Down.
     /// The first byte that the container has not acknowledged.
@@ -200,6 +205,8 @@ pub(super) struct Tcp {
     flows: Table<Key, Flow>,
     /// Flows with an acknowledgement to send.
     debts: Vec<Id>,
+    /// Turns for which the oldest of them has waited.
+    waited: u32,
 }
 
 impl Tcp {
@@ -208,6 +215,7 @@ impl Tcp {
         Self {
             flows: Table::new(most),
             debts: Vec::new(),
+            waited: 0,
         }
     }
 
@@ -255,7 +263,6 @@ impl Tcp {
             .is_some_and(|flow| flow.stage == Stage::Connecting);
         if connecting {
             self.connected(shared, id, now);
-            return;
         }
         self.with(shared, id, |flow, shared| flow.event(shared, events, now));
     }
@@ -291,8 +298,14 @@ impl Tcp {
         }
     }
 
-    /// Sends the acknowledgements that are owed.
-    pub(super) fn settle_debts(&mut self, shared: &mut Shared) {
+    /// Sends the acknowledgements that are owed, when there is nothing else to do or others have
+    /// kept us busy for some turns.
+    pub(super) fn settle_debts(&mut self, shared: &mut Shared, quiet: bool) {
+        self.waited += 1;
+        if !quiet && self.waited < PATIENCE {
+            return;
+        }
+        self.waited = 0;
         let mut debts = std::mem::take(&mut self.debts);
         for id in debts.drain(..) {
             if let Some(flow) = self.flows.get(id)
@@ -394,6 +407,11 @@ impl Flow {
     fn event(&mut self, shared: &mut Shared, events: EventFlags, now: Instant) -> Verdict {
         if events.intersects(EventFlags::RDHUP | EventFlags::HUP) {
             self.hung_up = true;
+        }
+        if events.contains(EventFlags::PRI) {
+            // An urgent byte stays in the stream, where it would otherwise stop a peek short.
+            let _ = rustix::net::sockopt::set_socket_oobinline(&self.socket, true);
+            self.readable = true;
         }
         if events.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
         {

@@ -20,6 +20,7 @@ use crate::sys::inet;
 /// What every flow's socket is watched for, once and edge-triggered.
 pub(super) const EVENTS: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
+    .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
     .union(EventFlags::ET);
 
@@ -42,12 +43,11 @@ impl Tcp {
         } else {
             AddressFamily::INET
         };
+        let mut at_once = false;
         let made = self.flows.insert(key, |id| {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::STREAM, flags, None)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
-            // An urgent byte would otherwise be taken out of the stream, and stop a peek short.
-            sockopt::set_socket_oobinline(&socket, true)?;
             let connected = match connect(&socket, &destination) {
                 Ok(()) => true,
                 Err(Errno::INPROGRESS) => false,
@@ -58,17 +58,12 @@ impl Tcp {
             let deadline = Deadline::new(&mut shared.timers, token, now + SILENCE);
             let mut flow = Flow::new(id, key, socket, deadline, segment, options, now);
             flow.mss = flow.mss.min(most_mss(shared.settings.mtu, key.pair)).max(1);
-            // Until the answer, readiness stands for the connection.
-            flow.readable = connected;
+            at_once = connected;
             Ok(flow)
         });
         match made {
-            Some(Ok(id)) => {
-                let connected = self.flows.get(id).is_some_and(|flow| flow.readable);
-                if connected {
-                    self.connected(shared, id, now);
-                }
-            }
+            Some(Ok(id)) if at_once => self.connected(shared, id, now),
+            Some(Ok(_)) => {}
             Some(Err(error)) => tell(shared, key, segment.seq, error),
             // At the limit.
             None => refuse(shared, key, segment),
@@ -95,8 +90,6 @@ impl Tcp {
         }
         flow.stage = Stage::Answered;
         flow.peeks = shared.peeking && inet::set_peek_offset(&flow.socket, 0).is_ok();
-        // Edges that came before mean nothing now; whether there is data, the first peek tells.
-        flow.readable = true;
         flow.offer(shared);
         flow.next = flow.una + 1;
         flow.answer(shared);
@@ -142,6 +135,7 @@ impl Flow {
             shut: false,
             owes: false,
             wants_room: false,
+            offered: 0,
             una: start,
             next: start,
             window: segment.window.into(),

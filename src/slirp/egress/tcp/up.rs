@@ -111,6 +111,10 @@ impl Flow {
 
     /// Moves the edge to what the host's socket has room for, or asks to be told of room.
     pub(super) fn offer(&mut self, shared: &Shared) {
+        // While more than half of the last offer is left, asking would be a waste.
+        if self.edge.since(self.taken) > self.offered / 2 && self.offered > 0 {
+            return;
+        }
         if self.guest_done || self.held.front(self.taken).is_some() {
             return;
         }
@@ -124,7 +128,8 @@ impl Flow {
             self.wait_for_room(shared);
             return;
         }
-        self.edge = self.edge.max(self.taken + free.min(WIDEST));
+        self.offered = free.min(WIDEST);
+        self.edge = self.edge.max(self.taken + self.offered);
     }
 
     fn wait_for_room(&mut self, shared: &Shared) {
