@@ -11,6 +11,7 @@ pub mod fork;
 pub mod fuse;
 pub mod heap;
 pub mod inet;
+pub mod landlock;
 pub mod lock;
 pub mod loopback;
 pub mod mount;

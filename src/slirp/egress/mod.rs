@@ -33,10 +33,14 @@
 //! of descriptors ([`Limits`]), so it can take nothing from another. At a limit new flows are
 //! refused, TCP by a reset.
 //!
-//! *Safety.* All parsing is in [`wire`]: total, pure, fuzzed. The thread needs no capability and
-//! no file; [`SYSTEM_CALLS`] is all that it calls after [`Egress::new`]. Loopback of the host is
-//! out of reach unless allowed (`address`). TTL and "don't fragment" of the container's packets are
-//! passed on, so traceroute and path MTU discovery see the host's path.
+//! *Safety.* All parsing is in [`wire`]: total, pure, fuzzed. The thread needs no capability, no
+//! file and few system calls, and gives up everything else first ([`confine()`]). Loopback of the
+//! host is out of reach unless allowed (`address`). TTL and "don't fragment" of the container's
+//! packets are passed on, so traceroute and path MTU discovery see the host's path.
+//!
+//! *The gateway's address* is the namespace's own, so its packets come here only by a rule before
+//! the local table, for TCP and UDP alone, since ARP asks the same tables: `iif BRIDGE ipproto tcp
+//! to GATEWAY lookup T`, and in T a default route to the device.
 //!
 //! *Not done*: multicast, broadcast, protocols other than these three; ECN and DSCP marks end here.
 //!
@@ -45,6 +49,7 @@
 //! before more is read.
 
 mod address;
+mod confine;
 mod echo;
 mod errors;
 mod fragments;
@@ -63,6 +68,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+pub use confine::{SYSTEM_CALLS, confine};
 pub use link::Link;
 pub use reactor::Egress;
 
@@ -128,46 +134,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// The system calls of [`Egress::turn`], for a seccomp filter around the thread. Memory and locks
-/// are the allocator's and the standard library's.
-pub const SYSTEM_CALLS: &[&str] = &[
-    "brk",
-    "clock_gettime",
-    "close",
-    "connect",
-    "epoll_ctl",
-    "epoll_pwait",
-    "epoll_pwait2",
-    "epoll_wait",
-    "exit",
-    "exit_group",
-    "futex",
-    "getrandom",
-    "getsockname",
-    "getsockopt",
-    "madvise",
-    "mmap",
-    "mprotect",
-    "mremap",
-    "munmap",
-    "read",
-    "recvfrom",
-    "recvmmsg",
-    "recvmsg",
-    "rt_sigaction",
-    "rt_sigprocmask",
-    "rt_sigreturn",
-    "sched_yield",
-    "sendmsg",
-    "sendto",
-    "setsockopt",
-    "shutdown",
-    "sigaltstack",
-    "socket",
-    "write",
-    "writev",
-];
 
 /// Serves a network until `stop` is readable. Runs in a thread of its own that is in the host's
 /// network namespace; returns at the stop, its flows closed, or when epoll itself fails.
