@@ -198,6 +198,14 @@ impl World {
             std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755))
                 .expect("chmod");
         }
+        // Of a machine that this is not: MIPS, whose programs are 32 bits wide and big-endian.
+        let mut foreign = b"\x7fELF\x01\x02\x01".to_vec();
+        foreign.resize(16, 0);
+        foreign.extend([0, 2, 0, 8]);
+        foreign.resize(64, 0);
+        std::fs::write(bin.join("foreign"), foreign).expect("write");
+        std::fs::set_permissions(bin.join("foreign"), std::fs::Permissions::from_mode(0o755))
+            .expect("chmod");
         world
     }
 
@@ -1124,7 +1132,19 @@ fn program_errors(world: &World) {
     let ended = world.run(&world.plan(&["script"]));
     assert_eq!(
         (ended.err.as_str(), ended.code),
-        ("exec /bin/script: exec format error\n", 255)
+        ("exec /bin/script: exec format error\n", 126)
+    );
+    let ended = world.run(&world.plan(&["foreign"]));
+    let host = moss::types::platform::Platform::host();
+    assert_eq!(
+        (ended.err, ended.code),
+        (
+            format!(
+                "exec /bin/foreign: exec format error: the program is for linux/mips, this host is \
+                 {host}\n"
+            ),
+            126
+        )
     );
     let ended = world.run(&world.plan(&["broken"]));
     assert_eq!(

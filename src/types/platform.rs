@@ -82,6 +82,45 @@ impl Platform {
         Self::new("linux", std::env::consts::ARCH, variant)
     }
 
+    /// Bytes of an ELF file that [`Platform::of_elf`] wants.
+    pub const ELF_HEADER: usize = 20;
+
+    /// What an ELF file is for, by the first bytes of it; `None` where it is no ELF file, or for a
+    /// machine that images have no name for. Variants are not told.
+    pub fn of_elf(header: &[u8; Self::ELF_HEADER]) -> Option<Self> {
+        let [0x7f, b'E', b'L', b'F', class, data, ..] = *header else {
+            return None;
+        };
+        let machine = [header[18], header[19]];
+        let (little, machine) = match data {
+            1 => (true, u16::from_le_bytes(machine)),
+            2 => (false, u16::from_be_bytes(machine)),
+            _ => return None,
+        };
+        // e_machine of the System V ABI; classes are 1 for 32 bits, 2 for 64.
+        let architecture = match (machine, class, little) {
+            (3, 1, true) => "386",
+            (8, 1, true) => "mipsle",
+            (8, 1, false) => "mips",
+            (8, 2, true) => "mips64le",
+            (8, 2, false) => "mips64",
+            (21, 2, true) => "ppc64le",
+            (21, 2, false) => "ppc64",
+            (22, 2, false) => "s390x",
+            (40, 1, true) => "arm",
+            (62, 2, true) => "amd64",
+            (183, 2, true) => "arm64",
+            (243, 2, true) => "riscv64",
+            (258, 2, true) => "loong64",
+            _ => return None,
+        };
+        Some(Self {
+            os: "linux".to_owned(),
+            architecture: architecture.to_owned(),
+            variant: String::new(),
+        })
+    }
+
     /// Whether an image for `image` runs where `self` is asked for.
     pub fn runs(&self, image: &Self) -> bool {
         self.candidates().contains(image)
@@ -247,6 +286,22 @@ impl fmt::Display for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_say_what_they_are_for() {
+        let of = |class, data, machine: [u8; 2]| {
+            let mut header = [0; Platform::ELF_HEADER];
+            header[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, data]);
+            header[18..].copy_from_slice(&machine);
+            Platform::of_elf(&header).map(|platform| platform.to_string())
+        };
+        assert_eq!(of(2, 1, [62, 0]).as_deref(), Some("linux/amd64"));
+        assert_eq!(of(2, 1, [183, 0]).as_deref(), Some("linux/arm64"));
+        assert_eq!(of(2, 2, [0, 22]).as_deref(), Some("linux/s390x"));
+        assert_eq!(of(1, 1, [62, 0]), None, "x32");
+        assert_eq!(of(2, 3, [62, 0]), None);
+        assert_eq!(Platform::of_elf(b"#!/bin/sh\necho hello"), None);
+    }
 
     #[test]
     fn normalises() {

@@ -37,7 +37,8 @@
 //! **Error texts** are runc's, as Docker passes them on and clients match them; [`StageError`] holds
 //! the part after "unable to start container process: ". When execve itself fails (no
 //! interpreter, wrong format) the container has started as far as Docker is concerned: the text
-//! goes to its stderr and it ends with 255, as under runc.
+//! goes to its stderr and it ends with 255, as under runc; with 126 where the program is of no format
+//! that this machine runs, and then the text names what it is for.
 //!
 //! **Needs** Linux 5.12 (mount_setattr; unprivileged overlay came in 5.11). In a nested sandbox
 //! sysfs is replaced by a bind of the outer one, cgroup2 by a bind or left out, mqueue left out; each

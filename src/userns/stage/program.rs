@@ -5,11 +5,13 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
 
 use super::{StageError, errno_text};
+use crate::types::platform::Platform;
 
 /// The environment with duplicates removed (the last wins) and `HOME` set.
 pub(super) fn environment(env: &[String], home: &str) -> Result<Vec<String>, StageError> {
@@ -118,19 +120,40 @@ impl Program {
     }
 
     /// Becomes the program. Returns only if the kernel refuses; then Docker's container has
-    /// started already, so the text goes to the container's stderr and the exit code is runc's 255.
+    /// started already, so the text goes to the container's stderr and the exit code is runc's 255, or
+    /// a shell's 126 where the format is wrong.
     pub(super) fn execute(&self) -> i32 {
         let error = match nix::unistd::execve(&self.path, &self.args, &self.env) {
             Ok(never) => match never {},
             Err(error) => io::Error::from(error),
         };
-        let text = format!(
-            "exec {}: {}\n",
+        let mut text = format!(
+            "exec {}: {}",
             self.path.to_string_lossy(),
             errno_text(&error)
         );
+        let wrong_format = error.raw_os_error() == Some(libc::ENOEXEC);
+        if wrong_format && let Some(platform) = self.platform() {
+            let host = Platform::host();
+            text.push_str(&format!(
+                ": the program is for {platform}, this host is {host}"
+            ));
+        }
+        text.push('\n');
         let _ = rustix::io::write(std::io::stderr(), text.as_bytes());
-        255
+        if wrong_format { 126 } else { 255 }
+    }
+
+    /// What the program is for, where it says so and it is not this machine. The user may have no
+    /// right to read what it may execute, and the filter may forbid it: then nobody knows.
+    fn platform(&self) -> Option<Platform> {
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(self.path.as_bytes()));
+        let mut header = [0; Platform::ELF_HEADER];
+        std::fs::File::open(path)
+            .and_then(|mut file| file.read_exact(&mut header))
+            .ok()?;
+        let foreign = |it: &Platform| it.architecture != Platform::host().architecture;
+        Platform::of_elf(&header).filter(foreign)
     }
 }
 
