@@ -28,6 +28,7 @@ const PASSWORD_MAX: u64 = 1 << 20;
 
 /// `moss login`.
 pub fn login(client: &Client, login: &args::Login) -> Result<()> {
+    warn_of_environment();
     let (username, password) = typed(login)?;
     let server = match login.server.as_deref() {
         None | Some("" | "docker.io") => HUB_SERVER.to_owned(),
@@ -180,6 +181,7 @@ fn prove(
 
 /// `moss logout`.
 pub fn logout(logout: &args::Logout) -> Result<()> {
+    warn_of_environment();
     let given = logout.server.as_deref().unwrap_or_default();
     let (shown, servers) = match given {
         "" => (HUB_SERVER, vec![HUB_SERVER.to_owned()]),
@@ -209,9 +211,9 @@ pub fn logout(logout: &args::Logout) -> Result<()> {
 
 /// What goes into `X-Registry-Auth` of a request about a registry, by a reference's domain.
 ///
-/// # Errors
-/// A credential helper's. A file that makes no sense is warned about, as docker does.
-pub fn proof(domain: &str) -> Result<String> {
+/// Without any, as where a helper is missing or a file makes no sense, which is warned about, the
+/// request is nobody's: much can be had so.
+pub fn proof(domain: &str) -> String {
     let store = match store() {
         Ok(store) => store,
         Err(error) => {
@@ -219,11 +221,18 @@ pub fn proof(domain: &str) -> Result<String> {
                 "WARNING: Error loading config file: {}",
                 describe(&error)
             ));
-            return Ok(AuthConfig::default().to_header());
+            return AuthConfig::default().to_header();
         }
     };
     let server = server_of(domain);
-    let proof = match store.get(server)? {
+    let found = store.get(server).unwrap_or_else(|error| {
+        complain(&format!(
+            "WARNING: no credentials for {server}: {}",
+            error.chain()
+        ));
+        None
+    });
+    let proof = match found {
         None => AuthConfig::default(),
         Some(found) => AuthConfig {
             username: found.username,
@@ -234,7 +243,20 @@ pub fn proof(domain: &str) -> Result<String> {
             ..AuthConfig::default()
         },
     };
-    Ok(proof.to_header())
+    proof.to_header()
+}
+
+/// The variable that holds credentials which come before all others.
+const ENVIRONMENT: &str = "DOCKER_AUTH_CONFIG";
+
+/// Says that what is logged in or out of here is not what counts.
+fn warn_of_environment() {
+    if env::var_os(ENVIRONMENT).is_some_and(|text| !text.is_empty()) {
+        complain(&format!(
+            "WARNING: {ENVIRONMENT} is set and takes precedence.\nUnset {ENVIRONMENT} to restore the \
+             CLI auth behaviour.\n"
+        ));
+    }
 }
 
 /// The field of a request's head that [`proof`] goes into.
@@ -247,10 +269,16 @@ fn store() -> Result<CredentialStore> {
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))
         .context("cannot find the directory of docker's config.json: HOME is not set")?
         .join("config.json");
-    Ok(CredentialStore::open(
-        &path,
-        env::var_os("PATH").as_deref(),
-    )?)
+    let mut store = CredentialStore::open(&path, env::var_os("PATH").as_deref())?;
+    if let Some(text) = env::var_os(ENVIRONMENT).filter(|text| !text.is_empty())
+        && let Err(error) = store.prefer(&text.to_string_lossy())
+    {
+        complain(&format!(
+            "Failed to create credential store from {ENVIRONMENT}: {}",
+            error.chain()
+        ));
+    }
+    Ok(store)
 }
 
 /// The host and port of what a person calls a registry.

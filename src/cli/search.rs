@@ -10,7 +10,6 @@ use super::engine::Client;
 use super::http::{Body, Target};
 use super::output::{complain, plain};
 use super::table::{Shape, ellipsis};
-use crate::api::auth::AuthConfig;
 use crate::api::registry::SearchResult;
 
 /// Characters of a description that a table has room for.
@@ -35,9 +34,7 @@ pub fn search(client: &Client, search: &args::Search) -> Result<()> {
              \"is-automated=true\" will not yield any results in future.",
         );
     }
-    // Who has no account, or none that can be read, may search all the same.
-    let proof = accounts::proof(index_of(&search.term))
-        .unwrap_or_else(|_| AuthConfig::default().to_header());
+    let proof = accounts::proof(index_of(&search.term));
     let target = Target::new("/images/search", &[])
         .with("term", &search.term)
         .with("limit", search.limit)

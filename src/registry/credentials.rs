@@ -5,11 +5,14 @@
 //! what it holds besides is kept as it is. For each registry a helper may be named (`credHelpers`),
 //! or one for all (`credsStore`): a program `docker-credential-NAME` that is given `get`, `store`
 //! or `erase` and talks JSON over stdin and stdout. Where nothing is configured and `pass` or the
-//! desktop's keyring have their helpers installed, those are used, as Docker does.
+//! desktop's keyring have their helpers installed, those are used, as Docker does. Credentials that
+//! the environment holds (`DOCKER_AUTH_CONFIG`, [`CredentialStore::prefer`]) come before all others,
+//! and are written nowhere.
 //!
 //! The file is replaced whole, keeps its mode, and is for its owner alone when it is new. Of a
 //! symbolic link the target is replaced.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
@@ -38,6 +41,24 @@ pub struct CredentialStore {
     fields: Map<String, Value>,
     /// The directories in which helpers are.
     search: Vec<PathBuf>,
+    /// Credentials that come before those of file and helpers, by server.
+    preferred: HashMap<String, Credentials>,
+}
+
+/// What `DOCKER_AUTH_CONFIG` holds, and nothing else.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Preferred {
+    #[serde(default)]
+    auths: HashMap<String, PreferredEntry>,
+}
+
+/// One server's credentials in it.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreferredEntry {
+    #[serde(default)]
+    auth: String,
 }
 
 /// The key under which a registry's credentials are kept, by a reference's domain.
@@ -76,7 +97,36 @@ impl CredentialStore {
             path: path.to_owned(),
             fields,
             search: search.map_or_else(Vec::new, |path| std::env::split_paths(path).collect()),
+            preferred: HashMap::new(),
         })
+    }
+
+    /// Lets the credentials of a `DOCKER_AUTH_CONFIG` come before all others.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing has changed then. The error holds no secret.
+    pub fn prefer(&mut self, text: &str) -> Result<(), Error> {
+        let invalid = |reason: String| Error::Invalid(reason);
+        let found: Preferred =
+            serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        let mut preferred = HashMap::new();
+        for (server, entry) in found.auths {
+            if entry.auth.is_empty() {
+                return Err(invalid(format!(
+                    "DOCKER_AUTH_CONFIG environment variable is missing key `auth` for {server}"
+                )));
+            }
+            let (username, password) = decoded(&entry.auth)
+                .ok_or_else(|| invalid("invalid auth configuration file".to_owned()))?;
+            let credentials = Credentials {
+                username,
+                password,
+                ..Credentials::default()
+            };
+            preferred.insert(server, credentials);
+        }
+        self.preferred = preferred;
+        Ok(())
     }
 
     /// The file.
@@ -86,6 +136,9 @@ impl CredentialStore {
 
     /// The credentials for a registry; nothing if there are none.
     pub fn get(&self, server: &str) -> Result<Option<Credentials>, Error> {
+        if let Some(found) = self.preferred.get(server) {
+            return Ok(Some(found.clone()));
+        }
         match self.helper(server) {
             Some(helper) => self.get_from(&helper, server),
             None => self.get_from_file(server),
@@ -227,14 +280,7 @@ impl CredentialStore {
                     self.path.display()
                 ))
             };
-            let pair = STANDARD.decode(auth.trim()).map_err(|_| invalid())?;
-            let pair = String::from_utf8(pair).map_err(|_| invalid())?;
-            let (username, password) = pair.split_once(':').ok_or_else(invalid)?;
-            if username.is_empty() {
-                return Err(invalid());
-            }
-            username.clone_into(&mut credentials.username);
-            credentials.password = password.trim_matches('\0').to_owned();
+            (credentials.username, credentials.password) = decoded(&auth).ok_or_else(invalid)?;
         }
         Ok((credentials != Credentials::default()).then_some(credentials))
     }
@@ -362,6 +408,15 @@ impl Failed {
             output: self.output,
         }
     }
+}
+
+/// User and password of an `auth`.
+fn decoded(auth: &str) -> Option<(String, String)> {
+    let pair = STANDARD.decode(auth.trim()).ok()?;
+    let pair = String::from_utf8(pair).ok()?;
+    let (username, password) = pair.split_once(':')?;
+    let password = password.trim_matches('\0').to_owned();
+    (!username.is_empty()).then(|| (username.to_owned(), password))
 }
 
 fn entry_of(credentials: &Credentials) -> Value {
@@ -551,6 +606,42 @@ mod tests {
         assert_eq!(store.get("plain").ok(), Some(None));
         assert!(store.erase("r").is_ok());
         assert_eq!(store.get("r").ok(), Some(None));
+    }
+
+    #[test]
+    fn the_environment_comes_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.json");
+        fs::write(
+            &path,
+            r#"{"auths":{"r":{"auth":"YTpi"},"other":{"auth":"YTpi"}}}"#,
+        )
+        .expect("a file");
+        let mut store = open(&path);
+        let good = r#"{"auths":{"r":{"auth":"dTpwOnE="}}}"#;
+        assert!(store.prefer(good).is_ok());
+        assert_eq!(store.get("r").ok(), Some(Some(somebody())));
+        let other = store.get("other").ok().flatten();
+        assert_eq!(other.map(|found| found.username), Some("a".into()));
+        for (text, reason) in [
+            ("{", "EOF while parsing"),
+            (r#"{"auth":{}}"#, "unknown field"),
+            (r#"{"auths":{"r":{"username":"u"}}}"#, "unknown field"),
+            (r#"{"auths":{}} {}"#, "trailing characters"),
+            (
+                r#"{"auths":{"r":{}}}"#,
+                "DOCKER_AUTH_CONFIG environment variable is missing key `auth` for r",
+            ),
+            (
+                r#"{"auths":{"r":{"auth":"!"}}}"#,
+                "invalid auth configuration file",
+            ),
+        ] {
+            let error = store.prefer(text).map_err(|error| error.to_string());
+            assert!(error.is_err_and(|error| error.contains(reason)), "{text}");
+        }
+        // What cannot be read changes nothing.
+        assert_eq!(store.get("r").ok(), Some(Some(somebody())));
     }
 
     #[test]

@@ -146,10 +146,23 @@ class Passwords(AccountCase):
 
     @once
     def test_missing_helper(self):
+        """As docker 28 goes on; only that it says so."""
         self.program = BIN
         self.keep(credsStore="nosuch")
-        self.ask("pull", self.name, code=1, err=re.compile(
-            'error getting credentials - err: exec: "docker-credential-nosuch": executable file not found in \\$PATH'))
+        result = self.ask("pull", self.name, code=1, err=re.compile(
+            'WARNING: .*exec: "docker-credential-nosuch": executable file not found in \\$PATH'))
+        self.equal("no basic auth credentials" in result.err, True, "the registry was asked")
+
+    @once
+    def test_environment(self):
+        """As docker reads it from 28.3 on."""
+        self.program = BIN
+        self.environment["DOCKER_AUTH_CONFIG"] = json.dumps({"auths": self.auth()})
+        self.keep(auths=self.auth("wrong"))
+        self.ask("pull", "-q", self.name)
+        self.ask("logout", self.host, err=re.compile("WARNING: DOCKER_AUTH_CONFIG is set and takes precedence."))
+        self.environment["DOCKER_AUTH_CONFIG"] = "{"
+        self.ask("pull", self.name, code=1, err=re.compile("Failed to create credential store from DOCKER_AUTH_CONFIG: "))
 
     @once
     def test_one_logs_in_for_the_other(self):
