@@ -242,7 +242,7 @@ pub fn load(client: &Client, load: &args::Load) -> Result<()> {
     let quiet = load.quiet || !io::stdout().is_terminal();
     let target = Target::new("/images/load", &[])
         .with("quiet", u8::from(quiet))
-        .with_some("platform", &load.platform);
+        .with_some("platform", &described(&load.platform)?.unwrap_or_default());
     let answer = client.ask("POST", &target, Body::Stream(&mut *input))?;
     progress::show(answer.body, &mut io::stdout(), load.quiet)
 }
@@ -255,6 +255,9 @@ pub fn save(client: &Client, save: &args::Save) -> Result<()> {
     let mut target = Target::new("/images/get", &[]);
     for name in &save.names {
         target = target.with("names", name);
+    }
+    if let Some(platform) = described(&save.platform)? {
+        target = target.with("platform", platform);
     }
     let mut answer = client.ask("GET", &target, Body::Empty)?;
     let Some(path) = &save.output else {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use crate::api::filters::Filters;
 use crate::api::image::{
@@ -28,6 +29,24 @@ pub struct ImageListOptions {
 }
 
 const FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
+
+/// Whether images are being pruned.
+#[derive(Debug, Default)]
+pub(super) struct Pruning(Mutex<()>);
+
+impl Pruning {
+    /// Begins one, unless one is under way. It ends when what is returned is dropped.
+    fn begin(&self) -> Result<MutexGuard<'_, ()>> {
+        match self.0.try_lock() {
+            Ok(only) => Ok(only),
+            // It guards nothing that a panic could have left half done.
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::conflict("a prune operation is already running"))
+            }
+        }
+    }
+}
 
 impl Engine {
     /// The images that match, newest first.
@@ -267,11 +286,10 @@ impl Engine {
         Ok((answers, reclaimed))
     }
 
-    /// Removes images that no container uses: unnamed ones, or all with `dangling=false`.
+    /// Removes images that no container uses: unnamed ones, or all with `dangling=false`. One prune
+    /// at a time.
     pub fn image_prune(&self, filters: &Filters) -> Result<PruneResponse> {
-        let Ok(_only) = self.pruning.try_lock() else {
-            return Err(Error::conflict("a prune operation is already running"));
-        };
+        let _only = self.pruning.begin()?;
         filters
             .validate(&["dangling", "label", "label!", "until"])
             .map_err(|error| Error::invalid(error.to_string()))?;
@@ -324,15 +342,16 @@ impl Engine {
         })
     }
 
-    /// Loads the images of an archive, telling of them as Docker does.
+    /// Loads the images of an archive, or those for `platform`, telling of them as Docker does.
     pub fn image_load(
         &self,
         source: &mut dyn Read,
+        platform: Option<&Platform>,
         progress: &mut dyn FnMut(JsonMessage),
     ) -> Result<()> {
         let loaded = self
             .images
-            .load(source, &mut |step| progress(load_progress(&step)))
+            .load(source, platform, &mut |step| progress(load_progress(&step)))
             .map_err(|error| image_error(&error))?;
         for image in loaded {
             self.image_event("load", &image.id, &image.id.to_string());
@@ -340,16 +359,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Checks that all of these images are there, before [`Engine::image_save`].
-    pub fn image_save_check(&self, names: &[String]) -> Result<()> {
+    /// Checks that all of these images are there, and for `platform`, before [`Engine::image_save`].
+    pub fn image_save_check(&self, names: &[String], platform: Option<&Platform>) -> Result<()> {
         self.images
-            .save_check(names)
+            .save_check(names, platform)
             .map_err(|error| image_error(&error))
     }
 
     /// Writes images to one archive.
-    pub fn image_save(&self, names: &[String], out: &mut dyn Write) -> Result<()> {
-        let saved = self.images.save(names, out);
+    pub fn image_save(
+        &self,
+        names: &[String],
+        platform: Option<&Platform>,
+        out: &mut dyn Write,
+    ) -> Result<()> {
+        let saved = self.images.save(names, platform, out);
         for id in saved.map_err(|error| image_error(&error))? {
             self.image_event("save", &id, &id.to_string());
         }
@@ -457,4 +481,21 @@ pub(super) fn image_error(error: &image::Error) -> Error {
 
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::error::Kind;
+
+    #[test]
+    fn one_prune_at_a_time() {
+        let pruning = Pruning::default();
+        let first = pruning.begin().expect("nobody prunes");
+        let second = pruning.begin().map(drop).expect_err("somebody does");
+        assert_eq!(second.kind, Kind::Conflict);
+        assert_eq!(second.message, "a prune operation is already running");
+        drop(first);
+        assert!(pruning.begin().is_ok());
+    }
 }

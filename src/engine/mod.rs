@@ -119,8 +119,7 @@ pub struct Engine {
     images: image::Store,
     reloaded: Reloaded,
     downloads: image::Downloads,
-    /// Held while images are pruned.
-    pruning: Mutex<()>,
+    pruning: images::Pruning,
     uploads: image::Uploads,
     volumes: volume::Store,
     containers: Index,
@@ -212,7 +211,7 @@ impl Engine {
                 images,
                 reloaded,
                 downloads,
-                pruning: Mutex::default(),
+                pruning: images::Pruning::default(),
                 uploads,
                 volumes,
                 containers: Index::default(),

@@ -126,9 +126,7 @@ fn message(shown: &str, name: &Reference, step: Step) -> JsonMessage {
     };
     let (status, current, total) = match step {
         LayerStep::Retrying { seconds } => {
-            let plural = if seconds == 1 { "" } else { "s" };
-            let status = format!("Retrying in {seconds} second{plural}");
-            return JsonMessage::progress(&id, &status, 0, 0);
+            return JsonMessage::progress(&id, &retrying(seconds), 0, 0);
         }
         LayerStep::Exists => ("Already exists", 0, 0),
         LayerStep::Wanted => ("Pulling fs layer", 0, 0),
@@ -147,6 +145,12 @@ fn message(shown: &str, name: &Reference, step: Step) -> JsonMessage {
         }),
         ..JsonMessage::status(&id, status)
     }
+}
+
+/// Docker's words for a pause before another attempt.
+pub(super) fn retrying(seconds: u64) -> String {
+    let plural = if seconds == 1 { "" } else { "s" };
+    format!("Retrying in {seconds} second{plural}")
 }
 
 pub(super) fn credentials(sent: &AuthConfig) -> Option<Credentials> {

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::{image_error, signed};
 use crate::engine::platforms;
-use crate::engine::pull::{Tell, credentials, registry_error};
+use crate::engine::pull::{Tell, credentials, registry_error, retrying};
 use crate::image::{self, Push, Pushed, UploadStep};
 use crate::registry::{self, Access, Cancel};
 use crate::types::platform::Platform;
@@ -117,6 +117,7 @@ fn message(id: &str, step: UploadStep) -> JsonMessage {
         UploadStep::Preparing => ("Preparing".to_owned(), 0, 0),
         UploadStep::Waiting => ("Waiting".to_owned(), 0, 0),
         UploadStep::Pushing { current, total } => ("Pushing".to_owned(), current, total),
+        UploadStep::Retrying { seconds } => (retrying(seconds), 0, 0),
         UploadStep::Pushed => ("Pushed".to_owned(), 0, 0),
         UploadStep::Exists => ("Layer already exists".to_owned(), 0, 0),
         UploadStep::Mounted(from) => (format!("Mounted from {from}"), 0, 0),
@@ -185,6 +186,10 @@ mod tests {
             step(UploadStep::Pushing { current, total }),
             "{\"status\":\"Pushing\",\"progressDetail\":{\"current\":5,\"total\":10},\
              \"id\":\"0123456789ab\"}\r\n"
+        );
+        assert_eq!(
+            step(UploadStep::Retrying { seconds: 2 }),
+            "{\"status\":\"Retrying in 2 seconds\",\"progressDetail\":{},\"id\":\"0123456789ab\"}\r\n"
         );
         assert_eq!(
             step(UploadStep::Mounted("library/debian".into())),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::tarball::TarError;
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 
 /// Anything that this folder answers instead of what was asked for.
 ///
@@ -24,6 +25,9 @@ pub enum Error {
     /// What an archive or a request holds makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// An image that is to be saved is for another platform; Docker's sentence.
+    #[error("no suitable export target found for platform {0}")]
+    NotForPlatform(Platform),
     /// An archive's framing is wrong.
     #[error("cannot read the tar archive")]
     Tar(#[from] TarError),
@@ -49,6 +53,14 @@ pub enum Error {
     /// The filesystem is nearly full.
     #[error("no space left on device: unpacking stops while there is room for the rest")]
     NearlyFull,
+    /// The filesystem cannot hold even the compressed layers.
+    #[error("no space left on device: the layers take at least {needed} bytes and {free} are free")]
+    NoRoom {
+        /// Their compressed size.
+        needed: u64,
+        /// What may be written.
+        free: u64,
+    },
     /// More than an image may have.
     #[error("the layer is refused: it has more than {0}")]
     Limit(String),

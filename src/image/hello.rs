@@ -56,7 +56,7 @@ pub fn ensure(store: &Store) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    store.load(&mut image.tar.as_slice(), &mut |_| {})?;
+    store.load(&mut image.tar.as_slice(), None, &mut |_| {})?;
     if let Some(former) = former {
         // Containers may still use it; then it stays until they and `image prune` are through.
         match store.remove(&former.to_string(), false, &|_| Vec::new()) {
@@ -187,7 +187,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path()).unwrap();
         let former = Archive::of(b"of a former build").unwrap();
-        store.load(&mut former.tar.as_slice(), &mut |_| {}).unwrap();
+        store
+            .load(&mut former.tar.as_slice(), None, &mut |_| {})
+            .unwrap();
         ensure(&store).unwrap();
         ensure(&store).unwrap();
         let image = Archive::of(PROGRAM).unwrap();
@@ -196,7 +198,9 @@ mod tests {
 
         // Somebody's own image of that name stays.
         let theirs = Archive::labelled(b"theirs", "theirs").unwrap();
-        store.load(&mut theirs.tar.as_slice(), &mut |_| {}).unwrap();
+        store
+            .load(&mut theirs.tar.as_slice(), None, &mut |_| {})
+            .unwrap();
         ensure(&store).unwrap();
         assert_eq!(store.get("hello").unwrap().id, theirs.id);
         let name = Reference::parse("mine").unwrap();

@@ -1,7 +1,7 @@
 //! OCI layouts: from `index.json` to the images that it leads to.
 //!
 //! An entry of `index.json` is an image's manifest, or an index of one image for many platforms,
-//! of which the one for this machine is taken. Attestations and other artifacts are passed over,
+//! of which the one that is wanted is taken, or the one for this machine. Attestations and other artifacts are passed over,
 //! as Docker does. Every document on the way is kept, so that its digest finds the image.
 
 use super::error::Error;
@@ -9,6 +9,7 @@ use crate::registry::{
     self, DOCKER_CONFIG, Descriptor, Document, OCI_CONFIG, OCI_INDEX, RawManifest,
 };
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 
 /// A layer that is not compressed.
@@ -36,6 +37,7 @@ pub(super) struct Found {
 /// The images of an `index.json`; `blob` reads and verifies a blob.
 pub(super) fn images(
     index: &[u8],
+    platform: Option<&Platform>,
     blob: &dyn Fn(&Descriptor) -> Result<Vec<u8>, Error>,
 ) -> Result<Vec<Found>, Error> {
     let raw = RawManifest {
@@ -54,7 +56,7 @@ pub(super) fn images(
         if is_artifact(descriptor) {
             continue;
         }
-        if let Some(mut image) = follow(descriptor, blob, 0)? {
+        if let Some(mut image) = follow(descriptor, platform, blob, 0)? {
             image.name = name(descriptor)?;
             found.push(image);
         }
@@ -64,6 +66,7 @@ pub(super) fn images(
 
 fn follow(
     descriptor: &Descriptor,
+    platform: Option<&Platform>,
     blob: &dyn Fn(&Descriptor) -> Result<Vec<u8>, Error>,
     depth: usize,
 ) -> Result<Option<Found>, Error> {
@@ -84,9 +87,9 @@ fn follow(
             return Err(Error::Invalid("indexes are nested too deeply".to_owned()));
         }
         Document::Index(index) => {
-            let best = index.best(None).map_err(|error| unreadable(&error))?;
+            let best = index.best(platform).map_err(|error| unreadable(&error))?;
             let mut found = match best.first() {
-                Some(best) => follow(best, blob, depth + 1)?,
+                Some(best) => follow(best, platform, blob, depth + 1)?,
                 None => None,
             };
             if let Some(found) = &mut found {

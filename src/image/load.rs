@@ -33,6 +33,7 @@ use super::store::Store;
 use super::tarball::{self, Entry, Kind, Reader};
 use crate::registry::Descriptor;
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 
 /// Layers unpacked at the same time.
@@ -133,10 +134,11 @@ struct Intake<'a> {
 }
 
 impl Store {
-    /// Loads every image of an archive.
+    /// Loads every image of an archive, or those that are for `platform`.
     pub fn load(
         &self,
         source: &mut dyn Read,
+        platform: Option<&Platform>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Loaded>, Error> {
         let mut intake = Intake {
@@ -152,7 +154,7 @@ impl Store {
             finished: Vec::new(),
         };
         intake.read(source)?;
-        let mut images = intake.images()?;
+        let mut images = intake.images(platform)?;
         for image in &mut images {
             intake.claim(image, progress)?;
         }
@@ -314,23 +316,31 @@ impl Intake<'_> {
         None
     }
 
-    fn images(&self) -> Result<Vec<Complete>, Error> {
-        if self.find("manifest.json").is_some() {
-            return self.docker_archive();
-        }
-        if self.find("index.json").is_some() {
-            return self.oci_layout();
-        }
-        Err(Error::Invalid(
-            "the archive holds no images: it has neither manifest.json nor index.json".to_owned(),
-        ))
+    fn images(&self, platform: Option<&Platform>) -> Result<Vec<Complete>, Error> {
+        let mut images = if self.find("manifest.json").is_some() {
+            self.docker_archive()?
+        } else if self.find("index.json").is_some() {
+            self.oci_layout(platform)?
+        } else {
+            return Err(Error::Invalid(
+                "the archive holds no images: it has neither manifest.json nor index.json"
+                    .to_owned(),
+            ));
+        };
+        // Docker says nothing of the others.
+        images
+            .retain(|image| platform.is_none_or(|wanted| image.parts.config.platform() == *wanted));
+        Ok(images)
     }
 
     fn docker_archive(&self) -> Result<Vec<Complete>, Error> {
         let items: Vec<ManifestItem> = parse(&self.document("manifest.json")?, "manifest.json")?;
         // Manifests are extras here: what is wrong with them is no reason to refuse the images.
         let found = self.document("index.json").ok().and_then(|index| {
-            layout::images(&index, &|descriptor: &Descriptor| self.blob(descriptor)).ok()
+            layout::images(&index, None, &|descriptor: &Descriptor| {
+                self.blob(descriptor)
+            })
+            .ok()
         });
         let mut images = Vec::new();
         for item in items {
@@ -353,9 +363,11 @@ impl Intake<'_> {
         Ok(images)
     }
 
-    fn oci_layout(&self) -> Result<Vec<Complete>, Error> {
+    fn oci_layout(&self, platform: Option<&Platform>) -> Result<Vec<Complete>, Error> {
         let index = self.document("index.json")?;
-        let found = layout::images(&index, &|descriptor: &Descriptor| self.blob(descriptor))?;
+        let found = layout::images(&index, platform, &|descriptor: &Descriptor| {
+            self.blob(descriptor)
+        })?;
         let mut images = Vec::new();
         for image in found {
             let mut parts = Parts::new(self.blob_of(&image.config)?)?;

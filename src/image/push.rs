@@ -21,6 +21,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::error::Error;
 use super::origin::{Blob, Format};
@@ -29,6 +30,7 @@ use super::schema;
 use super::slots::{Slots, for_each, lock};
 use super::store::{Store, Stored};
 use super::supply::{Sent, Supply};
+use super::transfer::seconds_left;
 use crate::registry::{self, Cancel, Document, Manifest, Mount, RawManifest, Repository, Upload};
 use crate::sys::atomic::Durability;
 use crate::types::digest::Digest;
@@ -102,6 +104,11 @@ pub enum UploadStep {
         current: u64,
         /// Bytes in all.
         total: u64,
+    },
+    /// The line broke; it is tried again in so many seconds.
+    Retrying {
+        /// How many.
+        seconds: u64,
     },
     /// It is there.
     Pushed,
@@ -592,6 +599,10 @@ impl Store {
         let diff_id = layer.diff_id;
         let tar_size = self.layer_tar_size(&diff_id).unwrap_or_default();
         let progress = |current, total| tell(UploadStep::Pushing { current, total });
+        let retrying = &mut |left: Duration| {
+            let seconds = seconds_left(left);
+            tell(UploadStep::Retrying { seconds });
+        };
         let mut last = Error::Interrupted;
         for (supply, made) in self.supplies(push, layer, known) {
             let upload = match upload.take() {
@@ -599,7 +610,7 @@ impl Store {
                 None => push.repository.upload()?,
             };
             let mut sent = Sent::new(self, diff_id, tar_size, &supply, &progress);
-            match upload.send(&mut sent) {
+            match upload.send(&mut sent, retrying) {
                 Ok(digest) => {
                     let sizes = sent.sizes().ok_or(Error::Interrupted)?;
                     let claimed = layer.wanted.map(|it| schema::format(&it.media_type));

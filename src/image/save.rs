@@ -20,6 +20,7 @@ use super::query::Image;
 use super::store::Store;
 use crate::registry::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 
 #[derive(Serialize)]
@@ -60,9 +61,14 @@ struct Documents {
 impl Store {
     /// Writes images to one archive. A name without a tag stands for every tag of its repository;
     /// an id or a digest for the image without its names. All names are looked up before the first
-    /// byte is written. The images that were meant, each once.
-    pub fn save(&self, names: &[String], out: &mut dyn Write) -> Result<Vec<Digest>, Error> {
-        let images = self.chosen(names)?;
+    /// byte is written. Fails where one is not for `platform`. The images that were meant, each once.
+    pub fn save(
+        &self,
+        names: &[String],
+        platform: Option<&Platform>,
+        out: &mut dyn Write,
+    ) -> Result<Vec<Digest>, Error> {
+        let images = self.chosen(names, platform)?;
         let _pins = self.pinned(&images);
         let mut archive = Builder::new(out);
         let mut documents = Documents::default();
@@ -95,8 +101,8 @@ impl Store {
     }
 
     /// Fails where [`Store::save`] would because of a name, or of a layer that cannot be opened.
-    pub fn save_check(&self, names: &[String]) -> Result<(), Error> {
-        let images = self.chosen(names)?;
+    pub fn save_check(&self, names: &[String], platform: Option<&Platform>) -> Result<(), Error> {
+        let images = self.chosen(names, platform)?;
         let layers: BTreeSet<&Digest> =
             images.iter().flat_map(|(image, _)| &image.layers).collect();
         layers
@@ -116,7 +122,11 @@ impl Store {
     }
 
     /// The images that are meant, each once, with the names they are saved under.
-    fn chosen(&self, names: &[String]) -> Result<Vec<(Image, Vec<Reference>)>, Error> {
+    fn chosen(
+        &self,
+        names: &[String],
+        platform: Option<&Platform>,
+    ) -> Result<Vec<(Image, Vec<Reference>)>, Error> {
         let index = self.lock();
         let mut chosen: Vec<(Image, Vec<Reference>)> = Vec::new();
         let mut add = |id: &Digest, names: Vec<Reference>| {
@@ -156,6 +166,13 @@ impl Store {
             for (name, id) in tags {
                 add(&id, vec![name]);
             }
+        }
+        if let Some(wanted) = platform
+            && chosen
+                .iter()
+                .any(|(image, _)| platform_of(image) != *wanted)
+        {
+            return Err(Error::NotForPlatform(wanted.clone()));
         }
         Ok(chosen)
     }
@@ -223,6 +240,10 @@ impl Store {
         });
         Ok(())
     }
+}
+
+fn platform_of(image: &Image) -> Platform {
+    Platform::new(&image.os, &image.architecture, &image.variant)
 }
 
 fn blob_path(digest: &Digest) -> String {

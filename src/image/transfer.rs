@@ -262,7 +262,7 @@ impl Store {
         tell: &dyn Fn(LayerStep),
     ) -> Result<Finished, Error> {
         let retrying = &mut |left: Duration| {
-            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            let seconds = seconds_left(left);
             tell(LayerStep::Retrying { seconds });
         };
         let size = Some(source.size);
@@ -333,6 +333,11 @@ impl Store {
         }
         Ok(layer)
     }
+}
+
+/// Whole seconds, the last begun one included.
+pub(super) fn seconds_left(left: Duration) -> u64 {
+    left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }
 
 fn from_blob(error: std::io::Error) -> Error {

@@ -1,9 +1,8 @@
 //! A blob as a stream: what a pull spends its time on.
 //!
 //! Nothing is kept: bytes go from the socket's buffer to the reader. When a connection breaks or
-//! goes silent, another is opened for the rest (`Range`): soon the first time, then after pauses
-//! that double, so that a registry that is started again is waited for. Who reads may be told of
-//! the pauses, second by second. A server that ignores the range is read and thrown away up to where
+//! goes silent, another is opened for the rest (`Range`), after a pause (`patience`). A server that
+//! ignores the range is read and thrown away up to where
 //! it matters. Attempts are counted anew after every [`PROGRESS`] bytes, so a long blob over a bad
 //! line arrives, and a server that sends one byte a connection is given up.
 
@@ -18,13 +17,12 @@ use ureq::http::{Method, StatusCode};
 use super::answer::refused;
 use super::error::Error;
 use super::failure::{Failure, of_io};
-use super::http::{Request, jittered};
+use super::http::Request;
+use super::patience::{self, Retrying, pause_after};
 use super::repository::{Inner, Place};
 use super::url::Url;
 use crate::types::digest::Digest;
 
-/// The first pause.
-const SOON: Duration = Duration::from_millis(250);
 /// The second pause; doubled each time.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The longest pause.
@@ -52,9 +50,6 @@ struct Opened {
     url: Url,
     size: Option<u64>,
 }
-
-/// Is told how long it is until the next attempt.
-pub type Retrying<'a> = &'a mut dyn FnMut(Duration);
 
 impl Blob {
     pub(super) fn open(
@@ -131,22 +126,8 @@ impl Blob {
             error = error.chain(),
             "download interrupted, retrying"
         );
-        let mut left = jittered(pause_after(self.failures));
-        while !left.is_zero() {
-            if left > SOON {
-                retrying(left);
-            }
-            // Whole seconds are left after the first step.
-            let step = Duration::from_nanos(left.subsec_nanos().into());
-            let step = if step.is_zero() {
-                Duration::from_secs(1)
-            } else {
-                step
-            };
-            self.inner.cancel.sleep(step)?;
-            left -= step;
-        }
-        Ok(())
+        let pause = pause_after(self.failures, PAUSE, PAUSE_MAX);
+        patience::wait(pause, &self.inner.cancel, retrying)
     }
 
     /// Reads as [`Read`] does; `retrying` is told of every pause.
@@ -220,16 +201,6 @@ impl Read for Blob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_patiently(buffer, &mut |_| ())
             .map_err(io::Error::from)
-    }
-}
-
-/// How long to wait after so many failures, at most.
-fn pause_after(failures: u32) -> Duration {
-    match failures {
-        0 | 1 => SOON,
-        more => PAUSE
-            .saturating_mul(2u32.saturating_pow(more - 2))
-            .min(PAUSE_MAX),
     }
 }
 
@@ -368,15 +339,6 @@ mod tests {
             .read_to_end(&mut out)
             .map_err(Error::from_io);
         assert!(matches!(error, Err(Ok(Error::BlobDigest(_)))));
-    }
-
-    #[test]
-    fn pauses_grow_and_end() {
-        let pauses: Vec<u64> = [2, 3, 4, 5, 6, 7, 1000]
-            .map(|failures| pause_after(failures).as_secs())
-            .into();
-        assert_eq!(pauses, [2, 4, 8, 16, 20, 20, 20]);
-        assert_eq!(pause_after(1), SOON);
     }
 
     #[test]

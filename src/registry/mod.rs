@@ -36,6 +36,7 @@ mod failure;
 mod http;
 mod manifest;
 mod net;
+mod patience;
 mod proxy;
 mod refusal;
 mod repository;
@@ -49,7 +50,7 @@ use std::sync::Arc;
 
 pub use account::SearchResult;
 pub use auth::Credentials;
-pub use blob::{Blob, Retrying, Verified};
+pub use blob::{Blob, Verified};
 pub use cancel::{Cancel, Hold};
 pub use config::{Config, HUB_SERVER, Shown};
 pub use credentials::{CredentialStore, server_of};
@@ -60,6 +61,7 @@ pub use manifest::{
     Document, Index, LAYERS_MAX, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
     RawManifest,
 };
+pub use patience::Retrying;
 pub use proxy::Proxies;
 pub use refusal::Refusal;
 pub use repository::{Access, Repository, Resolved};

@@ -18,12 +18,13 @@ use ureq::http::{Method, StatusCode};
 
 use super::answer::refused;
 use super::auth::Authorizer;
-use super::blob::{Blob, Retrying};
+use super::blob::Blob;
 use super::cancel::Cancel;
 use super::config::Endpoint;
 use super::error::Error;
 use super::http::{Http, Payload, Request, Response, SHORT, go_name};
 use super::manifest::{MANIFEST_MAX, RawManifest, accepted};
+use super::patience::Retrying;
 use super::url::{Scheme, Url};
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;

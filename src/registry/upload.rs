@@ -21,7 +21,8 @@ use ureq::http::{Method, StatusCode};
 use super::answer::refused;
 use super::blob::PROGRESS;
 use super::error::Error;
-use super::http::{COMMIT, Payload, Request, Response, jittered};
+use super::http::{COMMIT, Payload, Request, Response};
+use super::patience::{self, Retrying, pause_after};
 use super::repository::{Inner, Place, Repository, content_digest};
 use super::url::Url;
 use crate::types::digest::Digest;
@@ -29,8 +30,10 @@ use crate::types::reference::Reference;
 
 /// How often an interrupted upload is taken up again with no progress worth the name.
 const ATTEMPTS: u32 = 5;
-/// First pause; doubled each time.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The second pause; doubled each time.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What became of the wish to take a blob over from another repository of the registry.
 pub enum Mount {
@@ -105,7 +108,7 @@ impl Repository {
         open: impl FnMut(u64) -> io::Result<Box<dyn Read>>,
     ) -> Result<(), Error> {
         let mut content = Known { digest, size, open };
-        self.upload()?.send(&mut content).map(drop)
+        self.upload()?.send(&mut content, &mut |_| ()).map(drop)
     }
 
     fn begin(&self, mount: Option<(Digest, &str)>) -> Result<Mount, Error> {
@@ -267,8 +270,13 @@ impl Upload {
         }
     }
 
-    /// Sends everything and finishes, resuming as often as is needed; the digest.
-    pub fn send(mut self, content: &mut dyn Content) -> Result<Digest, Error> {
+    /// Sends everything and finishes, resuming as often as is needed; the digest. `retrying` is told
+    /// of every pause before another attempt.
+    pub fn send(
+        mut self,
+        content: &mut dyn Content,
+        retrying: Retrying<'_>,
+    ) -> Result<Digest, Error> {
         let (mut failures, mut furthest) = (0, self.offset);
         let mut outcome = self.send_rest(content);
         loop {
@@ -286,9 +294,8 @@ impl Upload {
                 error = error.chain(),
                 "upload interrupted, retrying"
             );
-            self.inner
-                .cancel
-                .sleep(jittered(PAUSE * 2u32.pow(failures - 1)))?;
+            let pause = pause_after(failures, PAUSE, PAUSE_MAX);
+            patience::wait(pause, &self.inner.cancel, retrying)?;
             if let Some(digest) = self.told.filter(|digest| self.is_stored(*digest)) {
                 return Ok(digest);
             }

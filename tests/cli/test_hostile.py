@@ -38,6 +38,25 @@ class Registries(PullCase):
             self.refused(front, "h/length:1", f"blob {digest(data)} has {wrong} bytes, expected {size}")
         self.equal(self.has_layer(data), False, "the layer is there")
 
+    def test_no_room(self):
+        """Refused before anything of it is fetched."""
+        data = layer(room=b"room")
+        self.registry.push("h/room", "1", data)
+        asked = []
+
+        def answer(request):
+            if "/blobs/" + digest(data) in request.path:
+                asked.append(request.path)
+            if "/manifests/" not in request.path or request.command == "HEAD":
+                return False
+            with self.registry.ask("GET", request.path, accept=True) as found:
+                document = json.loads(found.read())
+            document["layers"][0]["size"] = 1 << 60
+            return reply(request, 200, json.dumps(document).encode(), **{"Content-Type": document["mediaType"]})
+        front = self.front(answer)
+        self.refused(front, "h/room:1", re.compile(f"no space left on device: the layers take at least {1 << 60} bytes and [0-9]+ are free"))
+        self.equal(asked, [], "requests for the layer")
+
     def test_redirects_without_end(self):
         data = layer(redirect=b"redirect")
         self.registry.push("h/redirect", "1", data)

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import time
+import urllib.parse
 
 import archive
 import registry
@@ -72,6 +73,27 @@ class Save(Case):
         self.addCleanup(self.directory.cleanup)
         self.path = self.directory.name + "/saved.tar"
         self.docker("save", "-o", self.path, "saved/one", "saved/two:1")
+
+    @once
+    def test_platform(self):
+        platform = lambda name: urllib.parse.quote(json.dumps({"os": "linux", "architecture": name}))
+        one, other = platform(archive.ARCHITECTURE), platform("s390x")
+        for query, status, text in (
+                (f"v1.48/images/get?names=saved/one&platform={other}", 500, "no suitable export target found for platform linux/s390x"),
+                (f"v1.51/images/get?names=saved/one&platform={one}&platform={other}", 400, "multiple platform parameters are not supported in this"),
+                (f"v1.52/images/get?names=saved/one&platform={one}&platform={other}", 400, "multiple platforms not supported for this image store"),
+                ("v1.48/images/get?names=saved/one&platform=linux", 400, "failed to parse platform: "),
+                ("v1.48/images/get?names=saved/one&platform={}", 400, "both OS and Architecture must be provided"),
+                (f"v1.47/images/get?names=saved/none&platform={other}", 404, "No such image: saved/none")):
+            got, _, body = self.daemon.http("GET", "/" + query)
+            self.equal((got, text in body["message"]), (status, True), f"{query}: {body}")
+        here = "linux/" + archive.ARCHITECTURE
+        self.docker("rmi", "-f", *self.made)
+        self.daemon.moss("load", "-i", self.path, "--platform", "linux/s390x", out="")
+        self.docker("image", "inspect", "saved/two:1", code=1)
+        self.daemon.moss("load", "-i", self.path, "--platform", here, out=re.compile("Loaded image: saved/two:1"))
+        self.daemon.moss("save", "-o", self.path, "--platform", here, "saved/two:1")
+        self.daemon.moss("save", "-o", self.path, "--platform", "linux/s390x", "saved/two:1", code=1, err=re.compile("no suitable export target"))
 
     def test_both_forms(self):
         with archive.tarfile.open(self.path) as tar:

@@ -133,6 +133,18 @@ class Names(PushCase):
         # Another tag, another repository that is made anew: compressed again, it has the same digest.
         self.equal(self.push(f"{line.host}/a/twice:2")[1], first, "digest of the other tag")
 
+    def test_two_at_once(self):
+        names = [f"{self.host}/p/both:{number}" for number in (1, 2)]
+        self.image(*names, both=os.urandom(3_000_000))
+        found = []
+        pushes = [threading.Thread(target=lambda name=name: found.append(self.push(name)[1])) for name in names]
+        for push in pushes:
+            push.start()
+        for push in pushes:
+            push.join()
+        self.equal((len(found), len(set(found))), (2, 1), "digests of two pushes of one image")
+        self.equal([self.manifest("p/both", number)["layers"] for number in (1, 2)], [self.manifest("p/both", 1)["layers"]] * 2, "layers")
+
     def test_the_same_bytes_anywhere(self):
         other = registry.Registry()
         self.addCleanup(other.close)

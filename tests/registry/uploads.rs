@@ -189,7 +189,7 @@ fn an_upload_of_unknown_length_goes_on_too() {
         opened: Vec::new(),
     };
     let upload = pushes(&server.name("a")).upload().expect("it begins");
-    let digest = upload.send(&mut content).expect("it arrives");
+    let digest = upload.send(&mut content, &mut |_| ()).expect("it arrives");
     assert_eq!(digest, Digest::of(&bytes));
     assert_eq!(content.opened, [0, 100_000]);
     assert_eq!(*stored.lock().expect("no panic"), bytes);
@@ -342,7 +342,7 @@ fn a_refusal_in_the_middle_of_an_upload_is_heard() {
         let before = patches();
         let mut endless = Endless { size };
         let upload = pushes(&server.name("a")).upload().expect("it begins");
-        let sent = upload.send(&mut endless);
+        let sent = upload.send(&mut endless, &mut |_| ());
         assert_eq!(message(sent), "denied: quota exceeded");
         assert_eq!(patches(), before + 1, "one attempt");
     }

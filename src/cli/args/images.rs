@@ -103,6 +103,9 @@ pub struct Save {
     /// Write to a file, instead of STDOUT
     #[arg(short, long, value_name = "string")]
     pub output: Option<PathBuf>,
+    /// Save only the given platform(s)
+    #[arg(long, value_name = "string", default_value = "")]
+    pub platform: String,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub names: Vec<String>,

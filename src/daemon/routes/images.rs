@@ -117,6 +117,7 @@ pub async fn prune(state: State, request: Request) -> Result<Answer, Failure> {
 /// begins with its first message, for skopeo stops sending when it has begun.
 pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure> {
     let quiet = request.query.flag_or("quiet", true);
+    let platform = one_platform(&request)?;
     let mut archive = request.reader();
     let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
     spawn("load", move || {
@@ -127,7 +128,10 @@ pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure>
                 let _ = feed.send(message.to_line());
             }
         };
-        if let Err(error) = state.engine.image_load(&mut archive, &mut told) {
+        if let Err(error) = state
+            .engine
+            .image_load(&mut archive, platform.as_ref(), &mut told)
+        {
             told(JsonMessage::error(error.message));
             drain(archive);
         }
@@ -150,12 +154,16 @@ pub async fn save(state: State, request: Request) -> Result<Answer, Failure> {
     } else {
         vec![request.name.clone()]
     };
-    let checked = names.clone();
-    slow(&state, move |engine| engine.image_save_check(&checked)).await?;
+    let platform = one_platform(&request)?;
+    let checked = (names.clone(), platform.clone());
+    slow(&state, move |engine| {
+        engine.image_save_check(&checked.0, checked.1.as_ref())
+    })
+    .await?;
     let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
     spawn("save", move || {
         let mut out = BufWriter::with_capacity(SAVE_PIECE, feed.clone());
-        let saved = state.engine.image_save(&names, &mut out);
+        let saved = state.engine.image_save(&names, platform.as_ref(), &mut out);
         let flushed = out.flush();
         match (saved, flushed) {
             (Err(error), _) if !feed.is_gone() => {
@@ -286,6 +294,29 @@ fn wanted_platform(request: &Request, since: u16) -> Result<Option<Platform>, Fa
     let given = request.query.text("platform");
     let given = given.filter(|_| request.since(since));
     given.map(described_platform).transpose()
+}
+
+/// The platform that a load or a save is limited to.
+fn one_platform(request: &Request) -> Result<Option<Platform>, Failure> {
+    let given = request.query.all("platform");
+    if !request.since(48) || given.is_empty() {
+        return Ok(None);
+    }
+    if given.len() > 1 && !request.since(52) {
+        return Err(Failure::bad_request(
+            "multiple platform parameters are not supported in this API version; use API version \
+             1.52 or later",
+        ));
+    }
+    let platforms = given.iter().map(|text| described_platform(text));
+    let platforms = platforms.collect::<Result<Vec<_>, _>>()?;
+    if platforms.len() > 1 {
+        return Err(Failure::bad_request(
+            "multiple platforms not supported for this image store; use a multi-platform image \
+             store such as containerd-snapshotter",
+        ));
+    }
+    Ok(platforms.into_iter().next())
 }
 
 /// A platform as newer clients send it: an OCI platform's JSON.

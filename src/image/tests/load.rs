@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::tarball::build::Archive;
 use super::super::{Error, Loaded, Progress, Store};
 use crate::types::digest::Digest;
+use crate::types::platform::Platform;
 
 /// An image's files: path and content.
 pub(super) type Files = Vec<(String, Vec<u8>)>;
@@ -93,7 +94,7 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 pub(super) fn load(store: &Store, archive: &[u8]) -> Result<(Vec<Loaded>, String), Error> {
     let mut text = String::new();
-    let loaded = store.load(&mut &archive[..], &mut |progress| {
+    let loaded = store.load(&mut &archive[..], None, &mut |progress| {
         if let Progress::Message(message) = progress {
             text.push_str(&message);
         }
@@ -210,6 +211,34 @@ fn without(archive: &[u8], names: &[&str]) -> Vec<u8> {
 }
 
 #[test]
+fn images_for_other_platforms_are_passed_over() {
+    let (_, _, files) = one("saved:1");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let platform = |text: &str| text.parse::<Platform>().unwrap();
+    let archive = archive(&files);
+    let load = |platform: &Platform| {
+        store
+            .load(&mut &archive[..], Some(platform), &mut |_| {})
+            .unwrap()
+    };
+    assert!(load(&platform("linux/s390x")).is_empty());
+    assert_empty(&store);
+    let loaded = load(&platform("linux/amd64"));
+    assert_eq!(loaded.len(), 1);
+    let save = |text: &str| {
+        let names = ["saved:1".to_owned()];
+        store.save(&names, Some(&platform(text)), &mut std::io::sink())
+    };
+    assert_eq!(save("linux/amd64").unwrap(), [loaded[0].id]);
+    let error = save("linux/s390x").unwrap_err();
+    assert_eq!(
+        error.chain(),
+        "no suitable export target found for platform linux/s390x"
+    );
+}
+
+#[test]
 fn load_of_save_is_the_same_image() {
     let (layers, config, files) = one("saved:1");
     let dir = tempfile::tempdir().unwrap();
@@ -220,7 +249,7 @@ fn load_of_save_is_the_same_image() {
         .unwrap();
     let mut saved = Vec::new();
     let names = ["saved".to_owned(), "other.example/name:2".to_owned()];
-    store.save(&names, &mut saved).unwrap();
+    store.save(&names, None, &mut saved).unwrap();
     let docker = ["manifest.json", "repositories"];
     let oci = ["index.json", "oci-layout"];
     let forms = [
@@ -487,14 +516,14 @@ fn a_damaged_layer_is_not_saved() {
         .join(Digest::of(&layers[0]).hex());
     // Of the same size: nothing but the digest tells.
     fs::write(hurt.join("fs/etc/a"), "x").unwrap();
-    let error = store.save(&names, &mut std::io::sink()).unwrap_err();
+    let error = store.save(&names, None, &mut std::io::sink()).unwrap_err();
     let text = error.chain();
     assert!(
         text.contains("is damaged: the layer has digest sha256:"),
         "{text}"
     );
     fs::remove_dir_all(&hurt).unwrap();
-    let error = store.save_check(&names).unwrap_err().chain();
+    let error = store.save_check(&names, None).unwrap_err().chain();
     assert!(error.contains("No such file"), "{error}");
 }
 
@@ -529,7 +558,7 @@ fn an_image_that_is_removed_while_it_is_saved() {
         store: &store,
         archive: Vec::new(),
     };
-    store.save(&["saved:1".to_owned()], &mut out).unwrap();
+    store.save(&["saved:1".to_owned()], None, &mut out).unwrap();
     let saved = out.archive;
     assert_empty(&store);
     load(&store, &saved).unwrap();
