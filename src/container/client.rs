@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::packet::{MOST_DESCRIPTORS, Packet, pair, receive, receive_until};
@@ -69,8 +69,10 @@ pub struct Launched {
 
 /// A container whose start is done up to its last step, in a shim of its own. Dropped, nothing is
 /// left of it.
-#[derive(Debug)]
-pub struct Prepared(Shim);
+pub struct Prepared {
+    shim: Option<Shim>,
+    shared: Arc<Shared>,
+}
 
 /// Why a container was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +111,8 @@ struct Table {
     by_token: HashMap<u64, Arc<Shim>>,
     /// Processes whose end alone is waited for, by their tokens.
     watched: HashMap<ContainerId, u64>,
+    /// Those that have prepared a start which may never be asked for.
+    waiting: HashMap<u64, ContainerId>,
 }
 
 /// One connection.
@@ -183,7 +187,24 @@ impl Shims {
         shim.send(prepare, Vec::new(), Instant::now() + START)
             .map_err(|error| unmade(&error))?;
         spawn(theirs).map_err(|error| unmade(&error))?;
-        Ok(Prepared(shim))
+        Ok(Prepared {
+            shim: Some(shim),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// Has [`Message::Lapsed`] told when the shim has waited long enough for its start, or is gone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn watch(&self, prepared: &Prepared) -> io::Result<()> {
+        let Some(shim) = &prepared.shim else {
+            return Ok(());
+        };
+        self.shared.table().waiting.insert(shim.token, shim.id);
+        // An end alone is of interest, which is always told, and once.
+        let (data, flags) = (EventData::new_u64(shim.token), EventFlags::ONESHOT);
+        Ok(epoll::add(&self.shared.epoll, &shim.socket, data, flags)?)
     }
 
     /// Starts the container that is prepared, joined by `clients`.
@@ -193,10 +214,11 @@ impl Shims {
     /// then, and nothing is left of what was prepared.
     pub fn start(
         &self,
-        prepared: Prepared,
+        mut prepared: Prepared,
         clients: &[(Attach, OwnedFd)],
     ) -> Result<Launched, NotStarted> {
-        let Prepared(shim) = prepared;
+        let gone = || NotStarted::never(Failure::own("the shim is gone"));
+        let shim = prepared.take().ok_or_else(gone)?;
         let deadline = Instant::now() + START;
         let sent = shim.send_start(clients, deadline);
         let seq = sent.map_err(|error| NotStarted::never(unmade(&error)))?;
@@ -405,6 +427,39 @@ impl Drop for Shims {
     }
 }
 
+impl Prepared {
+    /// Whether its shim has waited long enough, or is gone.
+    pub fn has_lapsed(&self) -> bool {
+        let Some(shim) = &self.shim else {
+            return true;
+        };
+        let mut polled = [PollFd::new(&shim.socket, PollFlags::empty())];
+        let now = Timespec::default();
+        poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
+    }
+
+    /// Takes the shim out, which nobody waits for any more.
+    fn take(&mut self) -> Option<Shim> {
+        let shim = self.shim.take()?;
+        if self.shared.table().waiting.remove(&shim.token).is_some() {
+            let _ = epoll::delete(&self.shared.epoll, &shim.socket);
+        }
+        Some(shim)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Prepared").field(&self.shim).finish()
+    }
+}
+
 impl Shim {
     fn new(id: ContainerId, token: u64, socket: OwnedFd) -> Self {
         let waiting = Mutex::default();
@@ -502,9 +557,15 @@ impl Shared {
                 if token == STOP {
                     return;
                 }
-                let shim = self.table().by_token.get(&token).cloned();
+                let mut table = self.table();
+                let lapsed = table.waiting.remove(&token);
+                let shim = table.by_token.get(&token).cloned();
+                drop(table);
                 if let Some(shim) = shim {
                     self.listen(&shim);
+                }
+                if let Some(id) = lapsed {
+                    self.tell(id, Message::Lapsed);
                 }
             }
         }
@@ -559,7 +620,10 @@ impl Shared {
                 shim.exited.store(true, Ordering::SeqCst);
                 None
             }
-            Message::Detached { .. } | Message::LogFailed { .. } | Message::Lost => None,
+            Message::Detached { .. }
+            | Message::LogFailed { .. }
+            | Message::Lost
+            | Message::Lapsed => None,
         };
         if let Message::Reply { seq, reply } = message {
             let waiter = shim.waiting().remove(&seq);

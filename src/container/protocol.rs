@@ -193,6 +193,8 @@ pub enum Message {
     /// Never sent: what the daemon's side makes of a connection that ended with no
     /// [`Message::Exited`]. The keeper has killed the container by then, or is about to.
     Lost,
+    /// Never sent: the shim that had prepared a start has left, as nobody asked for it.
+    Lapsed,
 }
 
 /// Answer to a [`Request`].

@@ -4,7 +4,7 @@
 //! the connection is taken over ([`Engine::container_attach`]), and the connection comes after
 //! ([`AttachTicket::connect`]). A client that attaches before the start waits here, with whatever
 //! it sends still in its socket; and since it is likely to start the container next, the start is
-//! prepared meanwhile (`start`).
+//! prepared meanwhile (`ahead`).
 //!
 //! `docker run` attaches, is told so, and starts the container at once, on another connection.
 //! Nothing of the first output may be lost between the telling and the connection's getting here,

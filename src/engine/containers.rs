@@ -16,10 +16,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::api::exec::ExecConfig;
-use crate::container::client::Prepared;
 use crate::container::logs::Follow;
 use crate::container::protocol::{Attach, Exit, Started};
 use crate::container::record::{Record, RecordError};
+use crate::engine::ahead::Ahead;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::restart::Restarts;
 use crate::types::id::ContainerId;
@@ -45,9 +45,8 @@ pub struct Data {
     pub record: Record,
     /// Clients that attached before the start.
     pub pending: Vec<(Attach, OwnedFd)>,
-    /// Its start up to the last step, where a client that attached is about to ask for it. Whoever
-    /// changes what that was made from takes it away.
-    pub prepared: Option<Prepared>,
+    /// Its start up to the last step, where somebody is likely to ask for it.
+    pub(super) ahead: Ahead,
     /// Clients on their way to be attached, whose connections are not here yet.
     pub arriving: usize,
     /// Who waits for what, by number.
@@ -169,7 +168,7 @@ impl Container {
             data: Mutex::new(Data {
                 record,
                 pending: Vec::new(),
-                prepared: None,
+                ahead: Ahead::default(),
                 arriving: 0,
                 waiters: BTreeMap::new(),
                 next_waiter: 0,
@@ -284,6 +283,13 @@ impl Data {
     /// Whether a process of it runs, or is about to.
     pub fn is_busy(&self) -> bool {
         self.record.state.is_live() || self.starting || self.restarting
+    }
+
+    /// Forgets what is prepared of its start, or is being prepared; the start will make it anew.
+    /// To be called by whoever changes what a start is made from, beside the change: the record but
+    /// for its name, networks, what lies in its directory or in its root filesystem.
+    pub fn discard_prepared(&mut self) {
+        self.ahead.discard();
     }
 
     /// Whether this run of it is over; another may have begun since.

@@ -9,7 +9,7 @@
 //! | file | verbs |
 //! |---|---|
 //! | `create`, `spare`; `endpoints`, `rootdir` for what it refuses | create |
-//! | `start`; `plan`, `devices` for what it starts | start; what happens at exit |
+//! | `start`, `ahead`; `plan`, `devices` for what it starts | start; what happens at exit |
 //! | `stop` | stop, kill, restart, wait, resize, rename |
 //! | `pause`, `update` | theirs |
 //! | `restart`, `health` | restart policies, health checks; both by `timers` |
@@ -25,6 +25,7 @@
 //!
 //! Which state may be changed by whom is told in [`containers`].
 
+mod ahead;
 pub mod attach;
 pub mod config;
 pub mod containers;
@@ -133,6 +134,7 @@ pub struct Engine {
     timers: Timers,
     /// For what is done later, when the engine may be gone.
     me: Weak<Self>,
+    ahead: ahead::Places,
 }
 
 /// Which container an exec session belongs to.
@@ -224,6 +226,7 @@ impl Engine {
                 janitor,
                 timers,
                 me: weak.clone(),
+                ahead: ahead::Places::default(),
             }
         });
         let unreachable = engine

@@ -236,7 +236,7 @@ impl Engine {
     /// Takes away a container that does not run and that the caller has marked as `removing`.
     pub(super) fn discard(&self, container: &Arc<Container>, volumes: bool) {
         let record = container.record();
-        drop(container.data().prepared.take());
+        container.data().discard_prepared();
         self.trash("container", &container.directory);
         self.janitor.provide();
         // A socket and little else: gone at once, so that a daemon that ends now leaves none of it.

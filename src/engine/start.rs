@@ -7,14 +7,9 @@
 //!                                                 ╚═ Exited ══▶ finish: Exited ─▶ waiters ─▶ --rm
 //! ```
 //!
-//! A start is both halves, one after the other. Only where a client attaches to a container that
-//! does not run, which is what `docker run` and `docker start -a` do right before they start it,
-//! the first half is done ahead, beside what the client is busy with meanwhile
-//! ([`Engine::prepare_ahead`]). Nothing of that is to be seen from outside, and it makes no
-//! difference but to the time: what the first half is made from must not change in between (`docker
-//! rm` drops it; what the host may change is never prepared ahead), a preparation that nobody uses
-//! goes by itself, and where starting what was prepared fails all is made anew, so that what is
-//! told is how things are at the start.
+//! A start is both halves, one after the other. Where one is likely to be asked for, the first half
+//! is done ahead (`ahead`); where starting what was prepared fails all is made anew, so that what
+//! is told is how things are at the start.
 //!
 //! A process may end before its start is recorded; its exit then waits in `early_exit` until the
 //! start is. The exit is reported before the shim lets go of the root filesystem, since unmounting
@@ -100,7 +95,7 @@ impl Engine {
             starting = container.starting(&mut data);
             data.execs.clear();
             let clients = std::mem::take(&mut data.pending);
-            (data.record.clone(), data.prepared.take(), clients)
+            (data.record.clone(), data.ahead.take(), clients)
         };
         self.execs.retain(|owner| *owner != container.id);
         let launched = self.launch(container, &record, prepared, &clients);
@@ -138,6 +133,7 @@ impl Engine {
         };
         let refused = |NotStarted { failure, .. }| start_error(&failure);
         if let Some(prepared) = prepared {
+            self.use_volumes(record).map_err(own)?;
             forget_last_run(container).map_err(own)?;
             // The host may have joined another network since.
             self.write_resolv_conf(record, &container.directory)
@@ -161,40 +157,12 @@ impl Engine {
     }
 
     /// Has a shim forked that takes a start up to its last step.
-    fn shim(&self, start: Start) -> std::result::Result<Prepared, Failure> {
+    pub(super) fn shim(&self, start: Start) -> std::result::Result<Prepared, Failure> {
         let fork = |connection| {
             let spawned = self.keeper.spawn_shim(&connection);
             spawned.map(drop).map_err(std::io::Error::other)
         };
         self.shims.prepare(&fork, start)
-    }
-
-    /// Prepares the start that an attached client is about to ask for, unless the container is busy
-    /// with something else. What fails is tried again, and told, by the start.
-    pub(super) fn prepare_ahead(&self, container: &Container) {
-        let Ok(_operation) = container.operation.try_lock() else {
-            return;
-        };
-        let record = {
-            let data = container.data();
-            if data.is_busy() || data.removing || data.prepared.is_some() {
-                return;
-            }
-            data.record.clone()
-        };
-        if !can_be_ahead(&record) {
-            return;
-        }
-        let prepared = self.prepare(container, &record);
-        let prepared = prepared.and_then(|start| {
-            let prepared = self.shim(start).map_err(|error| Error::system(&error))?;
-            self.write_files(&record, &container.directory)?;
-            Ok(prepared)
-        });
-        match prepared {
-            Ok(prepared) => container.data().prepared = Some(prepared),
-            Err(error) => tracing::debug!(id = container.id.short(), "not prepared: {error}"),
-        }
     }
 
     fn record_start(&self, container: &Arc<Container>, launched: &Launched) {
@@ -256,7 +224,7 @@ impl Engine {
     }
 
     /// Everything the shim needs to know; makes what it will mount.
-    fn prepare(&self, container: &Container, record: &Record) -> Result<Start> {
+    pub(super) fn prepare(&self, container: &Container, record: &Record) -> Result<Start> {
         let paths = Paths(&container.directory);
         // A run that this daemon does not know of, by a shim that it could not reach.
         if !paths.exit().exists()
@@ -389,6 +357,7 @@ impl Engine {
                 id = container.id.short(),
                 "cannot write the container's log, which misses output from now on: {reason}"
             ),
+            Message::Lapsed => container.data().ahead.forget_lapsed(),
             Message::Reply { .. } => {}
         }
     }
@@ -483,15 +452,6 @@ impl Engine {
         // waited for this can use.
         self.shims.release(&container.id);
     }
-}
-
-/// Whether a start may be prepared before it is asked for: where all that it is made from is the
-/// record's and the image's. Directories of the host are bound as they are at the start, and other
-/// containers' namespaces joined as they are then.
-fn can_be_ahead(record: &Record) -> bool {
-    let host = &record.host_config;
-    let modes = [&host.network_mode, &host.ipc_mode, &host.pid_mode];
-    record.mounts.is_empty() && !modes.iter().any(|mode| mode.starts_with("container:"))
 }
 
 /// Removes what the last run left, which would be taken for the exit and the shim of the run to come.

@@ -281,7 +281,7 @@ impl Engine {
             let mut data = container.data();
             new.clone_into(&mut data.record.name);
             // It was made from what was known before.
-            drop(data.prepared.take());
+            data.discard_prepared();
             data.record.clone()
         };
         if let Err(error) = container.save(true) {

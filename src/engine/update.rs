@@ -28,7 +28,7 @@ impl Engine {
             let changed = changed(&data.record.host_config, asked).map_err(cannot)?;
             data.record.host_config = changed;
             // It was made from what was asked for before.
-            drop(data.prepared.take());
+            data.discard_prepared();
             data.record.clone()
         };
         container

@@ -1,11 +1,11 @@
-"""Clients that attach before the start, which is when a container's start is prepared: nobody can tell, whatever comes then."""
+"""Containers that are created, or attached to, and not started yet, whose start is prepared meanwhile: nobody can tell, whatever comes then."""
 
 import os
 import re
 import socket
 import time
 
-from harness import check, eventually, fail
+from harness import check, eventually, fail, once
 from test_faults import Own, children_named, parent
 
 
@@ -40,6 +40,9 @@ class Ahead(Own):
         eventually(self.shims, "a shim")
         return connection
 
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.daemon.process.pid}/fd"))
+
     def rest(self, connection):
         connection.settimeout(30)
         data = b""
@@ -58,8 +61,6 @@ class Ahead(Own):
 
     def test_looks_as_it_is(self):
         self.create("--name", "cc")
-        if self.shims():
-            fail("docker create", "no process", self.shims())
         connection = self.prepared("cc")
         state = self.state("cc")
         got = state["Status"], state["Running"], state["Pid"], state["StartedAt"]
@@ -79,6 +80,30 @@ class Ahead(Own):
         if state["StartedAt"] < before:
             fail("docker inspect", f"a start after {before}", state)
         self.gone()
+
+    @once
+    def test_created_only(self):
+        self.docker("rm", self.create())
+        before = self.descriptors()
+        names = [f"cc{number}" for number in range(20)]
+        for name in names:
+            self.create("--name", name)
+        eventually(self.shims, "a shim")
+        # Each has a first process of the same name.
+        if len(self.shims()) > 2 * 16:
+            fail("20 times docker create", "16 shims at most", self.shims())
+        state = self.state("cc0")
+        if (state["Status"], state["Pid"]) != ("created", 0):
+            fail("docker inspect of a created container", ("created", 0), state)
+        check(self.daemon.leaks())
+        self.docker("rm", *names[5:10])
+        self.docker("start", "cc0", "cc19")
+        self.docker("wait", "cc0", "cc19", out="3\n3")
+        # The rest is wanted by nobody.
+        self.gone()
+        eventually(lambda: self.descriptors() <= before, "no descriptor of what was prepared", 60)
+        check(self.daemon.leaks())
+        self.docker("start", "-a", "cc1", code=3, out="hello")
 
     def test_one_shim_for_all(self):
         self.create("--name", "cc", command=("sh", "-c", "echo hello; exec sleep 1000"))

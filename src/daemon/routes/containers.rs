@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::{Request, State, at_once, filters, quick, shaped, slow, spawn};
+use super::{Request, State, at_once, filters, quick, shaped, slow, slow_then, spawn};
 use crate::api::container::{
     ContainerConfig, CreateRequest, HostConfig, WaitExitError, WaitResponse,
 };
@@ -14,6 +14,7 @@ use crate::container::logs::{Query, Reader, Record};
 use crate::container::protocol::Stream;
 use crate::daemon::answer::{self, Answer, Failure, Feed};
 use crate::daemon::hijack;
+use crate::engine::Engine;
 use crate::engine::attach::AttachOptions;
 use crate::engine::containers::{Ended, WaitCondition};
 use crate::engine::list::ListOptions;
@@ -68,15 +69,17 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
     let platform = platform.filter(|_| request.since(41));
     let warnings = defaults.warnings;
     // New volumes are filled with what the image has there.
-    let mut made = slow(&state, move |engine| {
+    let create = move |engine: &Engine| {
         engine.container_create(
             name.as_deref(),
             platform.as_deref(),
             body,
             defaults.read_only_non_recursive,
         )
-    })
-    .await?;
+    };
+    // Whoever creates it is likely to start it.
+    let prepare = |engine: &Engine, id: String| engine.container_prepare(&id);
+    let mut made = slow_then(&state, create, prepare, |made| made.id.clone()).await?;
     made.warnings.extend(warnings);
     Ok(answer::json(StatusCode::CREATED, &made).into())
 }

@@ -314,11 +314,30 @@ where
     T: Send + 'static,
     F: FnOnce(&Engine) -> engine::Result<T> + Send + 'static,
 {
+    slow_then(state, call, |_, ()| (), |_| ()).await
+}
+
+/// The same, and goes on with something of the result once that is on its way to the client.
+async fn slow_then<T, U, F>(
+    state: &State,
+    call: F,
+    go_on: impl FnOnce(&Engine, U) + Send + 'static,
+    with: impl FnOnce(&T) -> U + Send + 'static,
+) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce(&Engine) -> engine::Result<T> + Send + 'static,
+{
     let engine = Arc::clone(&state.engine);
     let (sender, result) = tokio::sync::oneshot::channel();
     spawn("request", move || {
+        let result = call(&engine);
+        let rest = result.as_ref().ok().map(with);
         // Where the client has left there is nobody to tell.
-        let _ = sender.send(call(&engine));
+        let _ = sender.send(result);
+        if let Some(rest) = rest {
+            go_on(&engine, rest);
+        }
     })?;
     Ok(result.await.map_err(|_| panicked())??)
 }

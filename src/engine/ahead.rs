@@ -1,0 +1,160 @@
+//! Starts that are prepared before anybody asks for them.
+//!
+//! ```text
+//! create ─▶ answered ─▶┐                 ┌─ start: takes it, and only lets it go
+//! attach ─▶ joined ───▶┴ prepared ahead ─┼─ a change, rm: discarded
+//!                                        └─ nobody: the shim leaves after some seconds
+//! ```
+//!
+//! Whoever creates a container mostly starts it next, and whoever attaches to one that does not run
+//! does so too. What a client is busy with in between is time in which the first half of the start
+//! (`start`) can be done: files, spec, plan, shim, root filesystem, namespaces, mounts.
+//!
+//! Nothing of it is to be seen from outside, and it makes no difference but to the time. A container
+//! stays "created". What the first half is made from must not change in between: whoever changes it
+//! calls [`Data::discard_prepared`](super::containers::Data::discard_prepared), and what the host may
+//! change is never prepared. What could not be prepared is tried again, and told, by the start. At
+//! most [`MOST`] are prepared at a time, whatever is created, as each is a process and some
+//! namespaces; a place is free again with the start, the change, or the lapse of what had it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::container::client::Prepared;
+use crate::container::record::{MountKind, MountPoint, Record};
+use crate::engine::Engine;
+use crate::engine::containers::Container;
+use crate::engine::error::{Error, Result};
+use crate::overlay::Driver;
+use crate::types::id::ContainerId;
+
+/// Most starts that are prepared and not asked for at a time.
+const MOST: usize = 16;
+
+/// The places for starts that are prepared.
+#[derive(Debug, Default)]
+pub(super) struct Places(Arc<AtomicUsize>);
+
+/// One of them; free again when dropped.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    fn take(&self) -> Option<Place> {
+        let more = |taken| (taken < MOST).then_some(taken + 1);
+        let taken = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        taken.ok().map(|_| Place(Arc::clone(&self.0)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What is prepared of a container's start.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    prepared: Option<(Prepared, Place)>,
+    /// How often what a start is made from was changed.
+    changes: u64,
+}
+
+impl Ahead {
+    /// Takes what is prepared, in order to start it.
+    pub(super) fn take(&mut self) -> Option<Prepared> {
+        self.prepared.take().map(|(prepared, _)| prepared)
+    }
+
+    /// Drops what is prepared, and what is being prepared, once it is.
+    pub(super) fn discard(&mut self) {
+        self.changes += 1;
+        self.prepared = None;
+    }
+
+    /// Drops what is prepared if it is no more.
+    pub(super) fn forget_lapsed(&mut self) {
+        self.prepared.take_if(|(prepared, _)| prepared.has_lapsed());
+    }
+}
+
+impl Engine {
+    /// Prepares the start of a container that was just created.
+    pub fn container_prepare(&self, id: &str) {
+        let id = id.parse::<ContainerId>().ok();
+        if let Some(container) = id.and_then(|id| self.containers.by_id(&id)) {
+            self.prepare_ahead(&container);
+        }
+    }
+
+    /// Prepares the start that somebody is about to ask for, unless the container is busy with
+    /// something else.
+    pub(super) fn prepare_ahead(&self, container: &Container) {
+        let Ok(_operation) = container.operation.try_lock() else {
+            return;
+        };
+        let (record, changes) = {
+            let data = container.data();
+            if data.is_busy() || data.removing || data.ahead.prepared.is_some() {
+                return;
+            }
+            (data.record.clone(), data.ahead.changes)
+        };
+        if !can_be_ahead(&record) {
+            return;
+        }
+        let Some(place) = self.ahead.take() else {
+            return;
+        };
+        match self.prepared(container, &record) {
+            Ok(prepared) => {
+                let mut data = container.data();
+                if data.ahead.changes == changes {
+                    data.ahead.prepared = Some((prepared, place));
+                    // It may have lapsed before there was anything to forget.
+                    data.ahead.forget_lapsed();
+                }
+            }
+            Err(error) => tracing::debug!(id = container.id.short(), "not prepared: {error}"),
+        }
+    }
+
+    fn prepared(&self, container: &Container, record: &Record) -> Result<Prepared> {
+        let start = self.prepare(container, record)?;
+        let prepared = self.shim(start).map_err(|error| Error::system(&error))?;
+        self.write_files(record, &container.directory)?;
+        let watched = self.shims.watch(&prepared);
+        watched.map_err(|error| Error::io("cannot watch a shim", &error))?;
+        Ok(prepared)
+    }
+}
+
+/// Whether a start may be prepared before it is asked for: where all that it is made from is the
+/// record's, the image's and its volumes'. Directories of the host are bound as they are at the
+/// start, and other containers' namespaces joined as they are then. Only the kernel's overlay is
+/// mounted in no time: the copy driver would copy an image for a start that may never come.
+fn can_be_ahead(record: &Record) -> bool {
+    let host = &record.host_config;
+    let modes = [&host.network_mode, &host.ipc_mode, &host.pid_mode];
+    let binds = |point: &MountPoint| point.kind == MountKind::Bind;
+    record.driver == Driver::Overlay2
+        && !record.mounts.iter().any(binds)
+        && !modes.iter().any(|mode| mode.starts_with("container:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_and_given_back() {
+        let places = Places::default();
+        let mut taken: Vec<_> = (0..MOST).map(|_| places.take().expect("a place")).collect();
+        assert!(places.take().is_none());
+        taken.pop();
+        assert!(places.take().is_some());
+    }
+}
