@@ -13,6 +13,7 @@
 //! | L1 | [`userns`] | id maps, the keeper, host probes; from a plan to a confined process |
 //! | L1 | [`dockerfile`] | the language of Dockerfiles: lines, instructions, words |
 //! | L1 | [`overlay`] | a root filesystem from layers |
+//! | L1 | [`tarball`] | tar archives that nobody vouches for, read and written |
 //! | L1 | [`registry`] | the distribution protocol: proof, manifests, blobs, uploads |
 //! | L1 | [`slirp`] | the way out of networks: packets of a TUN device to host sockets |
 //! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
@@ -37,6 +38,7 @@ pub mod overlay;
 pub mod registry;
 pub mod slirp;
 pub mod sys;
+pub mod tarball;
 pub mod types;
 pub mod userns;
 pub mod volume;

@@ -1,6 +1,6 @@
 //! Chooses the role that this process plays.
 //!
-//! The keeper and the process that sets it up are known by their first words and dispatched before
+//! The keeper, the process that sets it up and those that copy files are known by their first words and dispatched before
 //! anything else: no command line parser, no threads. A shim never gets here: it is forked by the
 //! keeper. Everything else is what a person typed.
 
@@ -20,6 +20,7 @@ fn main() {
         .collect();
     let status = match &*arguments {
         [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
+        [title] if title == container::copy::TITLE => container::copy::serve(),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
         [_, verb, places] if verb == probe::VERB => probe::serve(places, try_root_filesystem),
         _ => cli::main(&std::env::args_os().collect::<Vec<_>>(), serve),

@@ -231,6 +231,7 @@ impl Container<'_> {
             log: Some(LogTarget {
                 path: self.dir.join("json.log"),
                 attrs: BTreeMap::new(),
+                ..LogTarget::default()
             }),
             runtime_dir: self.dir.join("run"),
             exit_file: self.dir.join("exit.json"),

@@ -20,6 +20,7 @@ pub mod network;
 pub mod progress;
 pub mod registry;
 pub mod shape;
+pub mod stats;
 pub mod stream;
 pub mod system;
 pub mod version;

@@ -189,7 +189,10 @@ impl Client {
             }
         };
         self.check_version(&head);
-        let body = connection.body(&head)?;
+        let body = match method {
+            "HEAD" => connection.no_body(&head),
+            _ => connection.body(&head)?,
+        };
         self.accept(Answer { head, body })
     }
 

@@ -353,6 +353,15 @@ impl Connection {
         })
     }
 
+    /// The answer to a `HEAD`, which has no body whatever its head says.
+    pub fn no_body(self, head: &Head) -> BodyReader {
+        BodyReader {
+            framing: Framing::Length(0),
+            reusable: head.keeps_alive(),
+            connection: self,
+        }
+    }
+
     /// Leaves HTTP.
     pub fn hijacked(self) -> Hijacked {
         Hijacked {

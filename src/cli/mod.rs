@@ -7,7 +7,7 @@
 //! | [`http`] | HTTP/1.1 as a client, and leaving it |
 //! | [`create`] | flags to create requests |
 //! | [`run`] | containers with somebody at the other end; [`streams`], [`terminal`] |
-//! | [`containers`], [`images`], [`search`], [`objects`], [`system`] | the other verbs |
+//! | [`containers`], [`copy`], [`images`], [`search`], [`stats`], [`objects`], [`system`] | the other verbs |
 //! | [`accounts`] | logins at registries, and the proof that goes with requests |
 //! | [`host`] | what needs no daemon |
 //! | [`template`], [`table`], [`progress`], [`output`] | how answers look |
@@ -20,6 +20,7 @@ pub mod accounts;
 pub mod args;
 mod bars;
 pub mod containers;
+pub mod copy;
 pub mod create;
 pub mod engine;
 pub mod error;
@@ -31,6 +32,7 @@ pub mod output;
 pub mod progress;
 pub mod run;
 pub mod search;
+pub mod stats;
 pub mod streams;
 pub mod system;
 pub mod table;
@@ -94,6 +96,11 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Verb::Restart(verb) => containers::stop(&find()?, &verb, "restart"),
         Verb::Kill(verb) => containers::kill(&find()?, &verb),
         Verb::Rm(verb) => containers::remove(&find()?, &verb),
+        Verb::Stats(verb) => stats::stats(&find()?, &verb),
+        Verb::Cp(verb) => copy::copy(&find()?, &verb),
+        Verb::Diff(verb) => copy::diff(&find()?, &verb),
+        Verb::Export(verb) => copy::export(&find()?, &verb),
+        Verb::Commit(verb) => copy::commit(&find()?, &verb),
         Verb::Pause(verb) => containers::pause(&find()?, &verb, "pause"),
         Verb::Unpause(verb) => containers::pause(&find()?, &verb, "unpause"),
         Verb::Update(verb) => containers::update(&find()?, &verb),

@@ -129,6 +129,18 @@ pub struct LogTarget {
     pub path: PathBuf,
     /// What `--log-opt labels=…,env=…` selected, written with every record.
     pub attrs: BTreeMap<String, String>,
+    /// How its files are bounded.
+    pub rotation: Rotation,
+}
+
+/// How a log's files are bounded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rotation {
+    /// Most bytes of one file.
+    pub max_size: Option<u64>,
+    /// Most files.
+    pub max_files: u32,
 }
 
 /// How a client's connection is joined to a process.

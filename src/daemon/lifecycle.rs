@@ -255,7 +255,8 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     holder.socket = sockets.iter().find_map(path_of);
     let named = lock.name(&holder);
     named.map_err(failed("write the lock on the data root"))?;
-    let engine = open(&places, &config, defaults, &user, keeper, uid)
+    let socket = holder.socket.clone();
+    let engine = open(&places, &config, defaults, &user, socket, keeper, uid)
         .inspect_err(|_| sockets.iter().for_each(Socket::remove))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -447,6 +448,7 @@ fn open(
     config: &Config,
     defaults: Defaults,
     user: &Paths,
+    socket: Option<PathBuf>,
     keeper: Keeper,
     uid: u32,
 ) -> Result<Arc<Engine>, DaemonError> {
@@ -475,6 +477,7 @@ fn open(
     let settings = Settings {
         data_root: places.data_root.clone(),
         exec_root: places.exec_root.clone(),
+        socket: socket.filter(|_| !config.host_socket),
         storage_driver: driver,
         push_compression: config.push_compression.unwrap_or(Format::Gzip),
         keep_blobs: config.keep_blobs,

@@ -70,6 +70,8 @@ pub struct Config {
     pub concurrent_uploads: Option<usize>,
     /// How layers are compressed that are sent; `None` for the default.
     pub push_compression: Option<Format>,
+    /// Whether a bind of Docker's usual socket is the host's own.
+    pub host_socket: bool,
     /// Whether the compressed blobs of pulled layers stay.
     pub keep_blobs: bool,
     /// How often a layer is tried without getting further; `None` for the default.
@@ -197,6 +199,7 @@ impl Config {
             concurrent_uploads: count(&all, "max-concurrent-uploads")?,
             download_attempts: count(&all, "max-download-attempts")?,
             push_compression: compression(&all)?,
+            host_socket: host_socket(&all)?,
             keep_blobs: flag(&all, "keep-blobs")?.unwrap_or(false),
             layer_entries: count(&all, "max-layer-entries")?,
             containers: Containers::of(&all)?,
@@ -252,6 +255,15 @@ fn proxies(file: &Map<String, Value>) -> Result<Proxies, String> {
         https: text(known[1])?,
         no_proxy: text(known[2])?,
     })
+}
+
+/// `docker-sock-bind`, which dockerd lacks: `host` or nothing.
+fn host_socket(file: &Map<String, Value>) -> Result<bool, String> {
+    match text_of(file, "docker-sock-bind")?.as_deref() {
+        None | Some("") => Ok(false),
+        Some("host") => Ok(true),
+        Some(other) => Err(format!("invalid docker-sock-bind: {other}")),
+    }
 }
 
 /// `push-compression`, which dockerd lacks.

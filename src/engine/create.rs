@@ -34,9 +34,6 @@ use crate::types::timestamp::Timestamp;
 /// Attempts at finding a free random name.
 const NAME_ATTEMPTS: u32 = 50;
 
-/// Options of a log by which it would be rotated.
-const ROTATION: [&str; 3] = ["max-size", "max-file", "compress"];
-
 impl Engine {
     /// Makes a container. With `read_only_non_recursive`, read-only binds leave the mounts below
     /// them as they are, whatever they say: so it was before API 1.44.
@@ -56,7 +53,7 @@ impl Engine {
         // The client's mistakes come before the image: a client that is told that there is no image
         // pulls it.
         self.validate(&config, &host_config)?;
-        check_long_mounts(&host_config)?;
+        self.check_long_mounts(&host_config)?;
         spec::normalise_ports(&mut config, &mut host_config);
         if !config.working_dir.is_empty() {
             config.working_dir = path::clean(&config.working_dir);
@@ -316,6 +313,23 @@ impl Engine {
         Ok(made)
     }
 
+    /// Refuses mounts of the long form that make no sense, or whose source is missing.
+    fn check_long_mounts(&self, host: &HostConfig) -> Result<()> {
+        for mount in host.mounts.iter().flatten() {
+            let point = mounts::from_mount(mount).map_err(|error| mount_error(&error))?;
+            if point.kind == MountKind::Bind
+                && !point.create_source
+                && std::fs::metadata(self.source_of(&point)).is_err()
+            {
+                return Err(Error::invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    mount.source
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn make_each_volume(&self, record: &mut Record, made: &mut Vec<String>) -> Result<()> {
         let layers = self.images.layer_paths_of(&record.layers);
         for point in &mut record.mounts {
@@ -343,10 +357,6 @@ impl Engine {
 /// What was asked for and is not done, a sentence each. `gateways` says that there are addresses
 /// that stand for the host.
 fn not_done(host: &HostConfig, gateways: bool) -> Vec<String> {
-    let log_options = host.log_config.config.iter().flatten();
-    let rotated = log_options
-        .into_iter()
-        .any(|(name, _)| ROTATION.contains(&name.as_str()));
     let mut hosts = host.extra_hosts.iter().flatten();
     let gateway = hosts.any(|entry| entry.ends_with(HOST_GATEWAY));
     let published = host
@@ -371,10 +381,6 @@ fn not_done(host: &HostConfig, gateways: bool) -> Vec<String> {
         (
             host.links.as_ref().is_some_and(|links| !links.is_empty()),
             "This version of moss has no links. Links discarded.",
-        ),
-        (
-            rotated,
-            "This version of moss does not rotate logs. Log size options ignored.",
         ),
     ];
     let asked = all.into_iter().filter(|(asked, _)| *asked);
@@ -402,23 +408,6 @@ fn volume_of(host: &HostConfig, point: &MountPoint) -> VolumeRequest {
         }
     }
     asked
-}
-
-/// Refuses mounts of the long form that make no sense, or whose source is missing.
-fn check_long_mounts(host: &HostConfig) -> Result<()> {
-    for mount in host.mounts.iter().flatten() {
-        let point = mounts::from_mount(mount).map_err(|error| mount_error(&error))?;
-        if point.kind == MountKind::Bind
-            && !point.create_source
-            && std::fs::metadata(&point.source).is_err()
-        {
-            return Err(Error::invalid(format!(
-                "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                mount.source
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// dockerd forgets whose mistake it is where `-v` means something that cannot be.

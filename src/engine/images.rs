@@ -437,7 +437,7 @@ impl Engine {
             .collect()
     }
 
-    fn image_event(&self, action: &str, id: &Digest, name: &str) {
+    pub(super) fn image_event(&self, action: &str, id: &Digest, name: &str) {
         let image = self.find_image(&id.to_string());
         let labels = image
             .ok()

@@ -13,6 +13,7 @@
 //! | `stop` | stop, kill, restart, wait, resize, rename |
 //! | `pause`, `update` | theirs |
 //! | `restart`, `health` | restart policies, health checks; both by `timers` |
+//! | `copy` | cp, export, diff, commit |
 //! | `attach` | attach, logs |
 //! | `exec` | exec create, start, inspect, resize |
 //! | `remove` | rm, prune, the janitor |
@@ -29,6 +30,7 @@ mod ahead;
 pub mod attach;
 pub mod config;
 pub mod containers;
+pub mod copy;
 mod create;
 mod devices;
 mod endpoints;
@@ -41,6 +43,7 @@ pub mod images;
 mod inspect;
 pub mod leaks;
 pub mod list;
+mod logging;
 mod networks;
 mod pattern;
 mod pause;
@@ -54,8 +57,10 @@ mod remove;
 mod restart;
 mod restore;
 mod rootdir;
+mod socket;
 mod spare;
 mod start;
+pub mod stats;
 mod stop;
 pub mod system;
 mod timers;
@@ -97,6 +102,8 @@ pub struct Settings {
     pub data_root: PathBuf,
     /// What does not outlive a boot.
     pub exec_root: PathBuf,
+    /// What a bind of Docker's usual socket means; `None` leaves it alone.
+    pub socket: Option<PathBuf>,
     /// How new containers' root filesystems are made.
     pub storage_driver: Driver,
     /// How layers are compressed that are sent.

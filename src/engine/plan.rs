@@ -154,7 +154,7 @@ impl Engine {
             .iter()
             .filter(|point| point.kind != MountKind::Tmpfs)
             .map(|point| HostMount {
-                source: point.source.clone(),
+                source: self.source_of(point),
                 destination: point.destination.clone(),
                 readonly: !point.writable,
                 propagation: point.propagation.clone(),

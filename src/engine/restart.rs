@@ -89,11 +89,13 @@ impl Data {
         Some(self.restarts.pause)
     }
 
-    /// Whether its policy has a daemon that has just begun start it.
-    pub(super) fn wants_start(&self) -> bool {
+    /// Whether its policy has a daemon that has just begun start it. What the user has stopped is
+    /// started again only after a reboot: a daemon that is started on demand begins often.
+    fn wants_start(&self, boot_id: &str) -> bool {
         let record = &self.record;
         match record.state {
             State::Restarting { .. } => true,
+            State::Exited { .. } if record.stopped_by_user && record.boot_id == boot_id => false,
             State::Exited { exit, .. } => wants(
                 &record.host_config.restart_policy,
                 exit.code,
@@ -175,7 +177,7 @@ impl Engine {
         for container in self.containers.all() {
             {
                 let mut data = container.data();
-                if !data.wants_start() {
+                if !data.wants_start(&self.facts.boot_id) {
                     continue;
                 }
                 if let State::Exited {

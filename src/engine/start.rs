@@ -23,12 +23,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::container::client::{Launched, NotStarted, Prepared};
-use crate::container::protocol::{Attach, Exit, Failure, LogTarget, Message, Start};
+use crate::container::protocol::{Attach, Exit, Failure, Message, Start};
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::container::spec::log;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::logging;
 use crate::engine::restart::Restarts;
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
@@ -239,7 +240,7 @@ impl Engine {
         for point in record
             .mounts
             .iter()
-            .filter(|point| point.kind == MountKind::Bind)
+            .filter(|point| point.kind == MountKind::Bind && !self.binds_socket(&point.source))
         {
             if point.create_source {
                 make_source(&point.source)?;
@@ -260,9 +261,7 @@ impl Engine {
                 "failed to create task for container: failed to initialize logging driver";
             Error::new(Kind::System, format!("{message}: {why}"))
         })?;
-        if record.host_config.auto_remove {
-            reopen(&paths.work())?;
-        }
+        reopen(&paths.work())?;
         let config = &record.config;
         Ok(Start {
             id: record.id,
@@ -276,10 +275,9 @@ impl Engine {
             plan,
             open_stdin: config.open_stdin,
             stdin_once: config.stdin_once,
-            log: self.log_path(record).map(|path| LogTarget {
-                path,
-                ..LogTarget::default()
-            }),
+            log: self
+                .log_path(record)
+                .map(|path| logging::target(record, path)),
             runtime_dir: self.runtime_directory(&record.id),
             exit_file: paths.exit(),
             identity_file: paths.shim(),
@@ -469,8 +467,9 @@ fn forget_last_run(container: &Container) -> Result<()> {
 }
 
 /// Lets a volatile overlay be mounted once more: what the kernel leaves in its work directory says
-/// that files may be lacking, but the host has run on since, as the container was restarted.
-fn reopen(work: &Path) -> Result<()> {
+/// that files may be lacking, but the host has run on since, as the container was restarted, or was
+/// only looked at.
+pub(super) fn reopen(work: &Path) -> Result<()> {
     match std::fs::remove_dir_all(work.join("work/incompat")) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(
             "cannot make the container's root filesystem ready again",
@@ -482,7 +481,7 @@ fn reopen(work: &Path) -> Result<()> {
 
 /// Makes what is missing of a bind's source, as directories. That something on the way is a file
 /// shows when it is mounted.
-fn make_source(source: &Path) -> Result<()> {
+pub(super) fn make_source(source: &Path) -> Result<()> {
     let missing = |path: &&Path| !path.try_exists().unwrap_or(false);
     let missing: Vec<&Path> = source.ancestors().take_while(missing).collect();
     for path in missing.into_iter().rev() {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::error::Error;
 use super::owner::{Given, OVERRIDE, Owners};
-use super::tarball::{Entry, Kind};
+use crate::tarball::{Entry, Kind};
 
 /// Prefixes of attributes that an image may not set.
 pub(crate) const RESERVED_XATTRS: &[&[u8]] = &[

@@ -8,6 +8,7 @@ use super::commit::Parts;
 use super::config::{Config, History, ImageConfig, RootFs};
 use super::error::{Error, store};
 use super::pipeline::{CHUNK, Finished, Pipeline};
+use super::query::Image;
 use super::store::Store;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
@@ -26,6 +27,21 @@ pub struct Import {
     pub message: String,
     /// What it runs on; this machine's platform where nothing is said.
     pub platform: Option<Platform>,
+    /// The name that it gets.
+    pub name: Option<Reference>,
+}
+
+/// What `docker commit` says beside the layer.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// What containers start with.
+    pub config: Config,
+    /// Who makes it.
+    pub author: String,
+    /// Why.
+    pub comment: String,
+    /// What the container ran.
+    pub created_by: String,
     /// The name that it gets.
     pub name: Option<Reference>,
 }
@@ -60,6 +76,44 @@ impl Store {
         };
         let id = self.finish(config, vec![layer])?;
         if let Some(name) = &import.name {
+            self.name_image(name.clone().with_default_tag(), id)?;
+        }
+        Ok(id)
+    }
+
+    /// Makes an image of `parent`'s layers and one more, from a tar that is whole where `whole` says
+    /// so at its end. A layer with nothing in it is left out.
+    pub fn commit(
+        &self,
+        parent: &Image,
+        source: &mut dyn Read,
+        whole: &mut dyn FnMut() -> std::io::Result<()>,
+        commit: &Commit,
+    ) -> Result<Digest, Error> {
+        let layer = self.unpack_stream(source)?;
+        whole().map_err(Error::Source)?;
+        let now = Timestamp::now();
+        let mut config = (*parent.config).clone();
+        let empty_layer = layer.diff_id == Digest::of(&[0; 1024]);
+        config.created = Some(now);
+        config.author.clone_from(&commit.author);
+        config.comment.clone_from(&commit.comment);
+        config.config = commit.config.clone();
+        config.history.push(History {
+            created: Some(now),
+            created_by: commit.created_by.clone(),
+            author: commit.author.clone(),
+            comment: commit.comment.clone(),
+            empty_layer,
+        });
+        let mut layers = Vec::new();
+        if !empty_layer {
+            let rootfs = config.rootfs.get_or_insert_default();
+            rootfs.diff_ids.push(layer.diff_id);
+            layers.push(layer);
+        }
+        let id = self.finish(config, layers)?;
+        if let Some(name) = &commit.name {
             self.name_image(name.clone().with_default_tag(), id)?;
         }
         Ok(id)

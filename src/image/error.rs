@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::tarball::TarError;
+use crate::tarball::TarError;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 

@@ -60,15 +60,15 @@ mod slots;
 mod split;
 mod store;
 mod supply;
-mod tarball;
 mod transfer;
 mod unpack;
 
 pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
-pub use create::{BuiltinFile, Import};
+pub use create::{BuiltinFile, Commit, Import};
 pub use error::{Error, ErrorKind};
 pub use load::{Loaded, Progress};
 pub use origin::Format;
+pub(crate) use pipeline::decompress;
 pub use pull::{LayerStep, Pull, Pulled, Step};
 pub use push::{Push, Pushed, UploadStep, Uploads};
 pub use query::{HistoryLine, Image};

@@ -27,8 +27,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::tarball::Span;
 use crate::sys::tree;
+use crate::tarball::Span;
 
 const MAGIC: &[u8] = b"moss split 1\n";
 const VERBATIM: u8 = 0;

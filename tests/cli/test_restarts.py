@@ -121,9 +121,9 @@ class Health(Case):
                     out=re.compile(r"\(healthy\)"))
         self.docker("exec", name, "touch", "/sick")
         eventually(lambda: status() == "unhealthy", "sickness")
-        health = self.daemon.inspect(name)["State"]["Health"]
-        last = health["Log"][-1]
-        self.equal((last["ExitCode"], last["Output"], len(health["Log"])), (1, "ill\n", 5), "the last result")
+        log = lambda: self.daemon.inspect(name)["State"]["Health"]["Log"]
+        eventually(lambda: len(log()) == 5, "five results")
+        self.equal((log()[-1]["ExitCode"], log()[-1]["Output"]), (1, "ill\n"), "the last result")
         self.docker("exec", name, "rm", "/sick")
         eventually(lambda: status() == "healthy", "health again")
         filters = urllib.parse.quote(json.dumps({"container": [name], "event": ["health_status"]}))
@@ -139,3 +139,40 @@ class Health(Case):
         self.equal(last["ExitCode"], -1, "exit code")
         if not last["Output"].startswith("Health check exceeded timeout (50ms)"):
             self.fail(f"output: {last['Output']!r}")
+
+
+class Use(Case):
+    def test_stats(self):
+        name = self.run_detached(command=("sh", "-c", "while :; do :; done"))
+        line = self.docker("stats", "--no-stream", "--format", "{{json .}}", name).out
+        row = json.loads(line.splitlines()[-1])
+        self.equal((row["Name"], row["PIDs"]), (name, "1"), "row")
+        if float(row["CPUPerc"].rstrip("%")) <= 0 or row["MemUsage"].startswith("0B"):
+            self.fail(f"use: {row}")
+        self.moss("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", name, out=f"{name} 1")
+        status, _, frame = self.daemon.http("GET", f"/containers/{name}/stats?stream=0&one-shot=1")
+        self.equal((status, frame["name"], frame["preread"]), (200, "/" + name, "0001-01-01T00:00:00Z"), "frame")
+        self.docker("stop", "-t", "0", name)
+        self.docker("stats", "--no-stream", "--format", "{{.Name}}", name, out=name)
+
+
+class Logging(Case):
+    def test_rotation(self):
+        name = self.name()
+        self.docker("run", "-d", "--name", name, "--log-opt", "max-size=2k", "--log-opt", "max-file=3", "--log-opt", "labels=kind",
+                    "--label", "kind=x", "busybox", "seq", "1", "500")
+        self.docker("wait", name)
+        lines = self.docker("logs", name).out.split()
+        first = int(lines[0])
+        self.equal(lines, [str(number) for number in range(first, 501)], "lines")
+        if not 300 < first < 490:
+            self.fail(f"first line {first}")
+        self.docker("logs", "--tail", "30", name, out="\n".join(str(number) for number in range(471, 501)))
+        self.docker("logs", "--details", "--tail", "1", name, out="kind=x 500")
+
+    def test_bind_of_the_usual_socket_is_this_engines(self):
+        name = self.run_detached("-v", "/var/run/docker.sock:/var/run/docker.sock")
+        self.docker("exec", name, "test", "-S", "/var/run/docker.sock")
+        self.equal(self.daemon.inspect(name)["Mounts"][0]["Source"], "/var/run/docker.sock", "source")
+        inode = self.docker("exec", name, "stat", "-c", "%i", "/var/run/docker.sock").out.strip()
+        self.equal(inode, str(os.stat(self.daemon.socket).st_ino), "inode")

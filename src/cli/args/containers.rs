@@ -80,6 +80,96 @@ pub struct Kill {
     pub names: Vec<String>,
 }
 
+/// `moss stats`
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Show all containers (default shows just running)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Format output using a custom template: 'table', 'table TEMPLATE', 'json' or TEMPLATE
+    #[arg(long, value_name = "string")]
+    pub format: Option<String>,
+    /// Disable streaming stats and only pull the first result
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Do not truncate output
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Containers
+    #[arg(value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+/// `moss cp`
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "moss cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       \
+    moss cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+)]
+pub struct Cp {
+    /// Archive mode (copy all uid/gid information)
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Always follow symbol link in SRC_PATH
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Suppress progress output during copy
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// From where
+    #[arg(value_name = "SOURCE", allow_hyphen_values = true)]
+    pub source: String,
+    /// To where
+    #[arg(value_name = "DESTINATION", allow_hyphen_values = true)]
+    pub destination: String,
+}
+
+/// `moss diff`
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `moss export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Write to a file, instead of STDOUT
+    #[arg(short, long, value_name = "string")]
+    pub output: Option<std::path::PathBuf>,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `moss commit`
+#[derive(Debug, Args)]
+pub struct Commit {
+    /// Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")
+    #[arg(short, long, value_name = "string", default_value = "")]
+    pub author: String,
+    /// Apply Dockerfile instruction to the created image
+    #[arg(short, long, value_name = "list")]
+    pub change: Vec<String>,
+    /// Commit message
+    #[arg(short, long, value_name = "string", default_value = "")]
+    pub message: String,
+    /// Pause container during commit
+    #[arg(short, long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "true", value_parser = truth)]
+    pub pause: bool,
+    /// Disable container pause during commit
+    #[arg(long)]
+    pub no_pause: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+}
+
 /// `moss update`
 #[derive(Debug, Args)]
 pub struct Update {

@@ -10,10 +10,18 @@ use crate::cli::create::ContainerFlags;
 pub enum ContainerGroup {
     /// Attach local standard input, output, and error streams to a running container
     Attach(Attach),
+    /// Create a new image from a container's changes
+    Commit(Commit),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(Cp),
     /// Create a new container
     Create(Box<ContainerFlags>),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(Diff),
     /// Execute a command in a running container
     Exec(Exec),
+    /// Export a container's filesystem as a tar archive
+    Export(Export),
     /// Display detailed information on one or more containers
     Inspect(Inspect),
     /// Kill one or more running containers
@@ -38,6 +46,8 @@ pub enum ContainerGroup {
     Run(Box<Run>),
     /// Start one or more stopped containers
     Start(Start),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(Stats),
     /// Stop one or more running containers
     Stop(Stop),
     /// Display the running processes of a container

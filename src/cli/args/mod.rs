@@ -63,6 +63,14 @@ pub enum Verb {
     Restart(Stop),
     /// Kill one or more running containers
     Kill(Kill),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(Cp),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(Diff),
+    /// Export a container's filesystem as a tar archive
+    Export(Export),
+    /// Create a new image from a container's changes
+    Commit(Commit),
     /// Pause all processes within one or more containers
     Pause(Names),
     /// Unpause all processes within one or more containers
@@ -87,6 +95,8 @@ pub enum Verb {
     Inspect(Inspect),
     /// Display the running processes of a container
     Top(Top),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(Stats),
     /// List images
     Images(Images),
     /// Download an image from a registry

@@ -3,15 +3,19 @@
 //! The shim hands over what it read, up to 64 KiB at once, and all records that this completes go
 //! to the file in one write (in pieces of [`PIECE`] where very short lines swell it). An
 //! unfinished line is kept until it ends, grows beyond [`PARTIAL`] or the output ends.
+//!
+//! With [`Rotation`] a file that the next record would make too long becomes `path.1`, `path.1`
+//! becomes `path.2`, and the oldest is lost; where one file is all there is it is emptied, as in
+//! Docker. A rotation that fails costs nothing but the bound.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::record::{escape, stream_name};
-use crate::container::protocol::Stream;
+use crate::container::protocol::{Rotation, Stream};
 use crate::types::timestamp::Timestamp;
 
 /// Most bytes of a line in one record; Docker's number, which log shippers count on.
@@ -23,6 +27,8 @@ const PIECE: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Writer {
     file: File,
+    path: PathBuf,
+    rotation: Rotation,
     /// Where the last whole record ends.
     length: u64,
     /// `,"attrs":{…}`, or nothing.
@@ -43,12 +49,7 @@ struct Unfinished {
 impl Writer {
     /// Opens the log, or makes it. A torn record at its end is ended, so that it spoils no other.
     pub fn open(path: &Path, attrs: &BTreeMap<String, String>) -> io::Result<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(path)?;
+        let mut file = open(path)?;
         let mut length = file.metadata()?.len();
         if length > 0 {
             let mut last = [0];
@@ -65,11 +66,19 @@ impl Writer {
         };
         Ok(Self {
             file,
+            path: path.to_owned(),
+            rotation: Rotation::default(),
             length,
             attrs,
             unfinished: Default::default(),
             out: Vec::new(),
         })
+    }
+
+    /// The same log, whose files are bounded.
+    pub fn rotated(mut self, rotation: Rotation) -> Self {
+        self.rotation = rotation;
+        self
     }
 
     /// Takes output that was read at `now`. After an error the file ends with a whole record, some
@@ -84,11 +93,11 @@ impl Writer {
             // The newline counts too, as in Docker's copier.
             let window = &bytes[..bytes.len().min(room)];
             if let Some(end) = memchr::memchr(b'\n', window) {
-                self.record(stream, &bytes[..=end], &now, true);
+                result = self.record(stream, &bytes[..=end], &now, true).and(result);
                 bytes = &bytes[end + 1..];
             } else if bytes.len() >= room {
                 let cut = character_boundary(&self.unfinished[which].bytes, &bytes[..room]);
-                self.record(stream, &bytes[..cut], &now, false);
+                result = self.record(stream, &bytes[..cut], &now, false).and(result);
                 bytes = &bytes[cut..];
             } else {
                 self.unfinished[which].bytes.extend_from_slice(bytes);
@@ -104,12 +113,13 @@ impl Writer {
     /// The output has ended: writes what is left of unfinished lines.
     pub fn finish(&mut self, now: Timestamp) -> io::Result<()> {
         let now = now.to_string();
+        let mut result = Ok(());
         for stream in [Stream::Stdout, Stream::Stderr] {
             if !self.unfinished[index(stream)].bytes.is_empty() {
-                self.record(stream, b"", &now, false);
+                result = self.record(stream, b"", &now, false).and(result);
             }
         }
-        self.flush()
+        self.flush().and(result)
     }
 
     /// Gives back the memory that only a busy container needs.
@@ -121,7 +131,8 @@ impl Writer {
     }
 
     /// Encodes one record of what is unfinished and `text`; `last` when it ends its line.
-    fn record(&mut self, stream: Stream, text: &[u8], now: &str, last: bool) {
+    fn record(&mut self, stream: Stream, text: &[u8], now: &str, last: bool) -> io::Result<()> {
+        let begin = self.out.len();
         let unfinished = &mut self.unfinished[index(stream)];
         let out = &mut self.out;
         out.extend_from_slice(b"{\"log\":\"");
@@ -148,6 +159,49 @@ impl Writer {
         } else if unfinished.begun.is_none() {
             unfinished.begun = Some(now.to_owned());
         }
+        self.make_room(begin)
+    }
+
+    /// Rotates before the record at `begin` of what is to be written, if the file would become too
+    /// long by it.
+    fn make_room(&mut self, begin: usize) -> io::Result<()> {
+        let Some(most) = self.rotation.max_size else {
+            return Ok(());
+        };
+        let before = self.length + begin as u64;
+        let record = (self.out.len() - begin) as u64;
+        if before == 0 || before + record <= most {
+            return Ok(());
+        }
+        let last = self.out.split_off(begin);
+        let written = self.flush();
+        let rotated = self.rotate();
+        self.out = last;
+        written.and(rotated)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.rotation.max_files < 2 {
+            self.file.set_len(0)?;
+            self.length = 0;
+            return Ok(());
+        }
+        let name = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            if number > 0 {
+                name.push(format!(".{number}"));
+            }
+            PathBuf::from(name)
+        };
+        for number in (1..self.rotation.max_files).rev() {
+            match std::fs::rename(name(number - 1), name(number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.file = open(&self.path)?;
+        self.length = self.file.metadata()?.len();
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -178,6 +232,12 @@ impl Writer {
         self.out.clear();
         result
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o640);
+    options.open(path)
 }
 
 fn index(stream: Stream) -> usize {
@@ -296,6 +356,53 @@ mod tests {
         assert_eq!(joined, text.as_bytes());
         // Bytes that are no characters at all get on too.
         assert_eq!(write(&[&[0xe2; 2 * PARTIAL]]).len(), 3);
+    }
+
+    #[test]
+    fn files_are_rotated_between_records() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let files = |max_files| {
+            let rotation = Rotation {
+                max_size: Some(1000),
+                max_files,
+            };
+            let writer = Writer::open(&path, &BTreeMap::new()).expect("open");
+            let mut writer = writer.rotated(rotation);
+            for number in 0..100 {
+                let line = format!("line {number}\n");
+                writer
+                    .write(Stream::Stdout, line.as_bytes(), NOW)
+                    .expect("write");
+            }
+            // Many lines in one write are bounded as well.
+            let lines: String = (100..200)
+                .map(|number| format!("line {number}\n"))
+                .collect();
+            writer
+                .write(Stream::Stdout, lines.as_bytes(), NOW)
+                .expect("write");
+            let mut lines = Vec::new();
+            for name in ["log.2", "log.1", "log"].map(|name| dir.path().join(name)) {
+                if name.exists() {
+                    assert!(name.metadata().expect("stat").len() <= 1000);
+                    lines.extend(records(&name).into_iter().map(|record| record.line));
+                }
+            }
+            lines
+        };
+        let lines = files(3);
+        let first = 200 - lines.len();
+        assert!((10..190).contains(&first));
+        for (line, number) in lines.iter().zip(first..) {
+            assert_eq!(*line, format!("line {number}\n").into_bytes());
+        }
+        assert!(!dir.path().join("log.3").exists());
+        std::fs::remove_file(dir.path().join("log.1")).expect("remove");
+        std::fs::remove_file(dir.path().join("log.2")).expect("remove");
+        let lines = files(1);
+        assert_eq!(lines.last().expect("a line"), b"line 199\n");
+        assert!(!dir.path().join("log.1").exists());
     }
 
     #[test]

@@ -64,9 +64,12 @@ impl<R> Prepared<R> {
 
 fn stage<R>(starter: &mut impl Starter<Ready = R>, start: Start) -> Result<Staged<R>, Failure> {
     let log = match &start.log {
-        Some(log) => Some(Writer::open(&log.path, &log.attrs).map_err(|e| {
-            Failure::own(format!("failed to open log {}: {e}", log.path.display()))
-        })?),
+        Some(log) => {
+            let opened = Writer::open(&log.path, &log.attrs).map_err(|e| {
+                Failure::own(format!("failed to open log {}: {e}", log.path.display()))
+            })?;
+            Some(opened.rotated(log.rotation))
+        }
         None => None,
     };
     let (stdio, ends) = ends(start.plan.process.terminal, start.open_stdin)?;

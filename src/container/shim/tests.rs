@@ -228,6 +228,7 @@ impl Fixture {
             log: Some(LogTarget {
                 path: root.join("json.log"),
                 attrs: BTreeMap::new(),
+                ..LogTarget::default()
             }),
             runtime_dir: root.join("run"),
             exit_file: root.join("exit.json"),

@@ -22,29 +22,9 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
         (post.clone(), "/session", Absent("building images")),
         (post.clone(), "/grpc", Absent("building images")),
         (
-            post.clone(),
-            "/commit",
-            Absent("making images from containers"),
-        ),
-        (
             get.clone(),
             "/images/{name:.*}/attestations",
             Absent("telling an image's attestations"),
-        ),
-        (
-            get.clone(),
-            "/containers/{name:.*}/changes",
-            Absent("comparing a container with its image"),
-        ),
-        (
-            get.clone(),
-            "/containers/{name:.*}/export",
-            Absent("exporting containers"),
-        ),
-        (
-            get.clone(),
-            "/containers/{name:.*}/stats",
-            Absent("telling what containers use"),
         ),
         (
             get.clone(),
@@ -85,13 +65,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
         (get.clone(), "/tasks/{id}", Swarm),
         (get.clone(), "/tasks/{id}/logs", Swarm),
     ];
-    for method in [Method::HEAD, get.clone(), put] {
-        entries.push((
-            method,
-            "/containers/{name:.*}/archive",
-            Absent("copying files from and to containers"),
-        ));
-    }
     let objects = [
         ("/nodes", "/nodes/{id}", "/nodes/{id}/update"),
         ("/services", "/services/{id}", "/services/{id}/update"),

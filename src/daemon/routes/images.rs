@@ -141,7 +141,7 @@ pub async fn load(state: State, mut request: Request) -> Result<Answer, Failure>
 
 /// Reads on after a failure: a client that is still sending would otherwise be cut off before it
 /// reads why.
-fn drain(archive: BodyReader) {
+pub fn drain(archive: BodyReader) {
     if let Err(error) = io::copy(&mut archive.take(DISCARD_LIMIT), &mut io::sink()) {
         tracing::debug!(%error, "the client left its archive");
     }
@@ -383,7 +383,7 @@ async fn transfer(
 }
 
 /// The name that an imported image gets; `latest` where no tag is said.
-fn name_of(repository: &str, tag: &str) -> Result<Reference, ReferenceError> {
+pub fn name_of(repository: &str, tag: &str) -> Result<Reference, ReferenceError> {
     let reference = Reference::parse_named(repository)?;
     match tag {
         "" => Ok(reference.with_default_tag()),

@@ -14,11 +14,13 @@
 //! outside one.
 
 mod absent;
+mod archive;
 mod containers;
 mod exec;
 mod images;
 mod networks;
 mod registries;
+mod stats;
 mod system;
 mod volumes;
 
@@ -127,6 +129,37 @@ fn table() -> Table<Target> {
             "/containers/{name:.*}/logs",
             route!(containers::logs),
         ),
+        (
+            Method::GET,
+            "/containers/{name:.*}/stats",
+            route!(stats::stats),
+        ),
+        (
+            Method::HEAD,
+            "/containers/{name:.*}/archive",
+            route!(archive::stat),
+        ),
+        (
+            Method::GET,
+            "/containers/{name:.*}/archive",
+            route!(archive::pack),
+        ),
+        (
+            Method::PUT,
+            "/containers/{name:.*}/archive",
+            Target::Upload(|state, request| Box::pin(archive::unpack(state, request))),
+        ),
+        (
+            Method::GET,
+            "/containers/{name:.*}/export",
+            route!(archive::export),
+        ),
+        (
+            Method::GET,
+            "/containers/{name:.*}/changes",
+            route!(archive::changes),
+        ),
+        (Method::POST, "/commit", route!(archive::commit)),
         (
             Method::POST,
             "/containers/{name:.*}/start",

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::values::as_go_shows_it;
 
-/// Directives that are heeded, by the names that dockerd gives them in its file; `keep-blobs`,
-/// `max-layer-entries` and `push-compression` are ours.
+/// Directives that are heeded, by the names that dockerd gives them in its file;
+/// `docker-sock-bind`, `keep-blobs`, `max-layer-entries` and `push-compression` are ours.
 const HEEDED: &[&str] = &[
     "data-root",
     "debug",
@@ -21,6 +21,7 @@ const HEEDED: &[&str] = &[
     "dns",
     "dns-opts",
     "dns-search",
+    "docker-sock-bind",
     "exec-root",
     "host-gateway-ip",
     "host-gateway-ips",

@@ -84,7 +84,7 @@ fn a_full_disk_leaves_nothing() {
         }
         let outcome = std::panic::catch_unwind(|| {
             let store = Store::open(dir.path()).unwrap();
-            let mut tar = super::super::tarball::build::Archive::default();
+            let mut tar = crate::tarball::build::Archive::default();
             for at in 0..100 {
                 tar.file(&format!("f{at}"), &[7; 100_000]);
             }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::tarball::build::Archive;
 use super::super::{Error, Loaded, Progress, Store};
+use crate::tarball::build::Archive;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 

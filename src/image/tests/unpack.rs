@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use super::super::error::Error;
 use super::super::owner::{OVERRIDE, Owners};
 use super::super::split::LayerTar;
-use super::super::tarball::build::{Archive, pax_record};
 use super::super::unpack::{Limits, unpack};
 use crate::sys::tree;
+use crate::tarball::build::{Archive, pax_record};
 
 /// A layer that was unpacked in `base/victim/layer`; `base/secret` is what must not be touched.
 struct Layer {

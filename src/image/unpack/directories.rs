@@ -13,8 +13,8 @@ use crate::image::attributes::{chown, failed, set_override, set_times, set_xattr
 use crate::image::error::Error;
 use crate::image::ledger::{Attributes, Body, Id, ROOT, Walk};
 use crate::image::split;
-use crate::image::tarball::Entry;
 use crate::sys::tree;
+use crate::tarball::Entry;
 
 /// What overlayfs marks a directory with that hides what is below.
 const OPAQUE_XATTR: &str = "user.overlay.opaque";

@@ -49,8 +49,8 @@ use super::error::Error;
 use super::ledger::{self, Body, Id, Ledger, ROOT, Walk};
 use super::owner::Owners;
 use super::split;
-use super::tarball::{Entry, Kind, Reader, TarError};
 use crate::sys::tree;
+use crate::tarball::{Entry, Kind, Reader, TarError};
 
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";

@@ -1,4 +1,4 @@
-//! Reading tar archives that nobody vouches for.
+//! Tar archives that nobody vouches for, and writing our own ([`writer`]).
 //!
 //! The 512-byte headers are laid out by crate `tar`; everything between them is read here, because
 //! the crate's own PAX reader splits records at newlines and so can be made to see a link target
@@ -25,12 +25,14 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 
 #[cfg(test)]
 pub(crate) mod build;
 
 pub(crate) use header::checksum_ok as is_header;
 pub(crate) use reader::{Entry, Kind, Reader, Span};
+pub(crate) use writer::{Header, Writer};
 
 /// Most bytes that an extended header, a long name or a sparse map may have.
 pub(crate) const SPECIAL_MAX: u64 = 1 << 20;

@@ -1,0 +1,71 @@
+//! The container's root as this process's own root.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::process::{chroot, fchdir};
+
+use super::{Refusal, ViewMount};
+use crate::overlay::{self, Root, Rootfs};
+use crate::sys::mount::{Attributes, READ_ONLY, attach, clone_tree_at, set_attributes};
+use crate::sys::{resolve, tree};
+use crate::types::chain::chain;
+
+/// Makes `root` the root and working directory, and opens it.
+pub(super) fn enter(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fchdir(root)?;
+    chroot(".")?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open("/", flags, Mode::empty())?)
+}
+
+/// Mounts the root of a container that does not run, in a mount namespace of this process's own.
+pub(super) fn mount(rootfs: &Rootfs, mounts: &[ViewMount]) -> Result<Root, Refusal> {
+    own_mounts()?;
+    let root = overlay::mount(rootfs).map_err(|error| Refusal::Failed(chain(&error)))?;
+    // The upper directory surely exists, and the overlay has found it by now.
+    let place = tree::open_dir(&rootfs.upper)?;
+    attach(root.tree.as_fd(), place.as_fd())?;
+    for point in mounts {
+        volume(root.tree.as_fd(), point).map_err(|error| {
+            let place = &point.destination;
+            Refusal::Failed(format!(
+                "cannot mount {} at {place}: {error}",
+                point.source.display()
+            ))
+        })?;
+    }
+    Ok(root)
+}
+
+/// What is mounted from here on is seen by nobody else.
+fn own_mounts() -> io::Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    let slash = tree::open_dir("/".as_ref())?;
+    let private = Attributes {
+        set: 0,
+        propagation: libc::MS_PRIVATE,
+    };
+    set_attributes(slash.as_fd(), true, private)
+}
+
+fn volume(root: BorrowedFd<'_>, point: &ViewMount) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let source = open(&point.source, flags, Mode::empty())?;
+    let kind = match FileType::from_raw_mode(fstat(&source)?.st_mode) {
+        FileType::Directory => resolve::Kind::Directory,
+        _ => resolve::Kind::File,
+    };
+    let target = resolve::make(root, &point.destination, kind)?;
+    let tree = clone_tree_at(source.as_fd(), !point.non_recursive)?;
+    if !point.writable {
+        let read_only = Attributes {
+            set: READ_ONLY,
+            propagation: 0,
+        };
+        set_attributes(tree.as_fd(), !point.readonly_non_recursive, read_only)?;
+    }
+    attach(tree.as_fd(), target.as_fd())
+}
