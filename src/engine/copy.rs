@@ -388,12 +388,15 @@ impl Engine {
             .mounts
             .iter()
             .filter(|point| point.kind != MountKind::Tmpfs)
-            .map(|point| ViewMount {
-                source: self.source_of(point),
-                destination: point.destination.clone(),
-                writable: point.writable,
-                non_recursive: point.non_recursive,
-                readonly_non_recursive: point.readonly_non_recursive,
+            .map(|point| {
+                let (source, writable) = self.source_of(point);
+                ViewMount {
+                    source,
+                    destination: point.destination.clone(),
+                    writable,
+                    non_recursive: point.non_recursive,
+                    readonly_non_recursive: point.readonly_non_recursive,
+                }
             })
             .collect();
         mounts.sort_by(|a, b| a.destination.cmp(&b.destination));

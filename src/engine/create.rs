@@ -5,6 +5,7 @@
 //! name only with its record in it.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -30,6 +31,7 @@ use crate::types::name;
 use crate::types::path;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
+use crate::volume;
 
 /// Attempts at finding a free random name.
 const NAME_ATTEMPTS: u32 = 50;
@@ -319,7 +321,7 @@ impl Engine {
             let point = mounts::from_mount(mount).map_err(|error| mount_error(&error))?;
             if point.kind == MountKind::Bind
                 && !point.create_source
-                && std::fs::metadata(self.source_of(&point)).is_err()
+                && std::fs::metadata(self.source_of(&point).0).is_err()
             {
                 return Err(Error::invalid(format!(
                     "invalid mount config for type \"bind\": bind source path does not exist: {}",
@@ -337,15 +339,19 @@ impl Engine {
                 continue;
             }
             let asked = volume_of(&record.host_config, point);
-            let (volume, new) = self.make_volume(asked)?;
-            let name = volume.name.clone();
+            let (made_volume, new) = self.make_volume(asked)?;
+            let name = made_volume.name.clone();
             point.name = Some(name.clone());
             if new {
                 made.push(name.clone());
             }
             point.source = self.volumes.data_path(&name);
-            if point.populate && volume.fresh {
-                populate(&layers, &point.destination, &point.source).map_err(|error| {
+            let bound = volume::bound(&made_volume.options).map(|(directory, _)| directory);
+            let is_empty =
+                |path: &Path| std::fs::read_dir(path).is_ok_and(|mut all| all.next().is_none());
+            if point.populate && made_volume.fresh && bound.is_none_or(is_empty) {
+                let target = bound.unwrap_or(&point.source);
+                populate(&layers, &point.destination, target).map_err(|error| {
                     Error::io(format!("cannot fill volume {name} from the image"), &error)
                 })?;
             }

@@ -57,7 +57,7 @@ mod remove;
 mod restart;
 mod restore;
 mod rootdir;
-mod socket;
+mod sources;
 mod spare;
 mod start;
 pub mod stats;

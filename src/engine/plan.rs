@@ -153,13 +153,16 @@ impl Engine {
             .mounts
             .iter()
             .filter(|point| point.kind != MountKind::Tmpfs)
-            .map(|point| HostMount {
-                source: self.source_of(point),
-                destination: point.destination.clone(),
-                readonly: !point.writable,
-                propagation: point.propagation.clone(),
-                non_recursive: point.non_recursive,
-                readonly_non_recursive: point.readonly_non_recursive,
+            .map(|point| {
+                let (source, writable) = self.source_of(point);
+                HostMount {
+                    source,
+                    destination: point.destination.clone(),
+                    readonly: !writable,
+                    propagation: point.propagation.clone(),
+                    non_recursive: point.non_recursive,
+                    readonly_non_recursive: point.readonly_non_recursive,
+                }
             })
             .collect();
         let covered =

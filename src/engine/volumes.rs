@@ -7,7 +7,34 @@ use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume as A
 use crate::engine::Engine;
 use crate::engine::error::{Error, Result};
 use crate::types::id::random_hex;
-use crate::volume::{Volume, VolumeError};
+use crate::volume::{self, Volume, VolumeError};
+
+/// Options of the driver `local` (moby, daemon/volume/local): each wants others beside it, and of
+/// what could be mounted there are directories of the host alone.
+fn check_options(name: &str, options: &BTreeMap<String, String>) -> Result<()> {
+    let create = |what: String| Error::invalid(format!("create {name}: {what}"));
+    for (option, wanted) in [
+        ("device", &["type"][..]),
+        ("o", &["device", "type"]),
+        ("type", &["device"]),
+    ] {
+        let missing = wanted.iter().find(|wanted| !options.contains_key(**wanted));
+        if let Some(missing) = missing.filter(|_| options.contains_key(option)) {
+            return Err(create(format!("missing required option: {missing:?}")));
+        }
+    }
+    let unknown = |key: &&String| !matches!(key.as_str(), "type" | "o" | "device");
+    if let Some(option) = options.keys().find(unknown) {
+        return Err(create(format!("invalid option: {option:?}")));
+    }
+    match options.get("type") {
+        Some(kind) if volume::bound(options).is_none() => Err(Error::not_implemented(format!(
+            "this version of moss mounts no volume of type {kind:?}: \
+             only directories of the host (type=none, o=bind)"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 impl Engine {
     /// Makes a volume; one that is there already is no error.
@@ -35,11 +62,7 @@ impl Engine {
             labels.insert("com.docker.volume.anonymous".to_owned(), String::new());
         }
         let driver_options = options.driver_opts.unwrap_or_default();
-        if !driver_options.is_empty() {
-            return Err(Error::not_implemented(
-                "options of the local volume driver are not supported by this version of moss",
-            ));
-        }
+        check_options(&name, &driver_options)?;
         let (volume, new) = self
             .volumes
             .ensure(&name, &labels, &driver_options, anonymous)

@@ -7,4 +7,4 @@
 pub mod populate;
 pub mod store;
 
-pub use store::{Store, Volume, VolumeError};
+pub use store::{Store, Volume, VolumeError, bound};

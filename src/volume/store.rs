@@ -35,6 +35,20 @@ pub struct Volume {
     pub fresh: bool,
 }
 
+/// The directory of the host that a volume is (`type=none,o=bind`), and whether it is to be read
+/// only.
+pub fn bound(options: &BTreeMap<String, String>) -> Option<(&Path, bool)> {
+    let flags: Vec<&str> = options.get("o")?.split(',').collect();
+    let is_bind = flags.iter().any(|flag| matches!(*flag, "bind" | "rbind"));
+    let device = options
+        .get("device")
+        .filter(|device| device.starts_with('/'));
+    Some((
+        Path::new(device.filter(|_| is_bind)?),
+        flags.contains(&"ro"),
+    ))
+}
+
 /// What can go wrong with a volume.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {

@@ -205,3 +205,16 @@ class Changes(Case):
         self.equal(self.field(name, "{{.State.Status}}"), "running", "state")
         self.docker("run", "--rm", tag, "cat", "/f", out="here")
         self.moss("diff", name, out=re.compile("^A /f$", re.M))
+
+
+class Bound(Case):
+    def test_a_volume_that_is_a_directory_of_the_host(self):
+        place = tempfile.mkdtemp(prefix="mt.vol.", dir="/tmp")
+        self.addCleanup(subprocess.run, ["rm", "-rf", place], check=False)
+        volume = "bound-volume"
+        self.docker("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", "device=" + place, volume, out=volume)
+        self.addCleanup(self.docker, "volume", "rm", "-f", volume, code=None)
+        self.in_container("-v", volume + ":/v", shell="echo here > /v/f")
+        with open(place + "/f", encoding="utf-8") as file:
+            self.equal(file.read(), "here\n", "the file")
+        self.docker("volume", "create", "-o", "type=none", "other-volume", code=1, err=re.compile('missing required option: "device"'))
