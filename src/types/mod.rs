@@ -14,6 +14,7 @@ pub mod name;
 pub mod path;
 pub mod platform;
 pub mod port;
+pub mod prefix;
 pub mod reference;
 pub mod signal;
 pub mod size;
