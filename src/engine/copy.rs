@@ -365,7 +365,7 @@ impl Engine {
                 )));
             }
             // It has the same upper directory mounted.
-            drop(data.prepared.take());
+            data.discard_prepared();
         }
         let place = self.mounted(container, !matches!(work, Work::Unpack { .. }))?;
         Ok((start(place, work, None, stop)?, Some(held)))
