@@ -15,8 +15,9 @@
 //! | L1 | [`overlay`] | a root filesystem from layers |
 //! | L1 | [`tarball`] | tar archives that nobody vouches for, read and written |
 //! | L1 | [`registry`] | the distribution protocol: proof, manifests, blobs, uploads |
-//! | L1 | [`slirp`] | the way out of networks: packets of a TUN device to host sockets |
+//! | L1 | [`slirp`] | the networks' process: names, published ports, the way out |
 //! | L2 | [`image`] | content store, unpack of layers, load, import, removal |
+//! | L2 | [`network`] | networks and their addresses; namespaces, bridges, interfaces |
 //! | L2 | [`volume`] | named volumes, filling them from an image |
 //! | L2 | [`container`] | records, HostConfig → spec → plan, the shim and its protocol, logs |
 //! | L3 | [`engine`] | one function per thing a user can ask for; events, configuration |
@@ -34,6 +35,7 @@ pub mod daemon;
 pub mod dockerfile;
 pub mod engine;
 pub mod image;
+pub mod network;
 pub mod overlay;
 pub mod registry;
 pub mod slirp;

@@ -1,0 +1,294 @@
+//! The one thread that is inside a network's namespace, and makes what has to be made there.
+//!
+//! A thread that entered cannot come back, so it stays, asleep, and is given jobs one at a time: a
+//! fixed set, none of which makes it read what a container sends. It keeps `CAP_NET_ADMIN`
+//! (transparent sockets, routes, rules) and `CAP_NET_BIND_SERVICE` (ports below 1024) there, and
+//! nothing else. Sockets that it makes are used by the network's worker, which has no capability.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::egress::Link;
+use crate::sys::netlink::link::FORWARDING;
+use crate::sys::netlink::routing::{Action, Kind, Route, Rule};
+use crate::sys::netlink::{Socket, or_exists, or_gone};
+use crate::sys::{netns, transparent};
+use crate::types::port::Protocol;
+
+/// The table of routes to clients whose address a socket of ours has.
+const CLIENTS: u32 = 100;
+
+/// Preference of the rules that lead to it.
+const PREFERENCE: u32 = 50;
+
+/// Index of the loopback interface.
+const LOOPBACK: u32 = 1;
+
+/// What the thread is asked for.
+enum Job {
+    /// A socket that listens there (TCP), or is bound (UDP).
+    Bind(Protocol, SocketAddr),
+    /// A socket for one conversation, bound to a client's address where there is one.
+    Flow(Protocol, Option<SocketAddr>, bool),
+    /// The network's way out, with packets of at most this length.
+    Link(u32),
+    /// Have packets to this client come to sockets of ours, or no more.
+    Client(IpAddr, bool),
+    /// Look for such sockets for what a container sends from this port, or no more.
+    Port {
+        protocol: Protocol,
+        bridge: String,
+        container: IpAddr,
+        port: u16,
+        add: bool,
+    },
+}
+
+/// What has come of it.
+enum Made {
+    Done,
+    Socket(OwnedFd),
+    Link(Link),
+}
+
+type Answer = io::Result<Made>;
+
+/// Gives the thread jobs. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Helper {
+    jobs: Sender<(Job, SyncSender<Answer>)>,
+}
+
+impl Helper {
+    /// Starts the thread in the namespace.
+    pub fn start(namespace: OwnedFd) -> io::Result<Self> {
+        let (jobs, queue) = channel();
+        let (ready, started) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("netns".to_owned())
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                let entered = enter(namespace);
+                match entered {
+                    Ok(socket) => {
+                        let _ = ready.send(Ok(()));
+                        serve(&socket, &queue);
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            })?;
+        started.recv().map_err(|_| io::ErrorKind::BrokenPipe)??;
+        Ok(Self { jobs })
+    }
+
+    fn ask(&self, job: Job) -> Answer {
+        let (sender, answer) = sync_channel(1);
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.jobs
+            .send((job, sender))
+            .map_err(|_| io::ErrorKind::BrokenPipe)?;
+        answer.recv().map_err(gone)?
+    }
+
+    fn socket(&self, job: Job) -> io::Result<OwnedFd> {
+        match self.ask(job)? {
+            Made::Socket(socket) => Ok(socket),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The network's way out, with packets of at most this length. Made once.
+    pub fn link(&self, mtu: u32) -> io::Result<Link> {
+        match self.ask(Job::Link(mtu))? {
+            Made::Link(link) => Ok(link),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// A socket that listens at this address, or is bound to it.
+    pub fn bind(&self, protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
+        self.socket(Job::Bind(protocol, address))
+    }
+
+    /// A socket to be connected to a container. With a client's address it is bound to that, as if
+    /// the client were here.
+    pub fn flow(
+        &self,
+        protocol: Protocol,
+        client: Option<SocketAddr>,
+        ipv6: bool,
+    ) -> io::Result<OwnedFd> {
+        self.socket(Job::Flow(protocol, client, ipv6))
+    }
+
+    /// Has packets to this client come to sockets of ours, or no more.
+    pub fn set_client(&self, client: IpAddr, here: bool) -> io::Result<()> {
+        self.ask(Job::Client(client, here)).map(|_| ())
+    }
+
+    /// Has what a container sends from this port find those sockets, or no more.
+    pub fn set_port(
+        &self,
+        protocol: Protocol,
+        bridge: &str,
+        container: IpAddr,
+        port: u16,
+        add: bool,
+    ) -> io::Result<()> {
+        let bridge = bridge.to_owned();
+        self.ask(Job::Port {
+            protocol,
+            bridge,
+            container,
+            port,
+            add,
+        })
+        .map(|_| ())
+    }
+}
+
+/// Enters the namespace, and lets go of all that is not needed there.
+fn enter(namespace: OwnedFd) -> io::Result<Socket> {
+    netns::enter_for_good(namespace)?;
+    let kept = CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE;
+    set_capabilities(kept)?;
+    Socket::open()
+}
+
+/// Leaves the calling thread with these capabilities alone.
+pub fn set_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+fn serve(netlink: &Socket, queue: &Receiver<(Job, SyncSender<Answer>)>) {
+    for (job, answer) in queue {
+        let done = match job {
+            Job::Bind(protocol, address) => bind(protocol, address).map(Made::Socket),
+            Job::Flow(protocol, client, ipv6) => flow(protocol, client, ipv6).map(Made::Socket),
+            Job::Link(mtu) => link(netlink, mtu).map(Made::Link),
+            Job::Client(client, here) => set_client(netlink, client, here).map(|()| Made::Done),
+            Job::Port {
+                protocol,
+                bridge,
+                container,
+                port,
+                add,
+            } => {
+                let number = match protocol {
+                    Protocol::Tcp => libc::IPPROTO_TCP,
+                    Protocol::Udp | Protocol::Sctp => libc::IPPROTO_UDP,
+                };
+                let rule = Rule {
+                    preference: PREFERENCE,
+                    ipv6: container.is_ipv6(),
+                    interface: Some(&bridge),
+                    from: Some((container, if container.is_ipv6() { 128 } else { 32 })),
+                    to: None,
+                    source_port: Some((u8::try_from(number).unwrap_or_default(), port)),
+                    action: Action::Table(CLIENTS),
+                };
+                let done = match add {
+                    true => or_exists(netlink.add_rule(&rule)),
+                    false => or_gone(netlink.delete_rule(&rule)),
+                };
+                done.map(|()| Made::Done)
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = answer.send(done);
+    }
+}
+
+/// Name of the device that leads out.
+const DEVICE: &str = "out";
+
+/// Makes the device that leads out; what comes back by it is passed on to the bridge.
+fn link(netlink: &Socket, mtu: u32) -> io::Result<Link> {
+    let link = Link::open(DEVICE, mtu)?;
+    netlink.set_ipv4(netlink.index(DEVICE)?, &[(FORWARDING, 1)])?;
+    Ok(link)
+}
+
+/// A socket of this namespace.
+fn socket(protocol: Protocol, ipv6: bool) -> io::Result<OwnedFd> {
+    let family = if ipv6 {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Protocol::Udp | Protocol::Sctp => (SocketType::DGRAM, ipproto::UDP),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(family, kind, flags, Some(number))?)
+}
+
+fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
+    listen(&socket(protocol, address.is_ipv6())?, protocol, address)
+}
+
+/// Binds a socket and has it listen.
+fn listen(socket: &OwnedFd, protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
+    if protocol == Protocol::Tcp {
+        sockopt::set_socket_reuseaddr(socket, true)?;
+    }
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(socket, true)?;
+    }
+    rustix::net::bind(socket, &address)?;
+    if protocol == Protocol::Tcp {
+        rustix::net::listen(socket, BACKLOG)?;
+    }
+    socket.try_clone()
+}
+
+/// As many connections as the kernel lets wait.
+const BACKLOG: i32 = 4096;
+
+/// A socket of the caller's namespace that listens at this address, or is bound to it.
+///
+/// # Errors
+/// EADDRINUSE where something is there; EACCES below the host's first port for everybody;
+/// EADDRNOTAVAIL where the address is none of the host's.
+pub fn listen_here(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
+    bind(protocol, address)
+}
+
+fn flow(protocol: Protocol, client: Option<SocketAddr>, ipv6: bool) -> io::Result<OwnedFd> {
+    let socket = socket(protocol, ipv6)?;
+    if protocol == Protocol::Tcp {
+        sockopt::set_tcp_nodelay(&socket, true)?;
+    }
+    if let Some(client) = client {
+        transparent::allow(&socket, ipv6)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &client)?;
+    }
+    Ok(socket)
+}
+
+fn set_client(netlink: &Socket, client: IpAddr, here: bool) -> io::Result<()> {
+    let route = Route {
+        to: (client, if client.is_ipv6() { 128 } else { 32 }),
+        kind: Kind::Local,
+        via: None,
+        interface: Some(LOOPBACK),
+        source: None,
+        table: CLIENTS,
+    };
+    match here {
+        true => or_exists(netlink.add_route(&route)),
+        false => or_gone(netlink.delete_route(&route)),
+    }
+}

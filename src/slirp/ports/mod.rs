@@ -1,0 +1,314 @@
+//! Published ports: what comes to the host's ports goes to containers, and looks there as if it came
+//! from the client itself.
+//!
+//! ```text
+//!  client ──▶ host's socket ═ this process ═ socket in the network's namespace ──▶ container
+//!             0.0.0.0:8080                   bound to the client's address and port
+//! ```
+//!
+//! **The client's address.** The second socket is transparent (`IP_TRANSPARENT`) and has the client's
+//! address and port. What the container answers to that address would leave the network again; a rule
+//! for what it sends *from the published port* looks first into a table with one route per client that
+//! has a connection at present, which keeps it here. That table never holds more: a route for
+//! everybody would swallow what the container itself sends from that port.
+//!
+//! Where the client's address cannot be had — it is on the host's loopback, or inside the network,
+//! or of the other family than the container's, or the address and port are in use — the
+//! container sees the gateway's, as with Docker.
+//!
+//! **Limit.** A container that itself connects *from a published port* to a client that has a
+//! connection just then reaches this process's namespace instead.
+//!
+//! Sockets are given by the daemon, which has bound them and told its user if it could not; after a
+//! death of this process they are bound anew by what the state says, and again every
+//! [`AGAIN`] where somebody else was faster.
+
+mod tcp;
+mod udp;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+
+use super::helper::{self, Helper};
+use super::reactor::{Reactor, Ready};
+use super::state::{NetworkState, Publication};
+use crate::types::port::Protocol;
+use tcp::Flows;
+use udp::Conversations;
+
+/// How often a socket is tried again that could not be bound.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Bytes that are moved in one go.
+const BUFFER: usize = 256 << 10;
+
+/// The published ports of one network.
+#[derive(Debug)]
+pub struct Ports {
+    listeners: HashMap<u64, Listener>,
+    missing: Vec<(Publication, IpAddr)>,
+    again: Option<Instant>,
+    clients: Clients,
+    flows: Flows,
+    conversations: Conversations,
+    state: Local,
+    buffer: Vec<u8>,
+}
+
+/// What has to be known of the network for each connection.
+#[derive(Debug, Default)]
+struct Local {
+    bridge: String,
+    subnets: Vec<crate::types::prefix::Prefix>,
+}
+
+/// A socket of the host, and whom it stands for.
+#[derive(Debug)]
+struct Listener {
+    publication: Publication,
+    target: SocketAddr,
+    socket: OwnedFd,
+}
+
+/// Clients whose addresses are here, and how many connections have them.
+#[derive(Debug, Default)]
+struct Clients(HashMap<IpAddr, usize>);
+
+impl Clients {
+    /// Counts a connection of a client.
+    fn enter(&mut self, client: IpAddr, helper: &Helper) -> io::Result<()> {
+        let count = self.0.entry(client).or_default();
+        if *count == 0 {
+            helper.set_client(client, true)?;
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// Counts one less.
+    fn leave(&mut self, client: IpAddr, helper: &Helper) {
+        if let Some(count) = self.0.get_mut(&client) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.0.remove(&client);
+                if let Err(error) = helper.set_client(client, false) {
+                    tracing::warn!("a client's route stays: {error}");
+                }
+            }
+        }
+    }
+}
+
+impl Local {
+    /// Whether a container may see this address as its client's.
+    fn shows(&self, client: SocketAddr, target: SocketAddr) -> bool {
+        let address = client.ip();
+        let link_local = match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        client.is_ipv4() == target.is_ipv4()
+            && !address.is_loopback()
+            && !address.is_unspecified()
+            && !link_local
+            && !self.subnets.iter().any(|subnet| subnet.contains(address))
+    }
+}
+
+/// A socket in the network's namespace for one client, not connected yet; and the client, where its
+/// address is the socket's.
+fn socket_for(
+    protocol: Protocol,
+    client: SocketAddr,
+    target: SocketAddr,
+    (local, clients, helper): (&Local, &mut Clients, &Helper),
+) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+    if local.shows(client, target) {
+        let bound = helper.flow(protocol, Some(client), target.is_ipv6());
+        if let Ok(socket) = bound
+            && clients.enter(client.ip(), helper).is_ok()
+        {
+            return Ok((socket, Some(client.ip())));
+        }
+    }
+    Ok((helper.flow(protocol, None, target.is_ipv6())?, None))
+}
+
+impl Ports {
+    /// None yet.
+    pub fn new() -> Self {
+        Self {
+            listeners: HashMap::new(),
+            missing: Vec::new(),
+            again: None,
+            clients: Clients::default(),
+            flows: Flows::default(),
+            conversations: Conversations::default(),
+            state: Local::default(),
+            buffer: vec![0; BUFFER],
+        }
+    }
+
+    /// Listens at what is published now; with sockets that were bound already.
+    pub fn apply(
+        &mut self,
+        state: &NetworkState,
+        mut given: Vec<(Publication, OwnedFd)>,
+        helper: &Helper,
+        reactor: &mut Reactor,
+    ) {
+        self.state = Local {
+            bridge: state.bridge.clone(),
+            subnets: state.subnets.clone(),
+        };
+        let wanted = wanted(state);
+        let gone = self.listeners.iter().filter(|(_, listener)| {
+            let (publication, target) = (listener.publication, listener.target);
+            !wanted.contains(&(publication, target.ip()))
+        });
+        let gone: Vec<u64> = gone.map(|(token, _)| *token).collect();
+        for token in gone {
+            self.close(token, helper, reactor);
+        }
+        self.missing.clear();
+        for (publication, target) in wanted {
+            let known = self
+                .listeners
+                .values()
+                .any(|it| it.publication == publication);
+            if known {
+                continue;
+            }
+            let place = given.iter().position(|(given, _)| *given == publication);
+            let socket = match place {
+                Some(place) => Ok(given.swap_remove(place).1),
+                None => helper::listen_here(
+                    publication.protocol,
+                    SocketAddr::new(publication.host, publication.host_port),
+                ),
+            };
+            match socket {
+                Ok(socket) => self.open(publication, target, socket, helper, reactor),
+                Err(_) => self.missing.push((publication, target)),
+            }
+        }
+        self.again = (!self.missing.is_empty()).then(|| Instant::now() + AGAIN);
+    }
+
+    fn open(
+        &mut self,
+        publication: Publication,
+        target: IpAddr,
+        socket: OwnedFd,
+        helper: &Helper,
+        reactor: &mut Reactor,
+    ) {
+        let (protocol, port) = (publication.protocol, publication.port);
+        // Several places of the host may stand for one port of the container.
+        if let Err(error) = helper.set_port(protocol, &self.state.bridge, target, port, true) {
+            tracing::warn!("clients of port {port} will not be seen: {error}");
+        }
+        let token = reactor.token();
+        if let Err(error) = reactor.add(&socket, token, EventFlags::IN) {
+            tracing::error!("port {port} is not served: {error}");
+            return;
+        }
+        let target = SocketAddr::new(target, port);
+        self.listeners.insert(
+            token,
+            Listener {
+                publication,
+                target,
+                socket,
+            },
+        );
+    }
+
+    fn close(&mut self, token: u64, helper: &Helper, reactor: &Reactor) {
+        let Some(listener) = self.listeners.remove(&token) else {
+            return;
+        };
+        self.flows.reset(token, &mut self.clients, helper, reactor);
+        self.conversations.end(token, &mut self.clients, helper);
+        let (protocol, target) = (listener.publication.protocol, listener.target);
+        let mut others = self.listeners.values();
+        let same =
+            |other: &Listener| other.publication.protocol == protocol && other.target == target;
+        if !others.any(same) {
+            let (address, port) = (target.ip(), target.port());
+            let removed = helper.set_port(protocol, &self.state.bridge, address, port, false);
+            if let Err(error) = removed {
+                tracing::warn!("the rule of port {port} stays: {error}");
+            }
+        }
+    }
+
+    /// When something has to be done though nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again
+            .into_iter()
+            .chain(self.conversations.deadline())
+            .min()
+    }
+
+    /// Does what has to be done by now.
+    pub fn expire(&mut self, now: Instant, helper: &Helper, reactor: &mut Reactor) {
+        self.conversations.expire(now, &mut self.clients, helper);
+        if self.again.is_some_and(|again| again <= now) {
+            let mut missing = std::mem::take(&mut self.missing);
+            missing.retain(|(publication, target)| {
+                let address = SocketAddr::new(publication.host, publication.host_port);
+                match helper::listen_here(publication.protocol, address) {
+                    Ok(socket) => {
+                        self.open(*publication, *target, socket, helper, reactor);
+                        false
+                    }
+                    Err(_) => true,
+                }
+            });
+            self.missing = missing;
+            self.again = (!self.missing.is_empty()).then(|| now + AGAIN);
+        }
+    }
+
+    /// Deals with what became ready, if it is of a published port.
+    pub fn handle(&mut self, ready: Ready, helper: &Helper, reactor: &mut Reactor) -> bool {
+        if let Some(listener) = self.listeners.get(&ready.token) {
+            let around = (&self.state, &mut self.clients, helper);
+            match listener.publication.protocol {
+                Protocol::Tcp => self.flows.accept(ready.token, listener, around, reactor),
+                Protocol::Udp | Protocol::Sctp => {
+                    let buffer = &mut self.buffer;
+                    self.conversations
+                        .take_in(ready.token, listener, around, reactor, buffer);
+                }
+            }
+            return true;
+        }
+        let (clients, buffer) = (&mut self.clients, &mut self.buffer);
+        if self.flows.handle(ready, clients, helper, reactor, buffer) {
+            return true;
+        }
+        let listeners = &self.listeners;
+        self.conversations
+            .handle(ready, listeners, clients, helper, buffer)
+    }
+}
+
+/// What is published, and to which address of the container: of the host's family, or IPv4.
+fn wanted(state: &NetworkState) -> Vec<(Publication, IpAddr)> {
+    let all = state.members.iter().flat_map(|member| {
+        member.ports.iter().filter_map(|publication| {
+            let same = |address: &&IpAddr| address.is_ipv6() == publication.host.is_ipv6();
+            let target = member.addresses.iter().find(same);
+            let target = target.or_else(|| member.addresses.iter().find(|it| it.is_ipv4()));
+            Some((*publication, *target?))
+        })
+    });
+    all.collect()
+}

@@ -1,0 +1,190 @@
+//! Conversations by UDP: who sends to a published port is answered from it, for as long as either
+//! side has something to say.
+//!
+//! Each client has a socket of its own in the network's namespace, bound to the client's address and
+//! port and connected to the container's. A conversation ends [`QUIET`] after its last datagram, as
+//! Docker's proxy has it. There are at most [`MOST`] of them a network; one more replaces the one
+//! that has been quiet for longest.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::{Clients, Listener, Local, socket_for};
+use crate::slirp::helper::Helper;
+use crate::slirp::reactor::{Reactor, Ready};
+use crate::types::port::Protocol;
+
+/// How long nothing may be said.
+const QUIET: Duration = Duration::from_secs(90);
+
+/// Conversations of a network.
+const MOST: usize = 4096;
+
+/// Datagrams that are moved in one go, before others get their turn.
+const BURST: usize = 64;
+
+/// All conversations of a network.
+#[derive(Debug, Default)]
+pub(super) struct Conversations {
+    all: HashMap<u64, Conversation>,
+    /// By port and client.
+    known: HashMap<(u64, SocketAddr), u64>,
+}
+
+#[derive(Debug)]
+struct Conversation {
+    listener: u64,
+    client: SocketAddr,
+    /// The client's address is the socket's.
+    shown: Option<IpAddr>,
+    socket: OwnedFd,
+    last: Instant,
+}
+
+impl Conversations {
+    /// Takes what clients have sent to a port.
+    pub(super) fn take_in(
+        &mut self,
+        token: u64,
+        listener: &Listener,
+        (local, clients, helper): (&Local, &mut Clients, &Helper),
+        reactor: &mut Reactor,
+        buffer: &mut [u8],
+    ) {
+        for _ in 0..BURST {
+            let received =
+                rustix::net::recvfrom(&listener.socket, &mut buffer[..], RecvFlags::empty());
+            let Ok((_, length, Some(from))) = received else {
+                return;
+            };
+            let Ok(client) = SocketAddr::try_from(from) else {
+                continue;
+            };
+            let known = self.known.get(&(token, client)).copied();
+            let number = match known {
+                Some(number) => number,
+                None => {
+                    let around = (local, &mut *clients, helper);
+                    match self.begin(token, listener, client, around, reactor) {
+                        Some(number) => number,
+                        None => continue,
+                    }
+                }
+            };
+            if let Some(conversation) = self.all.get_mut(&number) {
+                conversation.last = Instant::now();
+                // What cannot be sent is lost, as datagrams may be.
+                let bytes = buffer.get(..length).unwrap_or_default();
+                let _ = rustix::net::send(&conversation.socket, bytes, SendFlags::empty());
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        token: u64,
+        listener: &Listener,
+        client: SocketAddr,
+        (local, clients, helper): (&Local, &mut Clients, &Helper),
+        reactor: &mut Reactor,
+    ) -> Option<u64> {
+        if self.all.len() >= MOST {
+            let quietest = self.all.iter().min_by_key(|(_, it)| it.last);
+            let quietest = quietest.map(|(number, _)| *number)?;
+            self.finish(quietest, clients, helper);
+        }
+        let around = (local, &mut *clients, helper);
+        let (socket, shown) = socket_for(Protocol::Udp, client, listener.target, around).ok()?;
+        let number = reactor.token();
+        let connected = rustix::net::connect(&socket, &listener.target);
+        if connected.is_err() || reactor.add(&socket, number, EventFlags::IN).is_err() {
+            if let Some(shown) = shown {
+                clients.leave(shown, helper);
+            }
+            return None;
+        }
+        self.known.insert((token, client), number);
+        let conversation = Conversation {
+            listener: token,
+            client,
+            shown,
+            socket,
+            last: Instant::now(),
+        };
+        self.all.insert(number, conversation);
+        Some(number)
+    }
+
+    /// Takes what a container has answered, if what became ready is a conversation.
+    pub(super) fn handle(
+        &mut self,
+        ready: Ready,
+        listeners: &HashMap<u64, Listener>,
+        clients: &mut Clients,
+        helper: &Helper,
+        buffer: &mut [u8],
+    ) -> bool {
+        let Some(conversation) = self.all.get_mut(&ready.token) else {
+            return false;
+        };
+        let Some(listener) = listeners.get(&conversation.listener) else {
+            self.finish(ready.token, clients, helper);
+            return true;
+        };
+        for _ in 0..BURST {
+            match rustix::net::recv(&conversation.socket, &mut buffer[..], RecvFlags::empty()) {
+                Ok((_, length)) => {
+                    conversation.last = Instant::now();
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    let to = &conversation.client;
+                    let _ = rustix::net::sendto(&listener.socket, bytes, SendFlags::empty(), to);
+                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
+                // Nobody listens there yet, or any more; the next datagram may find somebody.
+                Err(_) => break,
+            }
+        }
+        true
+    }
+
+    fn finish(&mut self, number: u64, clients: &mut Clients, helper: &Helper) {
+        let Some(conversation) = self.all.remove(&number) else {
+            return;
+        };
+        let (listener, client) = (conversation.listener, conversation.client);
+        self.known.remove(&(listener, client));
+        let shown = conversation.shown;
+        drop(conversation);
+        if let Some(shown) = shown {
+            clients.leave(shown, helper);
+        }
+    }
+
+    /// Ends all conversations of a port.
+    pub(super) fn end(&mut self, listener: u64, clients: &mut Clients, helper: &Helper) {
+        let of_it = self.all.iter().filter(|(_, it)| it.listener == listener);
+        let numbers: Vec<u64> = of_it.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.finish(number, clients, helper);
+        }
+    }
+
+    /// When the next one has been quiet for long enough.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.all.values().map(|it| it.last + QUIET).min()
+    }
+
+    /// Ends those that have been quiet for long enough.
+    pub(super) fn expire(&mut self, now: Instant, clients: &mut Clients, helper: &Helper) {
+        let quiet = self.all.iter().filter(|(_, it)| it.last + QUIET <= now);
+        let numbers: Vec<u64> = quiet.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.finish(number, clients, helper);
+        }
+    }
+}

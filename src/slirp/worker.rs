@@ -1,0 +1,233 @@
+//! One network's worker: a thread in the host's namespace that serves its names and its published
+//! ports, and holds no capability at all. What has to be made in the network's namespace it asks its
+//! [`Helper`] for.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::CapabilitySet;
+
+use super::dns::Dns;
+use super::egress::{Egress, Settings};
+use super::helper::{Helper, set_capabilities};
+use super::ports::Ports;
+use super::reactor::Reactor;
+use super::state::{Book, NetworkState, Publication};
+use crate::types::port::Protocol;
+
+/// The host's name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Where names are answered in networks that users made.
+const RESOLVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 11));
+
+/// How often it is tried to serve names where that fails.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The port of name servers.
+const DNS: u16 = 53;
+
+/// Sockets that are bound already, and what for.
+pub type Given = Vec<(Publication, OwnedFd)>;
+
+/// Talks to a worker, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Worker {
+    changes: Option<Sender<Given>>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Worker {
+    /// Starts the worker of a network.
+    pub fn start(network: String, namespace: OwnedFd, book: Arc<Book>) -> io::Result<Self> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (changes, queue) = channel();
+        let ears = Arc::clone(&wake);
+        std::thread::Builder::new()
+            .name("network".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                if let Err(error) = work(&network, namespace, &book, &queue, &ears) {
+                    tracing::error!("network {network} is not served: {error}");
+                }
+            })?;
+        Ok(Self {
+            changes: Some(changes),
+            wake,
+        })
+    }
+
+    /// Tells it that the network's state is another, with sockets for what is published anew.
+    pub fn change(&self, given: Given) {
+        if let Some(changes) = &self.changes
+            && changes.send(given).is_ok()
+        {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // Takes this unless it is awake already.
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.changes = None;
+        self.wake();
+    }
+}
+
+fn work(
+    network: &str,
+    namespace: OwnedFd,
+    book: &Book,
+    changes: &Receiver<Given>,
+    wake: &OwnedFd,
+) -> io::Result<()> {
+    let helper = Helper::start(namespace)?;
+    set_capabilities(CapabilitySet::empty())?;
+    let mut reactor = Reactor::new()?;
+    let awake = reactor.token();
+    reactor.add(wake, awake, EventFlags::IN)?;
+    let mut dns = resolver(network, &book.get(network), &helper, &mut reactor);
+    let mut again = None;
+    let (mut tried, mut _way_out) = (false, None);
+    let mut ports = Ports::new();
+    ports.apply(&book.get(network), Vec::new(), &helper, &mut reactor);
+    loop {
+        let resolving = dns.as_ref().and_then(Dns::deadline);
+        let until = resolving
+            .into_iter()
+            .chain(ports.deadline())
+            .chain(again)
+            .min();
+        let ready = reactor.wait(until)?;
+        for ready in ready {
+            if ready.token == awake {
+                let _ = rustix::io::read(wake, &mut [0_u8; 8]);
+                loop {
+                    match changes.try_recv() {
+                        Ok(given) => {
+                            ports.apply(&book.get(network), given, &helper, &mut reactor);
+                        }
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => return Ok(()),
+                    }
+                }
+            } else {
+                let names = dns
+                    .as_mut()
+                    .is_some_and(|dns| dns.handle(ready, book, &mut reactor));
+                if !names {
+                    ports.handle(ready, &helper, &mut reactor);
+                }
+            }
+        }
+        let now = Instant::now();
+        if let Some(dns) = &mut dns {
+            dns.expire(now, &mut reactor);
+        }
+        ports.expire(now, &helper, &mut reactor);
+        if !tried && !book.get(network).id.is_empty() {
+            tried = true;
+            _way_out = WayOut::start(&book.get(network), &helper);
+        }
+        // Its port may be held for a moment yet by a process that is about to end.
+        if dns.is_none() && again.is_none_or(|again| again <= now) {
+            dns = resolver(network, &book.get(network), &helper, &mut reactor);
+            again = dns.is_none().then(|| now + AGAIN);
+        }
+    }
+}
+
+/// A network's thread that turns its packets into sockets of the host ([`super::egress`]); it ends
+/// when this is dropped.
+struct WayOut(OwnedFd);
+
+impl Drop for WayOut {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl WayOut {
+    /// Starts it for a network that is to have one; where the host has no TUN devices there is none,
+    /// and everything else goes on.
+    fn start(state: &NetworkState, helper: &Helper) -> Option<Self> {
+        if state.internal {
+            return None;
+        }
+        match Self::try_start(state, helper) {
+            Ok(started) => Some(started),
+            Err(error) => {
+                tracing::warn!("network {} has no way out: {error}", state.name);
+                None
+            }
+        }
+    }
+
+    fn try_start(state: &NetworkState, helper: &Helper) -> io::Result<Self> {
+        let link = helper.link(state.mtu)?;
+        let four = state.gateways.iter().find_map(|gateway| match gateway {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let six = state.gateways.iter().find_map(|gateway| match gateway {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(*address),
+        });
+        let settings = Settings {
+            gateway_v4: four,
+            gateway_v6: six,
+            mtu: state.mtu,
+            ..Settings::default()
+        };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // The thread's end goes with it, so that it is not told to stop by anything else.
+        let told = stop.try_clone()?;
+        let mut egress = Egress::new(link, &settings)?;
+        egress.stop_at(told.as_fd())?;
+        std::thread::Builder::new()
+            .name("egress".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                let _told = told;
+                while egress.turn(None, &mut Instant::now).unwrap_or(false) {}
+            })?;
+        Ok(Self(stop))
+    }
+}
+
+/// The server of names, where the network's state is known already.
+fn resolver(
+    network: &str,
+    state: &NetworkState,
+    helper: &Helper,
+    reactor: &mut Reactor,
+) -> Option<Dns> {
+    let address = match state.names {
+        true => RESOLVER,
+        false => *state.gateways.iter().find(|gateway| gateway.is_ipv4())?,
+    };
+    let address = SocketAddr::new(address, DNS);
+    let bound = helper.bind(Protocol::Udp, address).and_then(|udp| {
+        let tcp = helper.bind(Protocol::Tcp, address)?;
+        Dns::new(network, [udp, tcp], Path::new(RESOLV_CONF), reactor)
+    });
+    match bound {
+        Ok(dns) => Some(dns),
+        Err(error) => {
+            tracing::error!("network {network} has no names: {error}");
+            None
+        }
+    }
+}
