@@ -126,8 +126,8 @@ pub fn answer(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    send(stream, head.as_bytes());
-    send(stream, body)
+    // In one write: what is still held back when the connection is reset never arrives.
+    send(stream, &[head.as_bytes(), body].concat())
 }
 
 /// Sends bytes; the other side may be gone.
