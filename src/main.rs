@@ -19,7 +19,9 @@ fn main() {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let status = match &*arguments {
-        [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
+        [title, rest @ ..] if title == keeper::TITLE => {
+            keeper::serve(rest, keeper::Roles { shim, slirp })
+        }
         [title] if title == container::copy::TITLE => container::copy::serve(),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
         [_, verb, places] if verb == probe::VERB => probe::serve(places, try_root_filesystem),
@@ -35,6 +37,11 @@ fn main() {
 /// What the keeper's forked children run.
 fn shim([connection, leash]: [OwnedFd; 2]) -> i32 {
     container::shim::run(connection, leash)
+}
+
+/// What the keeper's networks are served by.
+fn slirp([link]: [OwnedFd; 1]) -> i32 {
+    moss::slirp::run(&link)
 }
 
 /// Which driver makes root filesystems in `directory`, for `moss doctor`.

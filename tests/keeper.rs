@@ -45,6 +45,7 @@ const TESTS: &[(&str, Test)] = &[
         kills_what_a_dead_shim_leaves,
     ),
     ("upgrades_in_place", upgrades_in_place),
+    ("holds_the_networks", holds_the_networks),
     (
         "leaves_after_its_grace_period",
         leaves_after_its_grace_period,
@@ -74,7 +75,9 @@ const TESTS: &[(&str, Test)] = &[
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let status = match &*arguments {
-        [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, shim),
+        [title, rest @ ..] if title == keeper::TITLE => {
+            keeper::serve(rest, keeper::Roles { shim, slirp: |_| 0 })
+        }
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
         [_, verb, name, directory] if verb == "TEST" => {
             let (_, test) = TESTS
@@ -429,6 +432,33 @@ fn upgrades_in_place(directory: &Path) {
     );
     let _ = Spawned::new(&keeper).place();
     assert_eq!(keeper.pid(), pid);
+}
+
+/// A network's namespace outlives the daemon that made it, and the keeper's upgrade; slirp is started
+/// with the first network, and again when it dies.
+fn holds_the_networks(directory: &Path) {
+    let start = start(directory);
+    let keeper = Keeper::connect_or_start(&start).expect("connect");
+    let namespace = std::fs::File::open("/proc/self/ns/net").expect("a namespace");
+    let inode = namespace.metadata().expect("its inode").ino();
+    assert!(keeper.namespace("a").expect("an answer").is_none());
+    keeper.pin("a", namespace.as_fd()).expect("pin");
+    keeper.pin("b", namespace.as_fd()).expect("pin");
+    keeper.unpin("b").expect("unpin");
+    drop(keeper);
+    let keeper = Keeper::connect_or_start(&start).expect("connect again");
+    keeper.upgrade().expect("upgrade");
+    let held = keeper
+        .namespace("a")
+        .expect("an answer")
+        .expect("a namespace");
+    let held = std::fs::File::from(held).metadata().expect("its inode");
+    assert_eq!(held.ino(), inode);
+    assert_eq!(keeper.status().expect("a status").networks, ["a"]);
+    // What plays slirp here leaves at once; the keeper serves on.
+    keeper
+        .tell_slirp(serde_json::json!({"unknown": {}}), &[namespace.as_fd()])
+        .expect("telling");
 }
 
 fn leaves_after_its_grace_period(directory: &Path) {

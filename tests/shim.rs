@@ -52,7 +52,13 @@ const CASES: &[(&str, Case)] = &[
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let status = match &*arguments {
-        [title, rest @ ..] if title == keeper::TITLE => keeper::serve(rest, run_shim),
+        [title, rest @ ..] if title == keeper::TITLE => keeper::serve(
+            rest,
+            keeper::Roles {
+                shim: run_shim,
+                slirp: |_| 0,
+            },
+        ),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
         [_, flag] if flag == "--list" => {
             for (name, _) in CASES {

@@ -27,6 +27,7 @@ pub mod error;
 pub mod host;
 pub mod http;
 pub mod images;
+pub mod networks;
 pub mod objects;
 pub mod output;
 pub mod progress;
@@ -123,7 +124,7 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Verb::Info(verb) => system::info(&find()?, &verb),
         Verb::Events(verb) => system::events(&find()?, &verb),
         Verb::Volume(verb) => objects::volume(&find()?, &verb),
-        Verb::Network(verb) => objects::network(&find()?, &verb),
+        Verb::Network(verb) => networks::network(&find()?, &verb),
         Verb::Container(ContainerGroup::Prune(verb)) => containers::prune(&find()?, &verb),
         Verb::Image(ImageGroup::Prune(verb)) => images::prune(&find()?, &verb),
         Verb::System(SystemGroup::Df(verb)) => system::disk_usage(&find()?, &verb),

@@ -1,4 +1,4 @@
-//! `inspect` of anything, volumes and networks, and what the prunes have in common.
+//! `inspect` of anything, volumes, and what the prunes have in common.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -11,9 +11,8 @@ use super::engine::Client;
 use super::error::{Exit, describe, is_not_found};
 use super::http::{Body, Target};
 use super::output::{Format, each, line};
-use super::table::{Shape, short, size};
+use super::table::{Shape, size};
 use crate::api::filters::Filters;
-use crate::api::network::Network;
 use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume};
 
 /// Where things of each kind are inspected, in the order in which a name is looked up.
@@ -181,52 +180,6 @@ pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
             Ok(name.to_owned())
         }),
     }
-}
-
-const NETWORK: &[(&str, &str)] = &[
-    ("ID", "NETWORK ID"),
-    ("Name", "NAME"),
-    ("Driver", "DRIVER"),
-    ("Scope", "SCOPE"),
-    ("IPv4", "IPV4"),
-    ("IPv6", "IPV6"),
-    ("Internal", "INTERNAL"),
-    ("Labels", "LABELS"),
-    ("CreatedAt", "CREATED AT"),
-];
-
-/// `moss network …`.
-pub fn network(client: &Client, verb: &args::NetworkGroup) -> Result<()> {
-    let listing = match verb {
-        args::NetworkGroup::Inspect(verb) => return inspect(client, verb),
-        args::NetworkGroup::Ls(listing) => listing,
-    };
-    let target = Target::new("/networks", &[]).with_some("filters", &filters(&listing.filter)?);
-    let mut found: Vec<Network> = client.get(&target)?;
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    let rows: Vec<Value> = found
-        .iter()
-        .map(|network| {
-            json!({
-                "ID": if listing.no_trunc { &network.id } else { short(&network.id) },
-                "Name": network.name,
-                "Driver": network.driver,
-                "Scope": network.scope,
-                "IPv4": network.enable_ipv4.to_string(),
-                "IPv6": network.enable_ipv6.to_string(),
-                "Internal": network.internal.to_string(),
-                "Labels": labels(&network.labels),
-                "CreatedAt": network.created,
-            })
-        })
-        .collect();
-    let shape = Shape {
-        headings: NETWORK,
-        columns: vec!["ID", "Name", "Driver", "Scope"],
-        key: "ID",
-        row: "*network.networkContext",
-    };
-    shape.print(&rows, listing.format.as_deref(), listing.quiet)
 }
 
 /// Asks whether to go on; without somebody to ask the answer is no.

@@ -38,7 +38,7 @@ use super::protocol::{
 };
 use crate::sys::fdpass::Address;
 use crate::types::id::ContainerId;
-use crate::userns::plan::Process;
+use crate::userns::plan::{Process, ProcessIdentity};
 
 /// How long a start may take: the slowest disk, not the slowest program, bounds it.
 const START: Duration = Duration::from_secs(60);
@@ -72,6 +72,8 @@ pub struct Launched {
 pub struct Prepared {
     shim: Option<Shim>,
     shared: Arc<Shared>,
+    /// Number of the request to prepare, whose answer is not read yet.
+    seq: u64,
 }
 
 /// Why a container was not started.
@@ -184,12 +186,14 @@ impl Shims {
         let shim = Shim::new(start.id, token, ours);
         // Sent before the shim exists, so that it need not wait for it.
         let prepare = Request::Prepare(Box::new(start));
-        shim.send(prepare, Vec::new(), Instant::now() + START)
+        let seq = shim
+            .send(prepare, Vec::new(), Instant::now() + START)
             .map_err(|error| unmade(&error))?;
         spawn(theirs).map_err(|error| unmade(&error))?;
         Ok(Prepared {
             shim: Some(shim),
             shared: Arc::clone(&self.shared),
+            seq,
         })
     }
 
@@ -205,6 +209,25 @@ impl Shims {
         // An end alone is of interest, which is always told, and once.
         let (data, flags) = (EventData::new_u64(shim.token), EventFlags::ONESHOT);
         Ok(epoll::add(&self.shared.epoll, &shim.socket, data, flags)?)
+    }
+
+    /// Waits until a container is prepared, and says which process waits to be let go: its
+    /// namespaces are there. To be asked once.
+    ///
+    /// # Errors
+    /// What the stage says, or that the shim does not answer. The container does not run then.
+    pub fn process_of(&self, prepared: &Prepared) -> Result<ProcessIdentity, NotStarted> {
+        let deadline = Instant::now() + START;
+        let gone = || NotStarted::never(Failure::own("the shim is gone"));
+        let shim = prepared.shim.as_ref().ok_or_else(gone)?;
+        match shim.wait_alone(prepared.seq, deadline) {
+            Ok(Reply::Prepared(process)) => Ok(process),
+            Ok(Reply::Failed(failure)) => Err(NotStarted::never(failure)),
+            Ok(_) => Err(NotStarted::never(Failure::own(
+                "the shim gave an answer to another question",
+            ))),
+            Err(error) => Err(NotStarted::never(unmade(&error))),
+        }
     }
 
     /// Starts the container that is prepared, joined by `clients`.

@@ -27,8 +27,10 @@ pub enum Resolution {
     /// By the host's resolvers from a network of its own, where the host's loopback is out of
     /// reach: loopback resolvers are left out, public ones are put where none is left.
     Isolated,
-    /// By this resolver of ours, which asks the others.
+    /// By this resolver of ours, which knows containers and asks the others.
     Internal(IpAddr),
+    /// By this one of ours, which only asks others, unless name servers are given.
+    Forwarder(IpAddr),
 }
 
 /// Docker's choice where the host names no reachable server.
@@ -76,6 +78,27 @@ pub fn hosts(
     text
 }
 
+/// Returns an /etc/hosts, which may have been changed since it was made, with a container's new
+/// addresses in place of the old.
+pub fn replace_addresses(
+    text: &str,
+    hostname: &str,
+    domainname: &str,
+    old: &[IpAddr],
+    new: &[IpAddr],
+) -> String {
+    let own = hosts(hostname, domainname, old, &[], false);
+    let own: Vec<&str> = own.lines().skip(1).collect();
+    let kept = text.lines().filter(|line| !own.contains(line));
+    let mut changed: String = kept.flat_map(|line| [line, "\n"]).collect();
+    let added = hosts(hostname, domainname, new, &[], false);
+    for line in added.lines().skip(1) {
+        changed.push_str(line);
+        changed.push('\n');
+    }
+    changed
+}
+
 fn line(text: &mut String, address: &str, names: &str) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{address}\t{names}");
@@ -114,6 +137,11 @@ pub fn resolv_conf(host: &str, settings: DnsSettings<'_>, resolution: Resolution
                 if servers.is_empty() {
                     servers.extend(PUBLIC_SERVERS.map(str::to_owned));
                 }
+            }
+        }
+        Resolution::Forwarder(address) => {
+            if settings.servers.is_empty() {
+                servers = vec![address.to_string()];
             }
         }
         Resolution::Internal(address) => {
@@ -222,6 +250,25 @@ mod tests {
         );
         assert_eq!(hosts("box", "", &[], &[], false), "127.0.0.1\tlocalhost\n");
         assert_eq!(hostname("box"), "box\n");
+    }
+
+    #[test]
+    fn addresses_change_and_what_else_is_in_hosts_stays() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (old, new) = (
+            [address("10.0.0.2")],
+            [address("10.0.0.2"), address("10.1.0.2")],
+        );
+        let text = hosts("box", "", &old, &[], false) + "10.9.9.9\tmine\n";
+        let changed = replace_addresses(&text, "box", "", &old, &new);
+        assert_eq!(
+            changed,
+            "127.0.0.1\tlocalhost\n10.9.9.9\tmine\n10.0.0.2\tbox\n10.1.0.2\tbox\n"
+        );
+        assert_eq!(
+            replace_addresses(&changed, "box", "", &new, &[]),
+            "127.0.0.1\tlocalhost\n10.9.9.9\tmine\n"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
-use crate::userns::plan::{Plan, Process};
+use crate::userns::plan::{Plan, Process, ProcessIdentity};
 use crate::userns::stage::{Origin, StageError};
 
 /// Version of this protocol.
@@ -51,7 +51,7 @@ pub enum Request {
         /// The sender's [`VERSION`].
         version: u32,
     },
-    /// Take the start up to its last step. Answered with [`Reply::Ok`], or with what went wrong,
+    /// Take the start up to its last step. Answered with [`Reply::Prepared`], or with what went wrong,
     /// which is then the answer to `Start` as well. A shim that is not told to start soon after
     /// leaves. Like `Start` this is said only to a shim just forked for it, of the sender's build.
     Prepare(Box<Start>),
@@ -217,6 +217,8 @@ pub enum Reply {
     Ok,
     /// Could not be done.
     Failed(Failure),
+    /// To [`Request::Prepare`]: the process that waits, whose namespaces are there.
+    Prepared(ProcessIdentity),
     /// To [`Request::Hello`].
     State(ShimState),
     /// To [`Request::Start`] and [`Request::Exec`].

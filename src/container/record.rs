@@ -17,13 +17,16 @@
 //! A container being removed is no state of the record: the record is moved to the trash in one
 //! rename, before anything of it is deleted.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::container::{ContainerConfig, Health, HostConfig, NetworkingConfig};
+use crate::api::container::{
+    ContainerConfig, EndpointSettings, Health, HostConfig, NetworkingConfig, PortMap,
+};
 use crate::container::protocol::{Exit, Failure, Started};
 use crate::overlay::Driver;
 use crate::sys::atomic::{self, Durability};
@@ -56,6 +59,12 @@ pub struct Record {
     pub host_config: HostConfig,
     /// Networks asked for.
     pub networking: NetworkingConfig,
+    /// Its places in networks while it runs, by the networks' names.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// Where its ports are published while it runs.
+    #[serde(default)]
+    pub ports: PortMap,
     /// Volumes and binds, resolved.
     pub mounts: Vec<MountPoint>,
     /// Where it is in its life.
@@ -72,6 +81,18 @@ pub struct Record {
     pub health: Option<Health>,
     /// The host's boot in which `state` was written (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// What was asked for, and what it has got.
+    pub settings: EndpointSettings,
+    /// The interface in the container; empty where it has none of its own.
+    pub interface: String,
+    /// The container's ports are published here.
+    #[serde(default)]
+    pub published: bool,
 }
 
 /// A volume or bind mount of a container, with its host side resolved.

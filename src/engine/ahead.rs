@@ -25,6 +25,7 @@ use crate::container::record::{MountKind, MountPoint, Record};
 use crate::engine::Engine;
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Result};
+use crate::engine::networks::Surroundings;
 use crate::overlay::Driver;
 use crate::types::id::ContainerId;
 
@@ -125,7 +126,7 @@ impl Engine {
     fn prepared(&self, container: &Container, record: &Record) -> Result<Prepared> {
         let start = self.prepare(container, record)?;
         let prepared = self.shim(start).map_err(|error| Error::system(&error))?;
-        self.write_files(record, &container.directory)?;
+        self.write_files(record, &container.directory, &Surroundings::default())?;
         let watched = self.shims.watch(&prepared);
         watched.map_err(|error| Error::io("cannot watch a shim", &error))?;
         Ok(prepared)

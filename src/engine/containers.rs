@@ -542,6 +542,8 @@ mod tests {
             networking: Default::default(),
             mounts: Vec::new(),
             state: State::Created { failure: None },
+            endpoints: BTreeMap::new(),
+            ports: BTreeMap::new(),
             finished: None,
             restart_count: 0,
             stopped_by_user: false,

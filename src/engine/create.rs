@@ -4,13 +4,14 @@
 //! afterwards takes back what was made, in reverse order. The directory appears under its final
 //! name only with its record in it.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::api::container::{
-    ContainerConfig, CreateRequest, CreateResponse, HostConfig, NetworkingConfig,
+    ContainerConfig, CreateRequest, CreateResponse, HostConfig, NetworkingConfig, PortMap,
 };
 use crate::api::volume::CreateRequest as VolumeRequest;
 use crate::container::mounts::{self, MountError};
@@ -19,7 +20,6 @@ use crate::container::spec::{self, log};
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
-use crate::engine::plan::HOST_GATEWAY;
 use crate::engine::platforms;
 use crate::engine::update::{NO_LIMITS, is_limited};
 use crate::engine::{Engine, Reloadable};
@@ -81,11 +81,11 @@ impl Engine {
             .and_then(serde_json::from_value)
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
-        let gateways = !self.settings.containers.host_gateways.is_empty();
-        warnings.extend(not_done(&host_config, gateways));
+        warnings.extend(not_done(&host_config));
         self.name_by_id(&mut host_config);
         fill_defaults(&mut config, &mut host_config, &self.now().settings);
         let id = ContainerId::random();
+        self.settle_networks(&id, &mut host_config, &mut networking_config)?;
         let joined = match host_config.network_mode.strip_prefix("container:") {
             // One that is not there is found out at the start, as in Docker.
             Some(other) => self
@@ -186,6 +186,8 @@ impl Engine {
             networking,
             mounts,
             state: State::Created { failure: None },
+            endpoints: BTreeMap::new(),
+            ports: PortMap::new(),
             finished: None,
             restart_count: 0,
             stopped_by_user: false,
@@ -360,30 +362,10 @@ impl Engine {
     }
 }
 
-/// What was asked for and is not done, a sentence each. `gateways` says that there are addresses
-/// that stand for the host.
-fn not_done(host: &HostConfig, gateways: bool) -> Vec<String> {
-    let mut hosts = host.extra_hosts.iter().flatten();
-    let gateway = hosts.any(|entry| entry.ends_with(HOST_GATEWAY));
-    let published = host
-        .port_bindings
-        .as_ref()
-        .is_some_and(|map| !map.is_empty());
+/// What was asked for and is not done, a sentence each.
+fn not_done(host: &HostConfig) -> Vec<String> {
     let all = [
-        (
-            matches!(host.network_mode.as_str(), "" | "default" | "bridge"),
-            "This version of moss has no networks yet: the container gets a loopback interface \
-             alone. Use --network host to reach the network.",
-        ),
-        (
-            host.network_mode != "host" && gateway && !gateways,
-            "This version of moss has no gateway to the host. Names for host-gateway discarded.",
-        ),
         (is_limited(host), NO_LIMITS),
-        (
-            published && host.network_mode != "host",
-            "This version of moss publishes no ports. Port bindings discarded.",
-        ),
         (
             host.links.as_ref().is_some_and(|links| !links.is_empty()),
             "This version of moss has no links. Links discarded.",

@@ -11,6 +11,7 @@ use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::Paths;
 use crate::engine::error::{Error, Kind, Result};
+use crate::types::digest::Digest;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::ShimIdentity;
 
@@ -79,8 +80,9 @@ impl Engine {
             mounts: record.mounts.iter().map(mount_point).collect(),
             config: record.config.clone(),
             network_settings: NetworkSettings {
-                networks: super::networks::endpoints(&record),
-                ..NetworkSettings::default()
+                networks: super::networks::shown(&record),
+                ports: super::networks::ports(&record),
+                ..sandbox(&record)
             },
             ..Inspect::default()
         })
@@ -228,6 +230,18 @@ pub(super) fn mount_point(point: &MountPoint) -> ApiMountPoint {
 
 /// Go's zero time, which stands for "never" in Docker's answers.
 const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// The network namespace of a container that has one of its own and runs.
+fn sandbox(record: &Record) -> NetworkSettings {
+    match record.state.started() {
+        Some(started) if !record.endpoints.is_empty() => NetworkSettings {
+            sandbox_id: Digest::of(format!("{} {}", record.id, started.at).as_bytes()).hex(),
+            sandbox_key: format!("/proc/{}/ns/net", started.pid),
+            ..NetworkSettings::default()
+        },
+        _ => NetworkSettings::default(),
+    }
+}
 
 fn state(record: &Record) -> ApiState {
     let time = |nanos: i128| Timestamp::from_nanos(nanos).to_string();

@@ -90,7 +90,7 @@ impl Engine {
                 && (!filters.contains("ancestor") || ancestors.contains(&record.image))
                 && filters.matches_exactly("health", health_of(record).0)
                 && (!filters.contains("network")
-                    || super::networks::endpoints(record)
+                    || super::networks::shown(record)
                         .iter()
                         .any(|(name, endpoint)| {
                             filters.values("network").any(|wanted| {
@@ -141,8 +141,9 @@ impl Engine {
                 network_mode: record.host_config.network_mode.clone(),
                 annotations: record.host_config.annotations.clone(),
             },
+            ports: super::networks::summary(&record),
             network_settings: SummaryNetworkSettings {
-                networks: super::networks::endpoints(&record),
+                networks: super::networks::shown(&record),
             },
             mounts: record
                 .mounts

@@ -83,9 +83,9 @@ use crate::engine::reload::Reloaded;
 use crate::engine::remove::Janitor;
 use crate::engine::timers::Timers;
 use crate::image;
+use crate::network;
 use crate::overlay::{self, Driver};
 use crate::types::id::ContainerId;
-use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::Keeper;
 use crate::volume;
 
@@ -130,13 +130,19 @@ pub struct Engine {
     pruning: images::Pruning,
     uploads: image::Uploads,
     volumes: volume::Store,
+    networks: Arc<network::Store>,
+    unplugger: network::unplug::Unplugger,
+    ports: networks::Memory,
+    /// Held while the kernel's side of a network is made.
+    bridging: Mutex<()>,
+    /// Held while slirp is told of a network: pid of the keeper that holds the namespaces.
+    telling: Mutex<Option<i32>>,
     containers: Index,
     execs: ExecIndex,
     shims: Shims,
     keeper: Keeper,
     events: Events,
     filters: FilterCache,
-    started: Timestamp,
     janitor: Janitor,
     timers: Timers,
     /// For what is done later, when the engine may be gone.
@@ -199,6 +205,15 @@ impl Engine {
         };
         overlay::init_layer::make(&settings.data_root.join(INIT_LAYER)).map_err(opening)?;
         let volumes = volume::Store::open(&settings.data_root).map_err(opening)?;
+        let networks = network::Store::open(
+            &settings.data_root,
+            &networks::reserved_subnets(),
+            &format!("{} {}", facts.uid, facts.engine_id),
+        )
+        .map_err(opening)?;
+        let networks = Arc::new(networks);
+        let unplugger =
+            network::unplug::Unplugger::start(Arc::clone(&networks)).map_err(opening)?;
         let janitor = Janitor::start(&settings.data_root).map_err(opening)?;
         let timers = Timers::start().map_err(|error| Error::io("cannot start a thread", &error))?;
         // The shims' events find the engine by a reference that is set once it exists: before that
@@ -223,13 +238,17 @@ impl Engine {
                 pruning: images::Pruning::default(),
                 uploads,
                 volumes,
+                networks,
+                unplugger,
+                ports: networks::Memory::default(),
+                bridging: Mutex::default(),
+                telling: Mutex::default(),
                 containers: Index::default(),
                 execs: ExecIndex::default(),
                 shims,
                 keeper,
                 events: Events::default(),
                 filters: FilterCache::default(),
-                started: Timestamp::now(),
                 janitor,
                 timers,
                 me: weak.clone(),

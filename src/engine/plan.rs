@@ -14,7 +14,9 @@ use crate::container::files::{self, DnsSettings, Resolution};
 use crate::container::record::{MountKind, Record};
 use crate::container::spec::{self, EngineFile, HostMount, Joined, NetworkMode, SpecInput};
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::networks::{Resolver, Surroundings};
 use crate::engine::{Engine, devices};
+use crate::network::kernel::RESOLVER;
 use crate::userns::caps;
 use crate::userns::from_spec::Context;
 use crate::userns::plan::{
@@ -27,7 +29,7 @@ use crate::userns::{idmap, seccomp, spec_to_plan};
 pub(super) struct FilterCache(Mutex<Vec<(LinuxSeccomp, Vec<FilterInstruction>)>>);
 
 /// What stands for the host's address in `--add-host`.
-pub(super) const HOST_GATEWAY: &str = "host-gateway";
+const HOST_GATEWAY: &str = "host-gateway";
 
 /// More profiles than this are not kept.
 const KEPT_FILTERS: usize = 16;
@@ -56,15 +58,13 @@ pub(super) const FILES: [(&str, &str); 3] = [
     ("hosts", "/etc/hosts"),
 ];
 
-/// What `--add-host` asks for. What stands for the host is what the daemon was told; else the host
-/// is reached from its own network alone, where it is the loopback address, and elsewhere there is
-/// no gateway to it.
-fn extra_hosts(host: &HostConfig, gateways: &[IpAddr]) -> Vec<String> {
-    const OWN: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    let gateways = match gateways {
-        [] if host.network_mode == "host" => &OWN,
-        told => told,
-    };
+/// What `--add-host` asks for. What stands for the host is what the daemon was told; else the host is
+/// at the gateway's address, and in its own network at the loopback address; where there is no gateway
+/// it is nowhere.
+fn extra_hosts(host: &HostConfig, told: &[IpAddr], gateway: Option<IpAddr>) -> Vec<String> {
+    let here = (host.network_mode == "host").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let found: Vec<IpAddr> = here.or(gateway).into_iter().collect();
+    let gateways = if told.is_empty() { &found } else { told };
     let entries = host.extra_hosts.iter().flatten();
     let resolved = entries.flat_map(|entry| match entry.strip_suffix(HOST_GATEWAY) {
         None => vec![entry.clone()],
@@ -167,6 +167,7 @@ impl Engine {
             .collect();
         let covered =
             |destination: &str| mounts.iter().any(|mount| mount.destination == destination);
+        let directory = self.directory_of_files(record, directory);
         let files: Vec<EngineFile> = FILES
             .iter()
             .filter(|(_, destination)| !covered(destination))
@@ -256,36 +257,36 @@ impl Engine {
 
     /// Writes /etc/resolv.conf of a container by the host's as it is now: that changes with the
     /// networks that the host joins.
-    pub(super) fn write_resolv_conf(&self, record: &Record, directory: &Path) -> Result<()> {
-        let host = &record.host_config;
-        let daemons = &self.settings.containers;
-        let settings = DnsSettings {
-            servers: own_or(host.dns.as_ref(), &daemons.dns),
-            search: own_or(host.dns_search.as_ref(), &daemons.dns_search),
-            options: own_or(host.dns_options.as_ref(), &daemons.dns_options),
-        };
-        let resolution = match NetworkMode::parse(&host.network_mode) {
-            NetworkMode::Host => Resolution::Host,
-            _ => Resolution::Isolated,
-        };
-        // A host without one has no name servers.
-        let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let content = files::resolv_conf(&hosts, settings, resolution);
+    pub(super) fn write_resolv_conf(
+        &self,
+        record: &Record,
+        directory: &Path,
+        surroundings: &Surroundings,
+    ) -> Result<()> {
+        let content = self.resolv_conf(record, surroundings);
         write_file(&directory.join(FILES[0].0), &content)
     }
 
     /// Writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container.
-    pub(super) fn write_files(&self, record: &Record, directory: &Path) -> Result<()> {
-        self.write_resolv_conf(record, directory)?;
-        let host = &record.host_config;
+    pub(super) fn write_files(
+        &self,
+        record: &Record,
+        directory: &Path,
+        surroundings: &Surroundings,
+    ) -> Result<()> {
+        self.write_resolv_conf(record, directory, surroundings)?;
         let name = &record.config.hostname;
         let contents = [
             files::hostname(name),
             files::hosts(
                 name,
                 &record.config.domainname,
-                &[],
-                &extra_hosts(host, &self.settings.containers.host_gateways),
+                &surroundings.addresses,
+                &extra_hosts(
+                    &record.host_config,
+                    &self.settings.containers.host_gateways,
+                    surroundings.gateway,
+                ),
                 true,
             ),
         ];
@@ -295,15 +296,60 @@ impl Engine {
         Ok(())
     }
 
-    /// The processes whose namespaces the container joins; they must run. Networks that there are
-    /// not are refused here too: Docker finds both out at the start.
+    /// A running container has come into a network, or out of one: puts its new addresses in place of
+    /// the old in its /etc/hosts, which may have been changed otherwise, and makes its
+    /// /etc/resolv.conf anew unless that was.
+    pub(super) fn update_files(
+        &self,
+        record: &Record,
+        directory: &Path,
+        [old, new]: [&Surroundings; 2],
+    ) -> std::io::Result<()> {
+        let hosts = directory.join("hosts");
+        let text = std::fs::read_to_string(&hosts)?;
+        let (name, domain) = (&record.config.hostname, &record.config.domainname);
+        let changed = files::replace_addresses(&text, name, domain, &old.addresses, &new.addresses);
+        std::fs::write(&hosts, changed)?;
+        let resolv = directory.join("resolv.conf");
+        match std::fs::read_to_string(&resolv)? == self.resolv_conf(record, old) {
+            true => std::fs::write(&resolv, self.resolv_conf(record, new)),
+            false => Ok(()),
+        }
+    }
+
+    /// The /etc/resolv.conf of a container, by the host's as it is now.
+    fn resolv_conf(&self, record: &Record, surroundings: &Surroundings) -> String {
+        let host = &record.host_config;
+        let daemons = &self.settings.containers;
+        let settings = DnsSettings {
+            servers: own_or(host.dns.as_ref(), &daemons.dns),
+            search: own_or(host.dns_search.as_ref(), &daemons.dns_search),
+            options: own_or(host.dns_options.as_ref(), &daemons.dns_options),
+        };
+        let mode = NetworkMode::parse(&host.network_mode);
+        let resolution = match (mode, surroundings.resolver) {
+            (NetworkMode::Host, _) => Resolution::Host,
+            (_, Some(Resolver::Names)) => Resolution::Internal(RESOLVER),
+            (_, Some(Resolver::Forwarder(address))) => Resolution::Forwarder(address),
+            (_, None) => Resolution::Isolated,
+        };
+        // A host without one has no name servers.
+        let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        files::resolv_conf(&hosts, settings, resolution)
+    }
+
+    /// Where the files lie that are bound over an image's own: one that joins another's network has
+    /// the other's.
+    fn directory_of_files(&self, record: &Record, own: &Path) -> PathBuf {
+        let other = record.host_config.network_mode.strip_prefix("container:");
+        let other = other.and_then(|name| self.containers.find(name).ok());
+        other.map_or_else(|| own.to_owned(), |other| other.directory.clone())
+    }
+
+    /// The processes whose namespaces the container joins; they must run, which Docker finds out at
+    /// the start.
     pub(super) fn joined(&self, record: &Record) -> Result<Identities> {
         let host = &record.host_config;
-        if let NetworkMode::Named(name) = NetworkMode::parse(&host.network_mode) {
-            return Err(Error::not_found(format!(
-                "failed to set up container networking: network {name} not found"
-            )));
-        }
         // In dockerd's order: of several that cannot be joined the first is told of.
         let (net, ipc, pid) = (
             self.joined_network(record)?,

@@ -129,6 +129,9 @@ impl Engine {
                 self.discard(&container, true);
             }
         }
+        for container in &running {
+            self.rejoin_networks(&container.record());
+        }
         for container in running {
             let shim = self.reach(&container, deadline);
             if let Shim::Unreachable(error, process) = shim {
@@ -139,6 +142,7 @@ impl Engine {
                 self.adopt(&container, shim);
             }
         }
+        self.repair_networks();
         self.sweep_runtime()?;
         Ok(unreachable)
     }

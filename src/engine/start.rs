@@ -30,6 +30,7 @@ use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::logging;
+use crate::engine::networks::Joining;
 use crate::engine::restart::Restarts;
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
@@ -102,8 +103,8 @@ impl Engine {
         let launched = self.launch(container, &record, prepared, &clients);
         drop(clients);
         let outcome = match launched {
-            Ok(launched) => {
-                self.record_start(container, &launched);
+            Ok((launched, joined)) => {
+                self.record_start(container, &launched, joined);
                 Ok(())
             }
             Err((failure, error)) => {
@@ -124,7 +125,7 @@ impl Engine {
         record: &Record,
         prepared: Option<Prepared>,
         clients: &[(Attach, OwnedFd)],
-    ) -> std::result::Result<Launched, (Failure, Error)> {
+    ) -> std::result::Result<(Launched, Joining<'_>), (Failure, Error)> {
         let own = |error: Error| {
             let failure = Failure {
                 code: 128,
@@ -133,28 +134,55 @@ impl Engine {
             (failure, error)
         };
         let refused = |NotStarted { failure, .. }| start_error(&failure);
+        let in_networks = |error: Error| own(error.during("failed to set up container networking"));
         if let Some(prepared) = prepared {
             self.use_volumes(record).map_err(own)?;
             forget_last_run(container).map_err(own)?;
-            // The host may have joined another network since.
-            self.write_resolv_conf(record, &container.directory)
-                .map_err(own)?;
-            match self.shims.start(prepared, clients) {
+            let mut joining = self.join_networks(record).map_err(in_networks)?;
+            let around = joining.surroundings();
+            let written = match joining.has_interfaces() {
+                true => self.write_files(record, &container.directory, &around),
+                // The host may have joined another network since.
+                false => self.write_resolv_conf(record, &container.directory, &around),
+            };
+            written.map_err(own)?;
+            match self.let_go(prepared, &mut joining, clients) {
                 Err(NotStarted {
                     never_ran: true,
                     failure,
                 }) => tracing::debug!(id = container.id.short(), "to be made anew: {failure}"),
-                other => return other.map_err(refused),
+                other => return other.map(|launched| (launched, joining)).map_err(refused),
             }
         }
         let start = self.prepare(container, record).map_err(own)?;
         self.use_volumes(record).map_err(own)?;
         forget_last_run(container).map_err(own)?;
         let prepared = self.shim(start).map_err(|failure| start_error(&failure))?;
-        // Beside the shim, which has bound them, and lets nobody read them yet.
-        self.write_files(record, &container.directory)
+        // Beside the shim, which has bound the files, and lets nobody read them yet.
+        let mut joining = self.join_networks(record).map_err(in_networks)?;
+        self.write_files(record, &container.directory, &joining.surroundings())
             .map_err(own)?;
-        self.shims.start(prepared, clients).map_err(refused)
+        let launched = self
+            .let_go(prepared, &mut joining, clients)
+            .map_err(refused)?;
+        Ok((launched, joining))
+    }
+
+    /// Plugs a container in that is prepared, and lets its first process go.
+    fn let_go(
+        &self,
+        prepared: Prepared,
+        joining: &mut Joining<'_>,
+        clients: &[(Attach, OwnedFd)],
+    ) -> std::result::Result<Launched, NotStarted> {
+        if joining.has_interfaces() {
+            let process = self.shims.process_of(&prepared)?;
+            joining.attach(process).map_err(|error| NotStarted {
+                failure: Failure::own(error.message),
+                never_ran: true,
+            })?;
+        }
+        self.shims.start(prepared, clients)
     }
 
     /// Has a shim forked that takes a start up to its last step.
@@ -166,7 +194,7 @@ impl Engine {
         self.shims.prepare(&fork, start)
     }
 
-    fn record_start(&self, container: &Arc<Container>, launched: &Launched) {
+    fn record_start(&self, container: &Arc<Container>, launched: &Launched, joined: Joining<'_>) {
         tracing::debug!(id = container.id.short(), phases = ?launched.phases, "started");
         for note in &launched.notes {
             tracing::warn!(id = container.id.short(), "{note}");
@@ -178,6 +206,7 @@ impl Engine {
                 paused: false,
             };
             data.record.boot_id.clone_from(&self.facts.boot_id);
+            joined.keep(&mut data.record);
             data.record.clone()
         };
         if let Err(error) = container.save(false) {
@@ -379,8 +408,9 @@ impl Engine {
             ),
             _ => error,
         };
-        let (record, remove, gone, lasted, restart, waiters, ending) = {
+        let (record, left, remove, gone, lasted, restart, waiters, ending) = {
             let mut data = container.data();
+            let left = data.record.clone();
             let State::Running { started, .. } = data.record.state else {
                 return;
             };
@@ -393,6 +423,8 @@ impl Engine {
                 error,
             };
             data.record.finished = Some(exit);
+            data.record.endpoints.clear();
+            data.record.ports.clear();
             let ending = container.ending(&mut data);
             // Whoever comes from now on waits for another end.
             let waiters = data.take_waiters(|condition| condition != WaitCondition::Removed);
@@ -412,6 +444,7 @@ impl Engine {
             data.removing |= remove;
             (
                 data.record.clone(),
+                left,
                 remove,
                 gone,
                 ran.as_secs(),
@@ -436,6 +469,8 @@ impl Engine {
                 ("execDuration".to_owned(), lasted.to_string()),
             ],
         );
+        // Before anybody is told: its ports are free for whoever was waiting for that.
+        self.leave_networks(&left);
         drop(ending);
         for waiter in waiters {
             waiter(ended(&record.state));

@@ -290,6 +290,7 @@ impl Engine {
             return Err(Error::system(&error));
         }
         self.containers.release(&old, &container.id);
+        self.rename_in_networks(&record, &old);
         self.container_event(
             &record,
             "rename",

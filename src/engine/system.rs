@@ -122,11 +122,6 @@ impl Engine {
             let warning = "WARNING: daemon is not using the default seccomp profile";
             warnings.push(warning.to_owned());
         }
-        warnings.push(
-            "WARNING: this version has no networks yet: containers get a loopback interface, \
-             unless --network host or container: is asked for"
-                .to_owned(),
-        );
         warnings.push("WARNING: this version sets no cgroup limits".to_owned());
         warnings
     }

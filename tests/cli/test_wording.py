@@ -178,9 +178,7 @@ class Wording(Case):
 
     def test_what_is_not_done_is_said(self):
         asked = {
-            "network": {"NetworkMode": "bridge"},
             "limit": {"Memory": 1 << 30},
-            "port": {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}},
             "link": {"Links": ["a:b"]},
         }
         for word, host in asked.items():

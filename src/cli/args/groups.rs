@@ -137,11 +137,137 @@ pub struct VolumeRm {
 /// `moss network …`
 #[derive(Debug, Subcommand)]
 pub enum NetworkGroup {
+    /// Connect a container to a network
+    Connect(NetworkConnect),
+    /// Create a network
+    Create(NetworkCreate),
+    /// Disconnect a container from a network
+    Disconnect(NetworkDisconnect),
     /// Display detailed information on one or more networks
     Inspect(Inspect),
     /// List networks
     #[command(visible_alias = "list")]
     Ls(Listing),
+    /// Remove all unused networks
+    Prune(Prune),
+    /// Remove one or more networks
+    #[command(visible_alias = "remove")]
+    Rm(NetworkRm),
+}
+
+/// `moss network connect`
+#[derive(Debug, Args)]
+pub struct NetworkConnect {
+    /// Add network-scoped alias for the container
+    #[arg(long, value_name = "strings")]
+    pub alias: Vec<String>,
+    /// Driver options for the network
+    #[arg(long, value_name = "strings")]
+    pub driver_opt: Vec<String>,
+    /// Highest gw-priority provides the default gateway. Accepts positive and negative values.
+    #[arg(
+        long,
+        value_name = "int",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub gw_priority: i64,
+    /// IPv4 address (e.g., "172.30.100.104")
+    #[arg(long, value_name = "ip", default_value = "")]
+    pub ip: String,
+    /// IPv6 address (e.g., "2001:db8::33")
+    #[arg(long, value_name = "ip", default_value = "")]
+    pub ip6: String,
+    /// Add link to another container
+    #[arg(long, value_name = "list")]
+    pub link: Vec<String>,
+    /// Add a link-local address for the container
+    #[arg(long, value_name = "strings")]
+    pub link_local_ip: Vec<String>,
+    /// The network
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `moss network create`
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    /// Enable manual container attachment
+    #[arg(long)]
+    pub attachable: bool,
+    /// Auxiliary IPv4 or IPv6 addresses used by Network driver
+    #[arg(long, value_name = "map")]
+    pub aux_address: Vec<String>,
+    /// The network from which to copy the configuration
+    #[arg(long, value_name = "string", default_value = "")]
+    pub config_from: String,
+    /// Create a configuration only network
+    #[arg(long)]
+    pub config_only: bool,
+    /// Driver to manage the Network
+    #[arg(short, long, value_name = "string", default_value = "bridge")]
+    pub driver: String,
+    /// IPv4 or IPv6 Gateway for the master subnet
+    #[arg(long, value_name = "ipSlice", value_delimiter = ',')]
+    pub gateway: Vec<String>,
+    /// Restrict external access to the network
+    #[arg(long)]
+    pub internal: bool,
+    /// Allocate container ip from a sub-range
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    pub ip_range: Vec<String>,
+    /// IP Address Management Driver
+    #[arg(long, value_name = "string", default_value = "default")]
+    pub ipam_driver: String,
+    /// Set IPAM driver specific options
+    #[arg(long, value_name = "map")]
+    pub ipam_opt: Vec<String>,
+    /// Enable or disable IPv4 address assignment
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipv4: Option<bool>,
+    /// Enable or disable IPv6 address assignment
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipv6: Option<bool>,
+    /// Set metadata on a network
+    #[arg(long, value_name = "list")]
+    pub label: Vec<String>,
+    /// Set driver specific options
+    #[arg(short, long, value_name = "map")]
+    pub opt: Vec<String>,
+    /// Subnet in CIDR format that represents a network segment
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    pub subnet: Vec<String>,
+    /// Its name
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
+}
+
+/// `moss network disconnect`
+#[derive(Debug, Args)]
+pub struct NetworkDisconnect {
+    /// Force the container to disconnect from a network
+    #[arg(short, long)]
+    pub force: bool,
+    /// The network
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `moss network rm`
+#[derive(Debug, Args)]
+pub struct NetworkRm {
+    /// Do not error if the network does not exist
+    #[arg(short, long)]
+    pub force: bool,
+    /// Networks
+    #[arg(required = true, value_name = "NETWORK")]
+    pub names: Vec<String>,
 }
 
 /// `moss system …`

@@ -10,7 +10,7 @@ use super::orphans;
 use super::start::{Incomplete, Starter, ends};
 use crate::container::logs::Writer;
 use crate::container::protocol::{Failure, Reply, Start};
-use crate::userns::plan::Namespace;
+use crate::userns::plan::{Namespace, ProcessIdentity};
 
 /// How long a shim waits to be told to start what it has prepared.
 const PREPARED: Duration = Duration::from_secs(10);
@@ -19,6 +19,8 @@ const PREPARED: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Prepared<R> {
     outcome: Result<Staged<R>, Failure>,
+    /// The process that waits.
+    process: Option<ProcessIdentity>,
     until: Instant,
 }
 
@@ -37,16 +39,20 @@ pub(crate) struct Staged<R> {
 
 impl<R> Prepared<R> {
     /// Takes a start up to its last step.
-    pub(crate) fn new(starter: &mut impl Starter<Ready = R>, start: Start) -> Self {
+    pub(crate) fn new<S: Starter<Ready = R>>(starter: &mut S, start: Start) -> Self {
         let outcome = stage(starter, start);
-        let until = Instant::now() + PREPARED;
-        Self { outcome, until }
+        let process = outcome.as_ref().ok();
+        Self {
+            process: process.and_then(|staged| S::identity(&staged.ready)),
+            outcome,
+            until: Instant::now() + PREPARED,
+        }
     }
 
     /// What the daemon is told of it.
     pub(crate) fn reply(&self) -> Reply {
         match &self.outcome {
-            Ok(_) => Reply::Ok,
+            Ok(_) => self.process.map_or(Reply::Ok, Reply::Prepared),
             Err(failure) => Reply::Failed(failure.clone()),
         }
     }

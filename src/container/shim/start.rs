@@ -29,6 +29,9 @@ pub(crate) trait Starter {
     /// The first process that waits, by its pidfd.
     fn process(ready: &Self::Ready) -> Option<BorrowedFd<'_>>;
 
+    /// The same, as others may find it; where it has namespaces of its own.
+    fn identity(ready: &Self::Ready) -> Option<ProcessIdentity>;
+
     /// Lets it go on.
     fn start(&mut self, ready: Self::Ready) -> Result<Launched, Failure>;
 
@@ -180,6 +183,10 @@ impl Starter for Stage {
 
     fn process(ready: &Ready) -> Option<BorrowedFd<'_>> {
         ready.process.pidfd()
+    }
+
+    fn identity(ready: &Ready) -> Option<ProcessIdentity> {
+        Some(ready.process.identity())
     }
 
     fn start(&mut self, ready: Ready) -> Result<Launched, Failure> {

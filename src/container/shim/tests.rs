@@ -116,6 +116,10 @@ impl Starter for Ordinary {
         Some(own.as_fd())
     }
 
+    fn identity(_: &Self::Ready) -> Option<ProcessIdentity> {
+        None
+    }
+
     fn start(&mut self, (process, stdio, _): Self::Ready) -> Result<Launched, Failure> {
         spawn(&process, stdio)
     }

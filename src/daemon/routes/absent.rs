@@ -31,17 +31,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
             "/containers/{name:.*}/attach/ws",
             Absent("attaching by websocket"),
         ),
-        (post.clone(), "/networks/create", Absent("making networks")),
-        (
-            post.clone(),
-            "/networks/{name:.*}/connect",
-            Absent("connecting containers to networks"),
-        ),
-        (
-            post.clone(),
-            "/networks/{name:.*}/disconnect",
-            Absent("disconnecting containers from networks"),
-        ),
         (
             get.clone(),
             "/plugins/privileges",

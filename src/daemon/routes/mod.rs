@@ -267,7 +267,18 @@ fn table() -> Table<Target> {
         ),
         (Method::GET, "/networks", route!(networks::list)),
         (Method::GET, "/networks/", route!(networks::list)),
+        (Method::POST, "/networks/create", route!(networks::create)),
         (Method::POST, "/networks/prune", route!(networks::prune)),
+        (
+            Method::POST,
+            "/networks/{name:.*}/connect",
+            route!(networks::connect),
+        ),
+        (
+            Method::POST,
+            "/networks/{name:.*}/disconnect",
+            route!(networks::disconnect),
+        ),
         (
             Method::DELETE,
             "/networks/{name:.*}",

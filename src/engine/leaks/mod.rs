@@ -7,10 +7,10 @@
 //! | kind | leaked is |
 //! |---|---|
 //! | mount | anything mounted below the data root or the exec root, or an overlay of its layers, in the namespace of the caller or of the keeper: root filesystems are attached in containers only |
-//! | process | a second keeper; another engine's keeper whose exec root is gone; a shim without a record; anything in the keeper's user namespace, or in one nested in it, that descends from neither the daemon nor a shim |
+//! | process | a second keeper; another engine's keeper whose exec root is gone; a shim without a record; a slirp that is not the keeper's; anything in the keeper's user namespace, or in one nested in it, that descends from neither the daemon nor a shim |
 //! | namespace | a namespace that a mount below either root pins |
 //! | directory | a runtime directory of a container without a record |
-//! | object | a container's directory without a record, or with one that cannot be read: the engine does not know that container any more; what lies in `tmp` or `trash` |
+//! | object | a container's directory without a record, or with one that cannot be read: the engine does not know that container any more; what slirp knows of a network without a record; what lies in `tmp` or `trash` |
 //!
 //! Objects in `tmp` and `trash` are a daemon's work in hand while one runs: then only those count
 //! that nothing has touched for [`AT_WORK`].
@@ -36,6 +36,8 @@ use serde::{Deserialize, Serialize};
 use crate::container::protocol::SOCKET;
 use crate::container::record::{RECORD_FILE, Record, RecordError};
 use crate::engine::spare;
+use crate::slirp;
+use crate::slirp::state::NetworkState;
 use crate::sys::lock;
 use crate::sys::nsfs;
 use crate::types::chain::chain;
@@ -121,6 +123,8 @@ struct Snapshot {
     containers: HashMap<String, bool>,
     /// Containers whose records cannot be read: their directories, and why.
     damaged: Vec<(PathBuf, String)>,
+    /// Ids of networks that slirp knows, and whether they have a record.
+    networks: HashMap<String, bool>,
     /// Containers that have a runtime directory.
     runtime: Vec<String>,
     /// Exec roots of other keepers that no longer exist.
@@ -169,6 +173,12 @@ impl Snapshot {
             let has_record = path.join(RECORD_FILE).exists();
             Some((named(path)?, has_record)).filter(|(name, _)| !spare::NAMES.contains(&&**name))
         });
+        let networks = entries(&exec_root.join(slirp::state::DIRECTORY)).filter_map(|path| {
+            let has_record = data_root.join("networks").join(path.file_name()?).exists();
+            let id = named(path)?.strip_suffix(".json")?.to_owned();
+            Some((id, has_record))
+        });
+        let networks = networks.collect();
         let objects = ["tmp", "trash"].map(|place| entries(&data_root.join(place)));
         let objects = objects.into_iter().flatten().map(|path| {
             let touched = std::fs::symlink_metadata(&path).ok();
@@ -199,6 +209,7 @@ impl Snapshot {
             mounts,
             containers: containers.collect(),
             damaged: damaged.collect(),
+            networks,
             runtime: entries(&exec_root.join("c")).filter_map(named).collect(),
             objects: objects.collect(),
             processes,
@@ -293,6 +304,14 @@ impl Snapshot {
                 {
                     leaks.push(leak(format!("its container {id} has no record")));
                 }
+            } else if inside && process.name == slirp::NAME {
+                owners.insert(process.pid);
+                if self
+                    .keeper
+                    .is_some_and(|(keeper, _)| keeper != process.parent)
+                {
+                    leaks.push(leak("not the keeper's".into()));
+                }
             } else if inside && Some(process.pid) == self.daemon {
                 owners.insert(process.pid);
             } else if inside
@@ -378,7 +397,19 @@ impl Snapshot {
                 self.data_root.join("trash").display()
             ),
         });
-        half_made.chain(damaged).chain(left).collect()
+        let unknown = self.networks.iter().filter(|(_, has_record)| !**has_record);
+        let unknown = unknown.map(|(id, _)| Leak {
+            kind: Kind::Object,
+            what: NetworkState::path(&self.exec_root, id)
+                .display()
+                .to_string(),
+            why: "a network without a record".into(),
+        });
+        half_made
+            .chain(damaged)
+            .chain(left)
+            .chain(unknown)
+            .collect()
     }
 }
 

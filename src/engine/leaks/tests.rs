@@ -35,6 +35,7 @@ fn clean() -> Snapshot {
             at(25, 1, "tokio", "/usr/bin/engine|daemon", KEEPER),
             shim,
             at(31, 30, "sh", "sh", NESTED),
+            at(33, 20, crate::slirp::NAME, "moss: keeper|/run/x|3", KEEPER),
             at(32, 31, "sleep", "sleep|9", NESTED),
         ],
         containers: HashMap::from([("abc".into(), true)]),

@@ -132,6 +132,50 @@ impl Keeper {
         }
     }
 
+    /// Has a network's namespace held, which then outlives this process.
+    ///
+    /// A keeper that has died is made anew first.
+    pub fn pin(&self, network: &str, namespace: BorrowedFd<'_>) -> Result<(), KeeperError> {
+        let network = network.to_owned();
+        match self.ask("hold a network", &Request::Pin { network }, &[namespace])? {
+            Reply::Done => Ok(()),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Has slirp told something, in its own words; where it does not run, nobody is told.
+    pub fn tell_slirp(
+        &self,
+        order: serde_json::Value,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), KeeperError> {
+        match self.ask("tell slirp", &Request::Tell { order }, descriptors)? {
+            Reply::Done => Ok(()),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Has a network's namespace let go.
+    pub fn unpin(&self, network: &str) -> Result<(), KeeperError> {
+        let network = network.to_owned();
+        match self.ask("let go of a network", &Request::Unpin { network }, &[])? {
+            Reply::Done => Ok(()),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// The namespace of a network, if it is held.
+    pub fn namespace(&self, network: &str) -> Result<Option<OwnedFd>, KeeperError> {
+        let request = Request::Namespace {
+            network: network.to_owned(),
+        };
+        let (reply, descriptor) = self.ask_with("give a network", &request, &[])?;
+        match reply {
+            Reply::Namespace { held } => Ok(descriptor.filter(|_| held)),
+            other => Err(other.unexpected()),
+        }
+    }
+
     /// The id map of the keeper's namespace.
     pub fn maps(&self) -> IdMap {
         self.link().maps.clone()
@@ -186,15 +230,25 @@ impl Keeper {
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Reply, KeeperError> {
+        self.ask_with(operation, request, descriptors)
+            .map(|(reply, _)| reply)
+    }
+
+    fn ask_with(
+        &self,
+        operation: &'static str,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Option<OwnedFd>), KeeperError> {
         let mut link = self.link();
         match link.send(request, descriptors) {
             Err(KeeperError::Talk(_)) => {
                 *link = Link::open_or_start(&self.start, link.namespace)?;
-                link.ask(operation, request, descriptors)
+                link.send(request, descriptors)?;
             }
-            Err(error) => Err(error),
-            Ok(()) => link.answer(operation),
+            other => other?,
         }
+        link.answer_with(operation)
     }
 }
 
@@ -378,15 +432,23 @@ impl Link {
     }
 
     fn answer(&mut self, operation: &'static str) -> Result<Reply, KeeperError> {
+        self.answer_with(operation).map(|(reply, _)| reply)
+    }
+
+    fn answer_with(
+        &mut self,
+        operation: &'static str,
+    ) -> Result<(Reply, Option<OwnedFd>), KeeperError> {
         let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, _) = fdpass::receive(&self.socket, &mut buffer).map_err(KeeperError::Talk)?;
+        let (length, descriptors) =
+            fdpass::receive(&self.socket, &mut buffer).map_err(KeeperError::Talk)?;
         if length == 0 {
             return Err(KeeperError::Talk(io::ErrorKind::UnexpectedEof.into()));
         }
         let text = || String::from_utf8_lossy(&buffer[..length]).into_owned();
         match serde_json::from_slice(&buffer[..length]) {
             Ok(Reply::Failed { message }) => Err(KeeperError::Refused { operation, message }),
-            Ok(reply) => Ok(reply),
+            Ok(reply) => Ok((reply, descriptors.into_iter().next())),
             Err(_) => Err(KeeperError::Answer(text())),
         }
     }

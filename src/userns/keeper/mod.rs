@@ -18,6 +18,9 @@
 //! ([`sealed`](crate::sys::sealed)), never the user's file, so that nothing in a container can reach
 //! that file through `/proc/PID/exe`.
 //!
+//! **Networks.** The keeper holds the namespaces of networks, which would otherwise go with the daemon
+//! that made them, and runs slirp, which serves them, as long as there is one.
+//!
 //! **Dumpable.** Keeper and shims are not dumpable (`PR_SET_DUMPABLE` 0): a container that shares
 //! the host's pid namespace runs as the same host user, and could otherwise trace them or open
 //! their descriptors. Their owner, outside, holds every capability over the inner namespace and
@@ -46,6 +49,7 @@ mod identity;
 mod protocol;
 mod server;
 mod setup;
+mod slirp;
 
 use std::io;
 use std::path::PathBuf;
@@ -53,7 +57,7 @@ use std::path::PathBuf;
 pub use client::{Keeper, Start};
 pub use identity::{Identity, ShimIdentity};
 pub use protocol::{Build, Status, VERSION};
-pub use server::{Shim, serve};
+pub use server::{Roles, Shim, Slirp, serve};
 pub use setup::setup;
 
 /// `argv[0]` of a keeper, by which `main` knows its role and `ps` names it.

@@ -48,6 +48,26 @@ pub(super) enum Request {
     },
     /// Fork a shim; the descriptor is its end of a connection to the daemon.
     Spawn,
+    /// Hold a network's namespace, the descriptor, in place of one held before.
+    Pin {
+        /// The network.
+        network: String,
+    },
+    /// Pass an order on to slirp, with the descriptors; without one there is nobody to be told.
+    Tell {
+        /// In slirp's own words.
+        order: serde_json::Value,
+    },
+    /// Let go of a network's namespace, if it is held.
+    Unpin {
+        /// The network.
+        network: String,
+    },
+    /// Give a network's namespace; it comes with the answer.
+    Namespace {
+        /// The network.
+        network: String,
+    },
     /// What there is.
     Status,
     /// Execute another build in place; the descriptor is its program.
@@ -59,6 +79,27 @@ pub(super) enum Request {
     Stop {
         /// Though shims run.
         force: bool,
+    },
+}
+
+/// What the keeper itself tells slirp: some of slirp's own orders.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Order<'a> {
+    /// First of all.
+    Begin {
+        /// Where the networks' files are.
+        exec_root: &'a std::path::Path,
+    },
+    /// Serve a network, whose namespace comes with it.
+    Pin {
+        /// Its id.
+        network: &'a str,
+    },
+    /// Serve it no more.
+    Unpin {
+        /// Its id.
+        network: &'a str,
     },
 }
 
@@ -82,6 +123,11 @@ pub(super) enum Reply {
         /// The shim.
         pid: i32,
     },
+    /// To [`Request::Namespace`].
+    Namespace {
+        /// It is held, and here.
+        held: bool,
+    },
     /// To [`Request::Status`].
     Status(Status),
     /// Done.
@@ -103,4 +149,6 @@ pub struct Status {
     pub connections: usize,
     /// Shims forked since it started, upgrades included.
     pub forked: u64,
+    /// Networks whose namespaces it holds.
+    pub networks: Vec<String>,
 }

@@ -8,11 +8,14 @@
 //! The keeper is the subreaper of what it forks: a dead shim's children come to it and are reaped
 //! here, rather than by a pid 1 that may not care (`sleep` in a CI container).
 //!
+//! It holds the namespaces of networks, which would otherwise go with the daemon that made them.
+//!
 //! SIGHUP makes the socket and `keeper.json` anew, where logind has deleted the runtime directory.
 //!
 //! **Upgrade.** The state becomes JSON in a memfd, every descriptor that it names loses
 //! close-on-exec, and the new program is executed in place: same pid, same children.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -29,8 +32,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::idmap::IdMap;
 use super::identity::Identity;
-use super::protocol::{Build, MAX_MESSAGE, Reply, Request, Status, VERSION};
+use super::protocol::{Build, MAX_MESSAGE, Order, Reply, Request, Status, VERSION};
 use super::setup::{self, Report};
+use super::slirp;
 use crate::sys::{fdpass, fork, paths, pidfd, prctl};
 
 /// Names the socket in the exec root.
@@ -42,6 +46,18 @@ pub(super) const LOCK: &str = "keeper.lock";
 /// What a forked shim runs, given by `main`: its connection to the daemon and its leash. The
 /// result is its exit status.
 pub type Shim = fn([OwnedFd; 2]) -> i32;
+
+/// What the forked slirp runs, given by `main`: its link. The result is its exit status.
+pub type Slirp = fn([OwnedFd; 1]) -> i32;
+
+/// What the keeper's children run.
+#[derive(Debug, Clone, Copy)]
+pub struct Roles {
+    /// A container's shim.
+    pub shim: Shim,
+    /// The networks' process.
+    pub slirp: Slirp,
+}
 
 /// A request and its answer's length fit easily; a status reply is the longest message.
 const MAX_REQUEST: usize = 4 << 10;
@@ -62,6 +78,7 @@ pub(super) struct State {
     /// The connection, by its place above, that asked for the upgrade.
     asker: Option<usize>,
     shims: Vec<ShimState>,
+    networks: Vec<(String, RawFd)>,
 }
 
 /// A shim as it crosses exec.
@@ -87,8 +104,8 @@ impl State {
 }
 
 /// The keeper's life. `arguments` are those after the program's name; returns the exit status.
-pub fn serve(arguments: &[String], shim: Shim) -> i32 {
-    let first = match Server::take_over(arguments, shim) {
+pub fn serve(arguments: &[String], roles: Roles) -> i32 {
+    let first = match Server::take_over(arguments, roles) {
         Ok((server, asker)) => {
             let mut server = server;
             match asker {
@@ -112,11 +129,14 @@ struct Server {
     build: Build,
     maps: IdMap,
     grace: Duration,
-    shim: Shim,
+    roles: Roles,
     listener: OwnedFd,
     signals: SignalFd,
     connections: Vec<OwnedFd>,
     shims: Vec<Leashed>,
+    /// Namespaces of networks: what daemons come and go by.
+    networks: BTreeMap<String, OwnedFd>,
+    slirp: slirp::Slirp,
     forked: u64,
     idle_since: Instant,
 }
@@ -136,7 +156,7 @@ enum Next {
 }
 
 impl Server {
-    fn take_over(arguments: &[String], shim: Shim) -> io::Result<(Self, Option<usize>)> {
+    fn take_over(arguments: &[String], roles: Roles) -> io::Result<(Self, Option<usize>)> {
         let number = arguments.get(1).and_then(|number| number.parse().ok());
         let number = number.ok_or(io::ErrorKind::InvalidInput)?;
         let state = File::from(fork::take_inherited(number)?);
@@ -183,11 +203,17 @@ impl Server {
             build: Build(state.build),
             maps,
             grace: Duration::from_millis(state.grace_ms),
-            shim,
+            roles,
             listener,
             signals,
             connections: take(&state.connections)?,
             shims,
+            networks: state
+                .networks
+                .into_iter()
+                .map(|(network, number)| Ok((network, fork::take_inherited(number)?)))
+                .collect::<io::Result<_>>()?,
+            slirp: slirp::Slirp::default(),
             forked: state.forked,
             idle_since: Instant::now(),
         };
@@ -198,6 +224,8 @@ impl Server {
     fn run(&mut self) -> io::Result<()> {
         // Children that ended around an upgrade sent their SIGCHLD to the program before.
         self.reap();
+        // One that a keeper of another build had started ends with its link.
+        self.start_slirp();
         loop {
             if let Next::Leave = self.round()? {
                 return Ok(());
@@ -220,7 +248,8 @@ impl Server {
                 .chain(leashes)
                 .map(|fd| PollFd::new(fd, PollFlags::IN)),
         );
-        match rustix::event::poll(&mut polled, self.patience().as_ref()) {
+        let patience = self.patience();
+        match rustix::event::poll(&mut polled, patience.as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(Next::GoOn),
             other => other?,
         };
@@ -250,6 +279,7 @@ impl Server {
         if fixed[0] {
             self.accept();
         }
+        self.start_slirp();
         if self.is_idle() && self.idle_since.elapsed() >= self.grace && self.may_leave() {
             self.remove_traces();
             return Ok(Next::Leave);
@@ -261,12 +291,15 @@ impl Server {
         self.connections.is_empty() && self.shims.is_empty()
     }
 
-    /// How long to wait at most: what is left of the grace period where there is nothing to do.
+    /// How long to wait at most: what is left of the grace period where there is nothing to do, or
+    /// until slirp is started again.
     fn patience(&self) -> Option<Timespec> {
-        if !self.is_idle() {
-            return None;
-        }
-        let left = self.grace.saturating_sub(self.idle_since.elapsed());
+        let slirp = self.slirp.patience().filter(|_| !self.networks.is_empty());
+        let idle = self.grace.saturating_sub(self.idle_since.elapsed());
+        let left = slirp
+            .into_iter()
+            .chain(self.is_idle().then_some(idle))
+            .min()?;
         // A moment more than is left, so as not to spin through its last millisecond.
         Timespec::try_from(left + Duration::from_millis(1)).ok()
     }
@@ -357,6 +390,7 @@ impl Server {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
+            self.slirp.buried(pid);
             if let Some(place) = self.shims.iter().position(|shim| shim.pid == pid) {
                 let mut shim = self.shims.swap_remove(place);
                 shim.receive();
@@ -381,7 +415,7 @@ impl Server {
             }
             Ok(received) => received,
         };
-        let descriptor = descriptors.into_iter().next();
+        let mut descriptors = descriptors.into_iter();
         let request = match serde_json::from_slice(&buffer[..length]) {
             Ok(request) => request,
             Err(error) => {
@@ -392,6 +426,13 @@ impl Server {
                 return Next::GoOn;
             }
         };
+        if let Request::Tell { order } = request {
+            let told: Vec<OwnedFd> = descriptors.collect();
+            self.slirp.tell(&order, &told);
+            self.answer(place, &Reply::Done);
+            return Next::GoOn;
+        }
+        let descriptor = descriptors.next();
         let reply = match (request, descriptor) {
             (Request::Hello { .. }, _) => Reply::Hello {
                 version: VERSION,
@@ -400,19 +441,41 @@ impl Server {
                 maps: self.maps.clone(),
             },
             (Request::Spawn, Some(connection)) => self.spawn(connection),
+            (Request::Pin { network }, Some(namespace)) => {
+                self.pin(network, namespace);
+                Reply::Done
+            }
+            (Request::Unpin { network }, _) => {
+                self.networks.remove(&network);
+                let network = &network;
+                self.slirp.tell(&Order::Unpin { network }, &[]);
+                Reply::Done
+            }
+            (Request::Namespace { network }, _) => {
+                let namespace = self.networks.get(&network);
+                let twin = namespace.and_then(|namespace| namespace.try_clone().ok());
+                let held = twin.is_some();
+                self.answer_with(place, &Reply::Namespace { held }, twin.as_ref());
+                return Next::GoOn;
+            }
             (Request::Upgrade { build }, Some(program)) => {
                 let error = self.upgrade(place, &build, &File::from(program));
                 Reply::Failed {
                     message: error.to_string(),
                 }
             }
-            (Request::Spawn | Request::Upgrade { .. }, None) => Reply::Failed {
-                message: "a descriptor is missing".into(),
-            },
+            // Was passed on above.
+            (Request::Tell { .. }, _) => Reply::Done,
+            (Request::Spawn | Request::Upgrade { .. } | Request::Pin { .. }, None) => {
+                Reply::Failed {
+                    message: "a descriptor is missing".into(),
+                }
+            }
             (Request::Status, _) => Reply::Status(Status {
                 shims: self.shims.iter().map(|shim| shim.pid).collect(),
                 connections: self.connections.len(),
                 forked: self.forked,
+                networks: self.networks.keys().cloned().collect(),
             }),
             (Request::Stop { force }, _) => {
                 if !force && !self.shims.is_empty() {
@@ -440,6 +503,10 @@ impl Server {
 
     /// Answers; an asker that has gone is noticed when its connection is read next.
     fn answer(&mut self, place: usize, reply: &Reply) {
+        self.answer_with(place, reply, None);
+    }
+
+    fn answer_with(&mut self, place: usize, reply: &Reply, descriptor: Option<&OwnedFd>) {
         let Some(connection) = self.connections.get(place) else {
             return;
         };
@@ -449,7 +516,8 @@ impl Server {
         }
         // An asker has one question open, so the answer fits; for one that asks and never listens
         // nobody else is kept waiting. Its connection's end is noticed as any other's.
-        if fdpass::send(connection, &bytes, &[]).is_err() {
+        let descriptors: Vec<_> = descriptor.into_iter().map(AsFd::as_fd).collect();
+        if fdpass::send(connection, &bytes, &descriptors).is_err() {
             let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
         }
     }
@@ -463,10 +531,27 @@ impl Server {
         }
     }
 
+    fn pin(&mut self, network: String, namespace: OwnedFd) {
+        self.start_slirp();
+        let order = Order::Pin { network: &network };
+        self.slirp.tell(&order, std::slice::from_ref(&namespace));
+        self.networks.insert(network, namespace);
+        // The first one: before, there was nothing to start slirp for.
+        self.start_slirp();
+    }
+
+    /// Starts slirp where there is something for it to do and it does not run.
+    fn start_slirp(&mut self) {
+        if !self.networks.is_empty() {
+            self.slirp
+                .start(self.roles.slirp, &self.exec_root, &self.networks);
+        }
+    }
+
     fn try_spawn(&mut self, connection: OwnedFd) -> io::Result<i32> {
         let (leash, shims_end) = fdpass::pair()?;
         rustix::io::ioctl_fionbio(&leash, true)?;
-        let pid = fork::fork_keeping([connection, shims_end], self.shim)?.as_raw();
+        let pid = fork::fork_keeping([connection, shims_end], self.roles.shim)?.as_raw();
         self.shims.push(Leashed {
             pid,
             leash: Some(leash),
@@ -496,8 +581,14 @@ impl Server {
             connections: numbers(&self.connections),
             asker: Some(asker),
             shims: shims.collect(),
+            networks: self
+                .networks
+                .iter()
+                .map(|(network, namespace)| (network.clone(), namespace.as_raw_fd()))
+                .collect(),
         };
         let mut pass = state.connections.clone();
+        pass.extend(state.networks.iter().map(|(_, number)| *number));
         pass.push(self.listener.as_raw_fd());
         for shim in &state.shims {
             pass.extend(shim.leash.iter().chain(&shim.held));

@@ -65,7 +65,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::clone::reap;
 use crate::sys::pidfd;
-use crate::userns::plan::{Namespace, Plan, Process};
+use crate::userns::plan::{Namespace, Plan, Process, ProcessIdentity};
 
 use channel::{Channel, Order, Report};
 pub use enter::exec;
@@ -367,6 +367,14 @@ impl Ready {
     /// The process.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.process.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The process, as others may find it.
+    pub fn identity(&self) -> ProcessIdentity {
+        ProcessIdentity {
+            pid: self.process.pid,
+            start_time: self.process.start_time,
+        }
     }
 
     /// Confines the process and lets it execute its program.

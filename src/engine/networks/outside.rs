@@ -1,0 +1,165 @@
+//! What slirp is told: the networks' files, and that they have changed.
+//!
+//! A file is written before slirp is told, and before anything runs that may ask for a name in it.
+//! Both are done under one lock, so that an older state never replaces a newer one.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::PoisonError;
+
+use super::endpoints;
+use crate::container::record::Record;
+use crate::engine::Engine;
+use crate::network;
+use crate::network::store::Member;
+use crate::slirp::state::{DIRECTORY, MemberState, NetworkState, Publication};
+use crate::slirp::{MOST_SOCKETS, Order};
+use crate::sys::atomic::{self, Durability};
+
+/// Sockets that are bound, and what for.
+pub(super) type Bound = Vec<(Publication, OwnedFd)>;
+
+impl Engine {
+    /// Writes a network's file, and tells slirp of it with sockets that are bound already.
+    pub(super) fn tell_outside(&self, network: &network::Record, bound: &Bound) {
+        if network.driver != "bridge" {
+            return;
+        }
+        let mut keeper = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = state(network, &self.networks.members(&network.id));
+        let root = &self.settings.exec_root;
+        let written = serde_json::to_vec(&state)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| {
+                std::fs::create_dir_all(root.join(DIRECTORY))?;
+                atomic::write(
+                    &NetworkState::path(root, &network.id),
+                    &bytes,
+                    Durability::Lazy,
+                )
+            });
+        if let Err(error) = written {
+            tracing::error!(
+                "what is in network {} cannot be written: {error}",
+                network.name
+            );
+        }
+        // One message at least, with as many sockets as it takes.
+        let mut rest = bound.as_slice();
+        loop {
+            let (some, more) = rest.split_at(rest.len().min(MOST_SOCKETS));
+            let order = Order::Changed {
+                network: network.id.clone(),
+                sockets: some.iter().map(|(publication, _)| *publication).collect(),
+            };
+            let sockets: Vec<_> = some.iter().map(|(_, socket)| socket.as_fd()).collect();
+            let told =
+                serde_json::to_value(&order).map(|order| self.keeper.tell_slirp(order, &sockets));
+            if let Ok(Err(error)) = told {
+                tracing::error!("slirp cannot be told of network {}: {error}", network.name);
+            }
+            rest = more;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        self.pin_again(&mut keeper);
+    }
+
+    /// Has a keeper that was made anew hold what the one before held; its slirp reads the rest.
+    fn pin_again(&self, known: &mut Option<i32>) {
+        let keeper = self.keeper.pid();
+        if known.replace(keeper).is_none_or(|known| known == keeper) {
+            return;
+        }
+        for network in self.networks.list() {
+            if let Some(bridge) = self.networks.bridge(&network.id)
+                && let Err(error) = self.keeper.pin(&network.id, bridge.namespace())
+            {
+                tracing::error!("the network {} is not served: {error}", network.name);
+            }
+        }
+    }
+
+    /// Removes a network's file.
+    pub(super) fn forget_outside(&self, network: &str) {
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = std::fs::remove_file(NetworkState::path(&self.settings.exec_root, network));
+    }
+
+    /// Removes the files of networks that there are not.
+    pub(super) fn forget_unknown(&self) {
+        let root = &self.settings.exec_root;
+        for entry in std::fs::read_dir(root.join(DIRECTORY))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            if id.is_none_or(|id| self.networks.find(id).is_err()) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Tells the networks of a running container that it is called otherwise.
+    pub(in crate::engine) fn rename_in_networks(&self, record: &Record, old: &str) {
+        self.networks.rename(record.id.as_str(), old, &record.name);
+        for endpoint in record.endpoints.values() {
+            if let Ok(network) = self.networks.find(&endpoint.settings.network_id) {
+                self.tell_outside(&network, &Bound::new());
+            }
+        }
+    }
+}
+
+/// A network as slirp is to see it.
+fn state(network: &network::Record, members: &[Member]) -> NetworkState {
+    let members = members.iter().map(|member| MemberState {
+        container: member.container.clone(),
+        names: member.names.clone(),
+        links: member.links.clone(),
+        addresses: member.ipv4.into_iter().chain(member.ipv6).collect(),
+        servers: member.servers.clone(),
+        ports: member.ports.clone(),
+    });
+    NetworkState {
+        id: network.id.clone(),
+        name: network.name.clone(),
+        bridge: network.bridge(),
+        subnets: network.subnets.iter().map(|subnet| subnet.prefix).collect(),
+        gateways: network
+            .subnets
+            .iter()
+            .map(|subnet| subnet.gateway)
+            .collect(),
+        internal: network.internal,
+        mtu: network.mtu(),
+        names: !network.is_default(),
+        members: members.collect(),
+    }
+}
+
+/// Names that a container alone knows others by: `container:name`.
+pub(super) fn links(settings: &crate::api::network::EndpointSettings) -> Vec<(String, String)> {
+    let links = settings.links.iter().flatten().map(|link| {
+        let (container, name) = link.split_once(':').unwrap_or((link, link));
+        (name.to_owned(), container.to_owned())
+    });
+    links.collect()
+}
+
+/// Name servers that a container asks for, or the daemon was told of.
+pub(super) fn servers(record: &Record, daemons: &[String]) -> Vec<std::net::IpAddr> {
+    let own = record.host_config.dns.iter().flatten();
+    let own: Vec<_> = own
+        .filter_map(|server| endpoints::address(server))
+        .collect();
+    match own.is_empty() {
+        true => daemons
+            .iter()
+            .filter_map(|server| endpoints::address(server))
+            .collect(),
+        false => own,
+    }
+}
