@@ -135,6 +135,7 @@ impl Engine {
         };
         let refused = |NotStarted { failure, .. }| start_error(&failure);
         let in_networks = |error: Error| own(error.during("failed to set up container networking"));
+        let was_prepared = prepared.is_some();
         if let Some(prepared) = prepared {
             self.use_volumes(record).map_err(own)?;
             forget_last_run(container).map_err(own)?;
@@ -155,7 +156,9 @@ impl Engine {
             }
         }
         let start = self.prepare(container, record).map_err(own)?;
-        self.use_volumes(record).map_err(own)?;
+        if !was_prepared {
+            self.use_volumes(record).map_err(own)?;
+        }
         forget_last_run(container).map_err(own)?;
         let prepared = self.shim(start).map_err(|failure| start_error(&failure))?;
         // Beside the shim, which has bound the files, and lets nobody read them yet.

@@ -6,6 +6,7 @@ import signal
 import unittest
 
 from harness import Daemon, check, eventually, fail, once
+from test_faults import children_named, parent
 
 # Changes files of the image in all ways, then shows what came of it.
 CHANGE = """set -e
@@ -62,14 +63,14 @@ class Fuse(Storage, unittest.TestCase):
 
     def server(self):
         """The server of the one container that runs: the process by its name, and its shim."""
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        keepers = children_named(self.daemon, "keeper")
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             try:
-                with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline") as line:
-                    name, rest = stat.read().split("(", 1)[1].rsplit(")", 1)
-                    if name == "moss-fuse" and self.daemon.top in line.read():
-                        return int(pid), int(rest.split()[1])
+                with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                    if file.read() == "moss-fuse\n" and parent(parent(pid)) in keepers:
+                        return pid, parent(pid)
             except OSError:
-                continue
+                continue  # it has just ended
         return fail("/proc", "a server", "none")
 
     def test_a_killed_server_ends_its_container_alone(self):
