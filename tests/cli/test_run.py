@@ -149,11 +149,14 @@ class ExitCodes(Case):
             r"not a directory: unknown: Are you trying to mount a directory onto a file \(or vice-versa\)\? "
             "Check if the specified host path exists and is the expected type"))
 
-    @once  # the older client keeps what it asks of the default network to itself
+    @once
     def test_address_in_the_default_network(self):
-        for flag, value in (("--ip", "10.0.0.9"), ("--ip6", "fd00::9")):
-            self.docker("create", flag, value, "busybox", "true", code=1, err=re.compile(
-                "invalid config for network bridge: invalid endpoint settings:\nuser-specified IP address is supported on user-defined networks only"))
+        # Older clients keep what is asked of the default network to themselves.
+        for family, address in (("IPv4Address", "10.0.0.9"), ("IPv6Address", "fd00::9")):
+            body = {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"default": {"IPAMConfig": {family: address}}}}}
+            status, _, answer = self.daemon.http("POST", "/v1.50/containers/create", body)
+            self.equal((status, answer), (400, {"message": "invalid config for network bridge: invalid endpoint settings:\n"
+                                                "user-specified IP address is supported on user-defined networks only"}), "an address")
 
     def test_failed_start_leaves_created(self):
         name = self.name()
