@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::Store;
-use super::load::{archive, config, docker_archive, layer, load};
+use super::archives::{archive, config, docker_archive, layer, load};
 
 /// What a store with these images is made of: record, blobs, layers and names, in the order in
 /// which a removal takes them away.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::super::{BuiltinFile, Config, Import, Store};
-use super::load::{assert_empty, gzip, layer};
+use super::archives::{assert_empty, gzip, layer};
 use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 

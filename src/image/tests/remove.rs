@@ -1,7 +1,7 @@
 //! Removal: Docker's order, conflicts and sentences.
 
 use super::super::{Removed, Store, User, chain_ids};
-use super::load::{archive, assert_empty, config, docker_archive, layer, load};
+use super::archives::{archive, assert_empty, config, docker_archive, layer, load};
 use crate::types::digest::Digest;
 
 fn nobody(_: &Digest) -> Vec<User> {
