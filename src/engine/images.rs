@@ -380,19 +380,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes an image of one layer from a root filesystem's tar; returns its id.
-    pub fn image_import(&self, source: &mut dyn Read, import: &image::Import) -> Result<Digest> {
-        let id = self
-            .images
-            .import(source, import)
-            .map_err(|error| image_error(&error))?;
-        if let Some(name) = &import.name {
-            self.image_event("tag", &id, &name.familiar());
-        }
-        self.image_event("import", &id, &id.to_string());
-        Ok(id)
-    }
-
     /// The image of that name, id, or digest.
     pub(super) fn find_image(&self, name: &str) -> Result<Image> {
         self.images.get(name).map_err(|error| image_error(&error))

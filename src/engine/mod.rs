@@ -40,6 +40,7 @@ pub mod exec;
 pub mod facts;
 mod health;
 pub mod images;
+mod import;
 mod inspect;
 pub mod leaks;
 pub mod list;

@@ -188,6 +188,18 @@ pub enum Error {
         /// The most that it may have.
         limit: u64,
     },
+    /// A file of the web's is not to be had.
+    #[error("failed to GET {url} with status {status}: {body}")]
+    Download {
+        /// Where from.
+        url: String,
+        /// The status.
+        code: u16,
+        /// The status and its name.
+        status: String,
+        /// What the server said.
+        body: String,
+    },
     /// The source of an upload failed.
     #[error("cannot read what is to be pushed")]
     Source(#[source] io::Error),
@@ -276,6 +288,13 @@ impl Error {
                 _ => ErrorKind::System,
             },
             Self::Proof { source, .. } => source.kind(),
+            Self::Download { code, .. } => match code {
+                400 => ErrorKind::Invalid,
+                401 => ErrorKind::Unauthorized,
+                403 => ErrorKind::Forbidden,
+                404 => ErrorKind::NotFound,
+                _ => ErrorKind::System,
+            },
             Self::NoCredentials => ErrorKind::Unauthorized,
             Self::Reserved(_) => ErrorKind::Forbidden,
             Self::Schema1(_)

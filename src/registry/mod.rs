@@ -31,6 +31,7 @@ mod cancel;
 mod challenge;
 mod config;
 mod credentials;
+mod download;
 mod error;
 mod failure;
 mod http;
@@ -54,6 +55,7 @@ pub use blob::{Blob, Verified};
 pub use cancel::{Cancel, Hold};
 pub use config::{Config, HUB_SERVER, Shown};
 pub use credentials::{CredentialStore, server_of};
+pub use download::Download;
 pub use error::{Error, ErrorKind};
 pub use failure::Failure;
 pub use manifest::{

@@ -8,8 +8,10 @@ import lzma
 import os
 import re
 import tempfile
+import threading
 import time
 import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import archive
 import registry
@@ -304,6 +306,43 @@ class Import(Case):
         self.docker("import", "-c", "RUN true", "-", "imported:2", stdin=layer, code=1, err=re.compile("RUN is not a valid change command"))
         self.equal(self.docker("history", "--format", "{{.Comment}}", "imported:1").out.strip(), "a message", "comment")
         self.docker("rmi", "imported:1")
+
+    def test_from_the_web(self):
+        layer, short = busybox_layer(), 1000
+
+        class Files(BaseHTTPRequestHandler):
+            def do_GET(self):
+                if self.path == "/moved":
+                    self.send_response(302)
+                    self.send_header("Location", "/layer.tar")
+                elif self.path in ("/layer.tar", "/broken"):
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(layer)))
+                else:
+                    self.send_response(404)
+                self.end_headers()
+                if self.path == "/layer.tar":
+                    self.wfile.write(layer)
+                elif self.path == "/broken":
+                    self.wfile.write(layer[:short])
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        try:
+            self.docker("import", url + "moved", "web:1", out=re.compile(f"Downloading from {url}moved.*^sha256:[0-9a-f]{{64}}$", re.M | re.S))
+            self.docker("run", "--rm", "web:1", "echo", "from the web", out="from the web")
+            self.docker("import", url + "none", "web:2", code=1, err=re.compile(f"failed to GET {url}none with status 404 Not Found"))
+            self.docker("import", url + "broken", "web:2", code=1, err=re.compile("unexpected EOF"))
+            self.docker("import", "ftp://127.0.0.1/a", "web:2", code=1, err=re.compile("unsupported protocol scheme"))
+            self.docker("image", "inspect", "web:2", code=1)
+            self.docker("rmi", "web:1")
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 class Contents(Case):

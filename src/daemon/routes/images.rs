@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use tokio::sync::oneshot;
 
 use super::registries::{cancelled_by_leaving, proof};
-use super::{Request, State, absent, filters, quick, shaped, slow, spawn};
+use super::{Request, State, filters, quick, shaped, slow, spawn};
 use crate::api::progress::JsonMessage;
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::backlog::Backlog;
@@ -194,10 +194,33 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
         })
         .await;
     }
-    let source = query.text("fromSrc").unwrap_or("");
+    let source = query.text("fromSrc").unwrap_or("").to_owned();
+    let import = import_request(&request, &source)?;
     if source != "-" {
-        return Err(absent::failure("importing from a URL"));
+        let engine = Arc::clone(&state.engine);
+        return transfer("import", &request, move |cancel, tell| {
+            engine.image_import_from(&source, &import, cancel, tell)
+        })
+        .await;
     }
+    let mut archive = request.reader();
+    let id = slow(&state, move |engine| {
+        let imported = engine.image_import(&mut archive, &import);
+        drain(archive);
+        imported
+    })
+    .await?;
+    let message = JsonMessage {
+        status: id.to_string(),
+        ..JsonMessage::default()
+    };
+    let body = message.to_line();
+    Ok(answer::bytes(StatusCode::OK, "application/json", body).into())
+}
+
+/// What an import from `source` asks for.
+fn import_request(request: &Request, source: &str) -> Result<Import, Failure> {
+    let query = &request.query;
     let name = match query.text("repo") {
         None => None,
         Some(repository) => Some(
@@ -215,28 +238,16 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
     let config = Config::default()
         .change(&query.all("changes"))
         .map_err(|error| Failure::bad_request(error.to_string()))?;
-    let import = Import {
+    let message = match query.text("message") {
+        Some(message) => message.to_owned(),
+        None => format!("Imported from {source}"),
+    };
+    Ok(Import {
         config,
-        message: query
-            .text("message")
-            .unwrap_or("Imported from -")
-            .to_owned(),
+        message,
         platform,
         name,
-    };
-    let mut archive = request.reader();
-    let id = slow(&state, move |engine| {
-        let imported = engine.image_import(&mut archive, &import);
-        drain(archive);
-        imported
     })
-    .await?;
-    let message = JsonMessage {
-        status: id.to_string(),
-        ..JsonMessage::default()
-    };
-    let body = message.to_line();
-    Ok(answer::bytes(StatusCode::OK, "application/json", body).into())
 }
 
 /// What a pull asks for.
