@@ -96,6 +96,11 @@ struct Harness {
 
 impl Harness {
     fn start() -> Harness {
+        Harness::of(nix::unistd::geteuid().as_raw())
+    }
+
+    /// One that serves the processes of `uid`.
+    fn of(uid: u32) -> Harness {
         let directory = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(directory.path().join("s")).expect("a socket");
         listener.set_nonblocking(true).expect("a socket");
@@ -122,7 +127,6 @@ impl Harness {
                 .expect("a runtime");
             runtime.block_on(async move {
                 let listener = tokio::net::UnixListener::from_std(listener).expect("a socket");
-                let uid = nix::unistd::geteuid().as_raw();
                 server::serve(listener, uid, service, Arc::clone(&shared)).await;
                 shared.drained().await
             })
@@ -187,6 +191,33 @@ impl Drop for Harness {
     fn drop(&mut self) {
         self.connections.stop();
     }
+}
+
+#[test]
+fn another_user_is_refused() {
+    let own = nix::unistd::geteuid();
+    if own.is_root() {
+        eprintln!("skipped: root is refused nowhere; it needs an ordinary user");
+        return;
+    }
+    let harness = Harness::of(own.as_raw() + 1);
+    let mut stream = harness.connect();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"HTTP/1.1 403");
+    // Its request comes late and does not break the answer off.
+    stream
+        .write_all(b"GET /pool HTTP/1.1\r\nHost: d\r\n\r\n")
+        .expect("it reads");
+    let mut rest = String::new();
+    stream.shutdown(Shutdown::Write).expect("a socket");
+    stream
+        .read_to_string(&mut rest)
+        .expect("it answers to the end");
+    assert!(
+        rest.ends_with("this engine serves only the user that runs it\"}\n"),
+        "{rest}"
+    );
 }
 
 #[test]

@@ -49,6 +49,17 @@ impl Socket {
         Ok(())
     }
 
+    /// Reads some bytes and forgets them; how many, 0 at the end.
+    pub async fn skip(&self) -> io::Result<usize> {
+        loop {
+            self.0.readable().await?;
+            match self.0.try_read(&mut [0; 4096]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
     /// Something that resolves when the client hangs up or the daemon stops.
     pub fn ended(&self, stop: &watch::Receiver<bool>) -> io::Result<Ended> {
         let watched = self.0.as_fd().try_clone_to_owned()?;

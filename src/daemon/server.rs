@@ -8,8 +8,8 @@
 //! clients shut their sending side down and go on reading.
 //!
 //! ```text
-//! accepted ─▶ peer is us? ─▶ request ─▶ answer ─▶ request … ─▶ closed
-//!                 │ no                     └─ hijack ─▶ head ─▶ descriptor handed over
+//! accepted ─▶ ours or root's? ─▶ request ─▶ answer ─▶ request … ─▶ closed
+//!                 │ no                         └─ hijack ─▶ head ─▶ descriptor handed over
 //!                 └▶ 403, closed
 //! ```
 //!
@@ -42,6 +42,9 @@ const HEAD_LIMIT: usize = 256 * 1024;
 
 /// The most header fields of a request.
 const FIELDS_LIMIT: usize = 256;
+
+/// How long a client that is refused has to hang up.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -146,7 +149,8 @@ impl Drop for Open {
     }
 }
 
-/// Accepts connections until asked to stop. Only processes of `uid` are served.
+/// Accepts connections until asked to stop. Only processes of `uid` and of root, whom nothing keeps
+/// out anyway, are served.
 pub async fn serve<S: Service>(
     listener: UnixListener,
     uid: u32,
@@ -186,7 +190,7 @@ async fn connection<S: Service>(
 ) {
     let peer = stream.peer_cred().map(|peer| peer.uid());
     let socket = Socket::new(stream);
-    if !matches!(peer, Ok(peer) if peer == uid) {
+    if !matches!(peer, Ok(peer) if peer == uid || peer == 0) {
         tracing::warn!(?peer, "refused a connection of another user");
         refuse(&socket).await;
         return;
@@ -284,5 +288,9 @@ async fn refuse(socket: &Socket) {
         {\"message\":\"this engine serves only the user that runs it\"}\n";
     if let Err(error) = socket.write_all(ANSWER.as_bytes()).await {
         tracing::debug!(%error, "a refused client left");
+        return;
     }
+    // Were its request still unread when the socket closes, the client would see a reset first.
+    let drained = async { while matches!(socket.skip().await, Ok(read) if read > 0) {} };
+    let _ = tokio::time::timeout(REFUSED, drained).await;
 }
