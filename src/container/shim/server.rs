@@ -1,5 +1,7 @@
 //! The shim's event loop: requests in, exits and answers out.
 
+mod tasks;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,25 +11,21 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::epoll::EventFlags;
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use super::attached::Client;
+use super::IDLE;
 use super::daemons::Daemons;
-use super::orphans;
 use super::prepared::{Prepared, Staged};
 use super::reactor::{Epoll, Token, Watch};
-use super::start::{Launched, Starter, ends};
+use super::start::Starter;
 use super::streams::{BLOCK, Happened, Streams};
-use super::{ACKNOWLEDGEMENT, IDLE, OUTPUT_AFTER_EXEC, OUTPUT_AFTER_EXIT};
 use crate::container::packet::Packet;
 use crate::container::protocol::{
     Attach, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
     mismatch,
 };
 use crate::sys::{heap, signal, text};
-use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::ShimIdentity;
-use crate::userns::plan::{Namespace, Process, ProcessIdentity};
+use crate::userns::plan::Namespace;
 
 /// Number of the first process's task.
 const FIRST: u32 = 0;
@@ -345,139 +343,6 @@ impl<S: Starter> Shim<S> {
         Ok(self.add(None, launched, streams, clients))
     }
 
-    fn exec(
-        &mut self,
-        id: String,
-        process: &Process,
-        client: Option<(Attach, OwnedFd)>,
-    ) -> Result<Reply, Failure> {
-        let Some(first) = self
-            .tasks
-            .get(&FIRST)
-            .filter(|task| task.state == State::Running)
-        else {
-            return Err(refused(client, Failure::own("container is not running")));
-        };
-        let init = ProcessIdentity {
-            pid: first.started.pid,
-            start_time: first.started.start_time,
-        };
-        let with_stdin = client.as_ref().is_some_and(|(attach, _)| attach.stdin);
-        let launched = ends(process.terminal, with_stdin).and_then(|(stdio, ends)| {
-            let mut launched = self
-                .starter
-                .exec(process, init, first.pidfd.as_fd(), stdio)?;
-            let console = launched.running.console.take();
-            let ends = ends
-                .complete(console, with_stdin)
-                .inspect_err(|_| launched.abandon())?;
-            Ok((ends, launched))
-        });
-        let (ends, launched) = match launched {
-            Ok(launched) => launched,
-            Err(failure) => return Err(refused(client, failure)),
-        };
-        let streams = Streams::new(self.next_task, ends, true, None);
-        Ok(self.add(Some(id), launched, streams, client.into_iter().collect()))
-    }
-
-    /// Takes over a process that runs, and makes the answer that says so.
-    fn add(
-        &mut self,
-        exec: Option<String>,
-        launched: Launched,
-        mut streams: Streams,
-        clients: Vec<(Attach, OwnedFd)>,
-    ) -> Reply {
-        let number = self.next_task;
-        self.next_task += 1;
-        let started = launched.started();
-        let Launched {
-            running, phases, ..
-        } = launched;
-        let notes = running.notes;
-        let pidfd = running.pidfd;
-        let mut watch = Watch::new(Token::Exit(number));
-        watch.set(&self.epoll, pidfd.as_fd(), Some(EventFlags::IN));
-        for (attach, fd) in clients {
-            if streams.attach(attach, fd) == Happened::Detached {
-                self.daemons
-                    .send_all(&self.epoll, &Message::Detached { exec: exec.clone() });
-            }
-        }
-        let state = State::Running;
-        self.tasks.insert(
-            number,
-            Task {
-                exec,
-                started,
-                pidfd,
-                watch,
-                streams,
-                state,
-            },
-        );
-        Reply::Started {
-            started,
-            phases,
-            notes,
-        }
-    }
-
-    fn attach(&mut self, attach: Attach, fd: OwnedFd) -> Reply {
-        if self.container.is_none() {
-            self.early.push((attach, fd));
-            return Reply::Ok;
-        }
-        // Where the container has just ended the client sees an end, not an error.
-        let first = self.tasks.get_mut(&FIRST);
-        let first = first.filter(|task| !matches!(task.state, State::Over));
-        let happened = first.map(|task| task.streams.attach(attach, fd));
-        if happened == Some(Happened::Detached) {
-            self.daemons
-                .send_all(&self.epoll, &Message::Detached { exec: None });
-        }
-        Reply::Ok
-    }
-
-    fn kill(&self, number: i32) -> Reply {
-        let running = self
-            .tasks
-            .get(&FIRST)
-            .filter(|task| task.state == State::Running);
-        let Some(task) = running else {
-            return Reply::Failed(Failure::own("process already finished"));
-        };
-        match signal::send(task.pidfd.as_fd(), number) {
-            Ok(()) => Reply::Ok,
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                Reply::Failed(Failure::own("process already finished"))
-            }
-            Err(e) => Reply::Failed(Failure::own(format!("cannot send signal {number}: {e}"))),
-        }
-    }
-
-    fn resize(&self, exec: Option<&str>, rows: u16, cols: u16) -> Reply {
-        let mut tasks = self.tasks.values();
-        match tasks.find(|task| task.exec.as_deref() == exec) {
-            Some(task) if task.streams.resize(rows, cols) => Reply::Ok,
-            Some(_) => Reply::Failed(Failure::own("the process has no terminal")),
-            None => Reply::Failed(Failure::own("the process has ended")),
-        }
-    }
-
-    fn exec_seen(&mut self, id: &str) {
-        for task in self
-            .tasks
-            .values_mut()
-            .filter(|task| task.exec.as_deref() == Some(id))
-        {
-            if let State::Unseen { until } = &mut task.state {
-                *until = Instant::now();
-            }
-        }
-    }
-
     /// The root filesystem's server has ended, and the container without it can only fail: it is
     /// ended, too.
     fn unserved(&mut self) {
@@ -495,127 +360,6 @@ impl<S: Starter> Shim<S> {
         let server = self.starter.server()?;
         server.has_ended().then(|| server.pid())
     }
-
-    /// A task's pidfd is readable: its process is a zombie.
-    fn ended(&mut self, number: u32) {
-        let lost = self.lost_server().filter(|_| number == FIRST);
-        let Some(task) = self.tasks.get_mut(&number) else {
-            return;
-        };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let status =
-            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(task.pidfd.as_fd()), options));
-        let code = match status {
-            Ok(None) => return,
-            Ok(Some(status)) => exit_code(&status),
-            // Not our child any more: only a tracer of this shim could have taken it.
-            Err(_) => 255,
-        };
-        task.watch.set(&self.epoll, task.pidfd.as_fd(), None);
-        let exit = Exit {
-            // Whatever it died of first: a page that could not be read gives SIGBUS.
-            code: lost.map_or(code, |_| KILLED),
-            oom_killed: false,
-            lost_server: lost,
-            at: Timestamp::now().nanos(),
-        };
-        self.buffer.resize(BLOCK, 0);
-        let more = task.streams.drain(&mut self.buffer);
-        let own_pids = self
-            .container
-            .as_ref()
-            .is_none_or(|container| container.own_pids);
-        let wait = match &task.exec {
-            _ if !more => Duration::ZERO,
-            Some(_) => OUTPUT_AFTER_EXEC,
-            None if own_pids => Duration::ZERO,
-            None => OUTPUT_AFTER_EXIT,
-        };
-        task.state = State::Draining {
-            exit,
-            until: Instant::now() + wait,
-        };
-        if number == FIRST && !own_pids {
-            // Without a pid namespace of its own nothing ends the others with the container.
-            for session in self
-                .tasks
-                .values()
-                .filter(|task| task.state == State::Running)
-            {
-                let _ = signal::send(session.pidfd.as_fd(), libc::SIGKILL);
-            }
-            orphans::end(&self.pids());
-        }
-    }
-
-    /// Takes every task as far as it can go now, and tells epoll what is wanted.
-    fn settle(&mut self) {
-        let now = Instant::now();
-        let numbers: Vec<u32> = self.tasks.keys().copied().collect();
-        for number in numbers {
-            if let Some(task) = self.tasks.get_mut(&number) {
-                if let State::Draining { exit, until } = task.state
-                    && (task.streams.is_ended() || until <= now)
-                {
-                    task.streams.end(&self.epoll);
-                    task.state = match &task.exec {
-                        Some(id) => {
-                            let message = Message::ExecExited {
-                                id: id.clone(),
-                                code: exit.code,
-                            };
-                            self.daemons.send_all(&self.epoll, &message);
-                            let wait = if self.daemons.is_empty() || !task.streams.has_clients() {
-                                Duration::ZERO
-                            } else {
-                                ACKNOWLEDGEMENT
-                            };
-                            State::Unseen { until: now + wait }
-                        }
-                        None => {
-                            if let Some(container) = &mut self.container {
-                                // A full disk: a connected daemon hears of it all the same.
-                                let _ = write_exit(&container.exit_file, &exit);
-                                container.exit = Some(exit);
-                            }
-                            self.daemons.send_all(&self.epoll, &Message::Exited(exit));
-                            task.streams.dismiss();
-                            State::Over
-                        }
-                    };
-                }
-                if let State::Unseen { until } = task.state
-                    && (until <= now || self.daemons.is_empty())
-                {
-                    task.streams.dismiss();
-                    task.state = State::Over;
-                }
-                // Where no daemon is connected the next one is told.
-                if !self.daemons.is_empty()
-                    && let Some(reason) = task.streams.log_failure()
-                {
-                    self.daemons
-                        .send_all(&self.epoll, &Message::LogFailed { reason });
-                }
-                task.streams.watch(&self.epoll);
-                if task.state == State::Over && !task.streams.has_clients() {
-                    self.tasks.remove(&number);
-                }
-            }
-        }
-        if let Some(container) = &self.container {
-            if container.exit.is_some() && (self.released || self.daemons.is_empty()) {
-                self.starter.ended();
-            }
-            if !container.own_pids {
-                orphans::reap(&self.pids());
-            }
-        }
-    }
-
-    fn pids(&self) -> Vec<i32> {
-        self.tasks.values().map(|task| task.started.pid).collect()
-    }
 }
 
 /// Sends a pidfd to the keeper, which kills its process when this one ends.
@@ -625,29 +369,6 @@ fn leashed(leash: &OwnedFd, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
     Packet::new(&"init", vec![pidfd])
         .and_then(|packet| packet.send(leash.as_fd()))
         .map_err(failed)
-}
-
-/// Tells the client of an exec session that could not be started, in Docker's manner.
-fn refused(client: Option<(Attach, OwnedFd)>, failure: Failure) -> Failure {
-    if let Some((attach, fd)) = client {
-        let attach = Attach {
-            stdin: false,
-            stdout: true,
-            early: Vec::new(),
-            ..attach
-        };
-        let text = format!("{}\r\n", failure.message);
-        Client::last_words(attach, fd, text.as_bytes());
-    }
-    failure
-}
-
-fn exit_code(status: &WaitIdStatus) -> i32 {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
-        (None, None) => 255,
-    }
 }
 
 /// Writes the exit file so that it is there whole or not at all. It is not synced: after a crash
