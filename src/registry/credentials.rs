@@ -12,26 +12,23 @@
 //! The file is replaced whole, keeps its mode, and is for its owner alone when it is new. Of a
 //! symbolic link the target is replaced.
 
+mod file;
+mod helper;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::auth::Credentials;
 use super::config::{HUB, HUB_SERVER};
 use super::error::Error;
+use file::{decoded, entry_of};
+use helper::TOKEN_USER;
 
-/// A user by this name means that the secret is a refresh token.
-const TOKEN_USER: &str = "<token>";
-/// What a helper says of credentials that it does not have.
-const NOT_FOUND: &str = "credentials not found in native keychain";
 /// Longest file and longest answer of a helper, in bytes.
 const LENGTH_MAX: u64 = 4 << 20;
 
@@ -201,281 +198,17 @@ impl CredentialStore {
         }
         Ok(removed || helper.is_some())
     }
-
-    /// The helper for a registry: its own, the one for all, or the one that Docker finds.
-    fn helper(&self, server: &str) -> Option<String> {
-        let text = |value: &Value| {
-            value
-                .as_str()
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-        };
-        // One that is named with an empty string means the file.
-        if let Some(own) = self
-            .fields
-            .get("credHelpers")
-            .and_then(|all| all.get(server))
-        {
-            return text(own);
-        }
-        if let Some(store) = self.fields.get("credsStore").and_then(text) {
-            return Some(store);
-        }
-        let configured = ["auths", "credHelpers"].iter().any(|name| {
-            let value = self.fields.get(*name).and_then(Value::as_object);
-            value.is_some_and(|value| !value.is_empty())
-        });
-        if configured {
-            return None;
-        }
-        let default = if self.find("pass").is_some() {
-            "pass"
-        } else {
-            "secretservice"
-        };
-        self.find(&format!("docker-credential-{default}"))
-            .map(|_| default.to_owned())
-    }
-
-    fn find(&self, program: &str) -> Option<PathBuf> {
-        self.search
-            .iter()
-            .map(|directory| directory.join(program))
-            .find(|path| {
-                fs::metadata(path)
-                    .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-            })
-    }
-
-    fn get_from_file(&self, server: &str) -> Result<Option<Credentials>, Error> {
-        let Some(auths) = self.fields.get("auths").and_then(Value::as_object) else {
-            return Ok(None);
-        };
-        let entry = auths.get(server).or_else(|| {
-            // Old files have URLs for keys.
-            auths
-                .iter()
-                .find(|(key, _)| host_of(key) == server)
-                .map(|(_, entry)| entry)
-        });
-        entry.map_or(Ok(None), |entry| self.credentials_of(entry))
-    }
-
-    fn credentials_of(&self, entry: &Value) -> Result<Option<Credentials>, Error> {
-        let text = |name: &str| {
-            let value = entry.get(name).and_then(Value::as_str);
-            value.unwrap_or_default().to_owned()
-        };
-        let mut credentials = Credentials {
-            username: text("username"),
-            password: text("password"),
-            identity_token: text("identitytoken"),
-            registry_token: text("registrytoken"),
-        };
-        let auth = text("auth");
-        if !auth.is_empty() {
-            let invalid = || {
-                Error::Invalid(format!(
-                    "{}: Invalid auth configuration file",
-                    self.path.display()
-                ))
-            };
-            (credentials.username, credentials.password) = decoded(&auth).ok_or_else(invalid)?;
-        }
-        Ok((credentials != Credentials::default()).then_some(credentials))
-    }
-
-    fn get_from(&self, helper: &str, server: &str) -> Result<Option<Credentials>, Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Answer {
-            #[serde(default)]
-            username: String,
-            #[serde(default)]
-            secret: String,
-        }
-
-        let output = match self.run(helper, "get", "getting", server.as_bytes())? {
-            Ok(output) => output,
-            Err(output) if output.is_not_found() => return Ok(None),
-            Err(output) => return Err(output.into_error("getting")),
-        };
-        // What the helper printed may hold a secret: it is in no error.
-        let answer: Answer = serde_json::from_slice(&output).map_err(|error| {
-            Error::Invalid(format!(
-                "docker-credential-{helper}: invalid answer: {error}"
-            ))
-        })?;
-        Ok(Some(if answer.username == TOKEN_USER {
-            Credentials {
-                identity_token: answer.secret,
-                ..Credentials::default()
-            }
-        } else {
-            Credentials {
-                username: answer.username,
-                password: answer.secret,
-                ..Credentials::default()
-            }
-        }))
-    }
-
-    /// Runs a helper: its output, or what it said when it failed.
-    fn run(
-        &self,
-        helper: &str,
-        verb: &str,
-        action: &'static str,
-        input: &[u8],
-    ) -> Result<Result<Vec<u8>, Failed>, Error> {
-        let name = format!("docker-credential-{helper}");
-        let failed = |reason: String| Error::Helper {
-            action,
-            reason,
-            output: String::new(),
-        };
-        let missing = || {
-            failed(format!(
-                "exec: {name:?}: executable file not found in $PATH"
-            ))
-        };
-        let program = Some(&name)
-            .filter(|name| !name.contains('/'))
-            .and_then(|name| self.find(name))
-            .ok_or_else(missing)?;
-        let mut child = Command::new(program)
-            .arg(verb)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .map_err(|error| failed(error.to_string()))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // One that does not read may still answer.
-            let _ = stdin.write_all(input);
-        }
-        let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout
-                .take(LENGTH_MAX)
-                .read_to_end(&mut output)
-                .map_err(|error| failed(error.to_string()))?;
-        }
-        let status = child.wait().map_err(|error| failed(error.to_string()))?;
-        if status.success() {
-            return Ok(Ok(output));
-        }
-        let reason = match status.code() {
-            Some(code) => format!("exit status {code}"),
-            None => status.to_string(),
-        };
-        Ok(Err(Failed {
-            reason,
-            output: String::from_utf8_lossy(&output).trim().to_owned(),
-        }))
-    }
-
-    fn save(&self) -> Result<(), Error> {
-        let failed = |source| Error::Credentials {
-            what: "write",
-            path: self.path.display().to_string(),
-            source,
-        };
-        let mut text = Vec::new();
-        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-        let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-        serde::Serialize::serialize(&self.fields, &mut serializer)
-            .map_err(|error| failed(error.into()))?;
-        replace(&self.path, &text).map_err(failed)
-    }
-}
-
-/// What a helper that failed had to say.
-struct Failed {
-    reason: String,
-    output: String,
-}
-
-impl Failed {
-    fn is_not_found(&self) -> bool {
-        self.output == NOT_FOUND
-    }
-
-    fn into_error(self, action: &'static str) -> Error {
-        Error::Helper {
-            action,
-            reason: self.reason,
-            output: self.output,
-        }
-    }
-}
-
-/// User and password of an `auth`.
-fn decoded(auth: &str) -> Option<(String, String)> {
-    let pair = STANDARD.decode(auth.trim()).ok()?;
-    let pair = String::from_utf8(pair).ok()?;
-    let (username, password) = pair.split_once(':')?;
-    let password = password.trim_matches('\0').to_owned();
-    (!username.is_empty()).then(|| (username.to_owned(), password))
-}
-
-fn entry_of(credentials: &Credentials) -> Value {
-    let mut entry = Map::new();
-    let mut add = |name: &str, value: String| {
-        if !value.is_empty() {
-            entry.insert(name.to_owned(), value.into());
-        }
-    };
-    if !credentials.username.is_empty() || !credentials.password.is_empty() {
-        let pair = format!("{}:{}", credentials.username, credentials.password);
-        add("auth", STANDARD.encode(pair));
-    }
-    add("identitytoken", credentials.identity_token.clone());
-    add("registrytoken", credentials.registry_token.clone());
-    Value::Object(entry)
-}
-
-/// The host and port of a key.
-fn host_of(key: &str) -> &str {
-    let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or_default()
-}
-
-/// Replaces a file whole; of a link, what it points to.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::DirBuilder::new().recursive(true).create(parent)?;
-    }
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mode = fs::metadata(&path).map_or(0o600, |data| data.permissions().mode() & 0o777);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".tmp-{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    // Left by a process of the same id that died: in the way, and nobody's.
-    let _ = fs::remove_file(&temporary);
-    let written = fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| {
-            file.write_all(text)?;
-            file.set_permissions(Permissions::from_mode(mode))?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::file::host_of;
     use super::*;
 
-    fn somebody() -> Credentials {
+    pub(super) fn somebody() -> Credentials {
         Credentials {
             username: "u".into(),
             password: "p:q".into(),
@@ -483,7 +216,7 @@ mod tests {
         }
     }
 
-    fn open(path: &Path) -> CredentialStore {
+    pub(super) fn open(path: &Path) -> CredentialStore {
         CredentialStore::open(path, path.parent().map(Path::as_os_str)).expect("it opens")
     }
 
@@ -551,63 +284,6 @@ mod tests {
         }
     }
 
-    /// Makes a program. Another writes it: what is open for writing in a fork of this test's
-    /// neighbours could not be executed.
-    fn program(path: &Path, text: &str) {
-        let mut child = Command::new("sh")
-            .args(["-c", "cat >\"$0\" && chmod 700 \"$0\""])
-            .arg(path)
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("a shell");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        stdin.write_all(text.as_bytes()).expect("it reads");
-        drop(stdin);
-        assert!(child.wait().is_ok_and(|status| status.success()));
-    }
-
-    #[test]
-    fn helpers() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("config.json");
-        let kept = directory.path().join("kept");
-        let helper = format!(
-            "#!/bin/sh\ncase $1 in\nget) read -r server; [ -s {kept} ] || {{ echo '{NOT_FOUND}'; exit 1; }}\n\
-             [ \"$server\" != broken ] || {{ echo oops; exit 3; }}\ncat {kept};;\n\
-             store) cat >{kept};;\nerase) rm {kept};;\nesac\n",
-            kept = kept.display()
-        );
-        program(&directory.path().join("docker-credential-test"), &helper);
-        fs::write(
-            &path,
-            r#"{"credsStore":"test","credHelpers":{"plain":"","gone":"absent"}}"#,
-        )
-        .expect("a file");
-
-        let mut store = open(&path);
-        assert_eq!(store.get("r").ok(), Some(None));
-        assert!(store.store("r", &somebody()).is_ok_and(|plain| !plain));
-        assert_eq!(store.get("r").ok(), Some(Some(somebody())));
-        assert!(fs::read_to_string(&path).is_ok_and(|text| !text.contains("dTpw")));
-        let token = Credentials {
-            identity_token: "t".into(),
-            ..Credentials::default()
-        };
-        store.store("r", &token).expect("it is stored");
-        assert_eq!(store.get("r").ok(), Some(Some(token)));
-        assert_eq!(
-            store.get("broken").map_err(|error| error.to_string()),
-            Err("error getting credentials - err: exit status 3, out: `oops`".into())
-        );
-        assert_eq!(
-            store.get("gone").map_err(|error| error.to_string()),
-            Err("error getting credentials - err: exec: \"docker-credential-absent\": executable file not found in $PATH, out: ``".into())
-        );
-        assert_eq!(store.get("plain").ok(), Some(None));
-        assert!(store.erase("r").is_ok());
-        assert_eq!(store.get("r").ok(), Some(None));
-    }
-
     #[test]
     fn the_environment_comes_first() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -642,19 +318,6 @@ mod tests {
         }
         // What cannot be read changes nothing.
         assert_eq!(store.get("r").ok(), Some(Some(somebody())));
-    }
-
-    #[test]
-    fn the_keyring_is_found() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("config.json");
-        assert_eq!(open(&path).helper("r"), None);
-        for name in ["pass", "docker-credential-pass"] {
-            program(&directory.path().join(name), "");
-        }
-        assert_eq!(open(&path).helper("r").as_deref(), Some("pass"));
-        fs::write(&path, r#"{"auths":{"r":{}}}"#).expect("a file");
-        assert_eq!(open(&path).helper("r"), None);
     }
 
     #[test]
