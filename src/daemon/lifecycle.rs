@@ -19,12 +19,14 @@
 //! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
 //! and the last thing that the engine was busy with.
 
+mod log;
+mod opening;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf, absolute};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,27 +35,6 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use rustix::fs::FileType;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt;
-
-use crate::container::spec::Defaults;
-use crate::engine::config::{self, Config, ConfigError, Options};
-use crate::engine::facts::Facts;
-use crate::engine::{self, Engine, Reloadable, Settings};
-use crate::image::{Format, Limits};
-use crate::overlay::{self, Driver};
-use crate::sys::fork;
-use crate::sys::heap;
-use crate::sys::lock::{Holder, Lock, LockError};
-use crate::sys::paths::{self, Paths};
-use crate::sys::pidfd;
-use crate::sys::signal::ignore;
-use crate::types::chain::chain;
-use crate::userns::idmap::{IdMap, Origin};
-use crate::userns::keeper::{Keeper, KeeperError, Start};
 
 use super::listen::{self, Host, ListenError, Socket};
 use super::notify::{self, Notify};
@@ -61,6 +42,17 @@ use super::pidfile::{Pidfile, PidfileError};
 use super::presence::Presence;
 use super::routes;
 use super::server::{self, Connections};
+use crate::engine::config::{self, Config, ConfigError, Options};
+use crate::engine::{self, Engine};
+use crate::overlay::{self, Driver};
+use crate::sys::lock::{Holder, Lock, LockError};
+use crate::sys::paths::{self, Paths};
+use crate::sys::signal::ignore;
+use crate::sys::{fork, heap, pidfd};
+use crate::types::chain::chain;
+use crate::userns::keeper::{Keeper, KeeperError, Start};
+use log::{Levels, level, log};
+use opening::{open, reloadable};
 
 /// How long a daemon that was started on demand stays with nothing to do.
 pub const IDLE: Duration = Duration::from_secs(5 * 60);
@@ -85,23 +77,6 @@ const BURST: u64 = 32;
 
 /// … once so much time has passed.
 const BURST_OVER: Duration = Duration::from_secs(2);
-
-/// Layers that are fetched at the same time where daemon.json does not say; Docker's number.
-const CONCURRENT_DOWNLOADS: usize = 3;
-/// The same of layers that are sent.
-const CONCURRENT_UPLOADS: usize = 5;
-
-/// Seconds that containers are given together to stop; Docker's number.
-const SHUTDOWN_TIMEOUT: i64 = 15;
-
-/// The log of a daemon that was started on demand, in its data root.
-pub const LOG: &str = "daemon.log";
-
-/// A log that is larger than this many bytes at the start is begun anew.
-const LOG_LIMIT: u64 = 4 * 1024 * 1024;
-
-/// Names the engine for ever, in its data root.
-const ENGINE_ID: &str = "engine-id";
 
 /// Why a daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -348,57 +323,6 @@ fn detach() -> Result<(), DaemonError> {
     fork::detach_standard_streams(keep).map_err(failed("leave the standard streams"))
 }
 
-/// Changes how much is logged.
-type Levels = Box<dyn Fn(LevelFilter) + Send + Sync>;
-
-/// Begins the log.
-fn log(places: &Places, config: &Config, options: &Options) -> Result<Levels, DaemonError> {
-    let writer = if options.on_demand {
-        let path = places.data_root.join(LOG);
-        let large = std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LIMIT);
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|file| {
-                if large {
-                    file.set_len(0).map(|()| file)
-                } else {
-                    Ok(file)
-                }
-            });
-        let doing = format!("open the log {}", path.display());
-        BoxMakeWriter::new(Mutex::new(file.map_err(failed(doing))?))
-    } else {
-        BoxMakeWriter::new(io::stderr)
-    };
-    let (filter, handle) = reload::Layer::new(level(config));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
-        .with_target(false);
-    // Fails only where this process logs already, as in tests.
-    let _ = tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .try_init();
-    Ok(Box::new(move |level| {
-        if let Err(error) = handle.reload(level) {
-            tracing::warn!(%error, "cannot change the log level");
-        }
-    }))
-}
-
-fn level(config: &Config) -> LevelFilter {
-    match config.log_level.as_str() {
-        _ if config.debug => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        "debug" => LevelFilter::DEBUG,
-        "warn" => LevelFilter::WARN,
-        "error" | "fatal" | "panic" => LevelFilter::ERROR,
-        _ => LevelFilter::INFO,
-    }
-}
-
 /// Lets this process have as many descriptors as it may: each client has one.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -440,102 +364,6 @@ fn path_of(socket: &Socket) -> Option<PathBuf> {
             address.as_pathname().map(Path::to_owned)
         }
     }
-}
-
-/// Opens the engine, from within the keeper's namespaces.
-fn open(
-    places: &Places,
-    config: &Config,
-    defaults: Defaults,
-    user: &Paths,
-    socket: Option<PathBuf>,
-    keeper: Keeper,
-    uid: u32,
-) -> Result<Arc<Engine>, DaemonError> {
-    let maps = keeper.maps();
-    let mut warnings = warnings(&maps);
-    let found = overlay::probe(&places.data_root);
-    let (driver, reason) = match (places.driver, found.driver) {
-        (Some(driver), _) => (driver, "asked for by name".to_owned()),
-        (None, Some(driver)) => (driver, found.reason),
-        (None, None) => {
-            warnings.push(format!(
-                "WARNING: no storage driver works in {}, so no container can start: {}",
-                places.data_root.display(),
-                found.reason
-            ));
-            (Driver::Overlay2, found.reason)
-        }
-    };
-    let facts = Facts::read(maps, uid, warnings).map_err(failed("read facts of the host"))?;
-    let facts = Facts {
-        engine_id: engine_id(&places.data_root).map_err(failed("read the engine's id"))?,
-        storage: vec![("Reason".to_owned(), reason)],
-        ..facts
-    };
-    let limits = Limits::default();
-    let settings = Settings {
-        data_root: places.data_root.clone(),
-        exec_root: places.exec_root.clone(),
-        socket: socket.filter(|_| !config.host_socket),
-        storage_driver: driver,
-        push_compression: config.push_compression.unwrap_or(Format::Gzip),
-        keep_blobs: config.keep_blobs,
-        layer_limits: Limits {
-            entries: config.layer_entries.unwrap_or(limits.entries),
-            ..limits
-        },
-        containers: config.containers.clone(),
-        defaults,
-        reloadable: reloadable(config, user),
-    };
-    Ok(Engine::open(settings, keeper, facts)?)
-}
-
-/// What SIGHUP may change.
-fn reloadable(config: &Config, user: &Paths) -> Reloadable {
-    Reloadable {
-        labels: config.labels.clone(),
-        debug: config.debug,
-        registry: config.registries(user),
-        concurrent_downloads: config.concurrent_downloads.unwrap_or(CONCURRENT_DOWNLOADS),
-        concurrent_uploads: config.concurrent_uploads.unwrap_or(CONCURRENT_UPLOADS),
-        shm_size: config.containers.shm_size,
-        ipc_mode: config.containers.ipc_mode.clone(),
-        cgroupns_mode: config.containers.cgroupns_mode.clone(),
-        shutdown_timeout: config.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
-    }
-}
-
-/// What `docker info` warns of where ids are concerned.
-fn warnings(maps: &IdMap) -> Vec<String> {
-    match &maps.origin {
-        Origin::Subordinate => Vec::new(),
-        Origin::Identity => vec![
-            "WARNING: this engine runs as root without subordinate ids: root in a container is \
-             root on bind mounts"
-                .to_owned(),
-        ],
-        Origin::Single { reason } => vec![format!(
-            "WARNING: only one id is mapped, so containers have no users but root: {reason}"
-        )],
-    }
-}
-
-/// The engine's id, made at the first start: a UUID as Docker's is.
-fn engine_id(data_root: &Path) -> io::Result<String> {
-    let path = data_root.join(ENGINE_ID);
-    if let Ok(text) = std::fs::read_to_string(&path)
-        && text.trim().len() == 36
-    {
-        return Ok(text.trim().to_owned());
-    }
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    let temporary = data_root.join(format!(".{ENGINE_ID}"));
-    std::fs::write(&temporary, &id)?;
-    File::open(&temporary)?.sync_all()?;
-    std::fs::rename(&temporary, &path)?;
-    Ok(id.trim().to_owned())
 }
 
 /// A daemon that is about to serve.
