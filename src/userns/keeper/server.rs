@@ -15,27 +15,31 @@
 //! **Upgrade.** The state becomes JSON in a memfd, every descriptor that it names loses
 //! close-on-exec, and the new program is executed in place: same pid, same children.
 
+mod requests;
+mod shims;
+mod state;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
 
 use super::super::idmap::IdMap;
 use super::identity::Identity;
-use super::protocol::{Build, MAX_MESSAGE, Order, Reply, Request, Status, VERSION};
-use super::setup::{self, Report};
+use super::protocol::{Build, Order, Reply};
+use super::setup::Report;
 use super::slirp;
-use crate::sys::{fdpass, fork, paths, pidfd, prctl};
+use crate::sys::{fdpass, fork, paths, pidfd};
+use shims::Leashed;
+
+pub(super) use state::State;
 
 /// Names the socket in the exec root.
 pub(super) const SOCKET: &str = "keeper.sock";
@@ -57,50 +61,6 @@ pub struct Roles {
     pub shim: Shim,
     /// The networks' process.
     pub slirp: Slirp,
-}
-
-/// A request and its answer's length fit easily; a status reply is the longest message.
-const MAX_REQUEST: usize = 4 << 10;
-
-/// What crosses exec, at the start and at each upgrade. Grows only by fields with defaults.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct State {
-    pub(super) exec_root: PathBuf,
-    data_root: Option<PathBuf>,
-    build: String,
-    maps: Option<IdMap>,
-    grace_ms: u64,
-    forked: u64,
-    /// None: this is the first start, and standard output awaits a [`Report`].
-    listener: Option<RawFd>,
-    connections: Vec<RawFd>,
-    /// The connection, by its place above, that asked for the upgrade.
-    asker: Option<usize>,
-    shims: Vec<ShimState>,
-    networks: Vec<(String, RawFd)>,
-}
-
-/// A shim as it crosses exec.
-#[derive(Debug, Serialize, Deserialize)]
-struct ShimState {
-    pid: i32,
-    leash: Option<RawFd>,
-    held: Vec<RawFd>,
-}
-
-impl State {
-    /// The state of a keeper that starts.
-    pub(super) fn first(request: &setup::Request, maps: IdMap) -> Self {
-        Self {
-            exec_root: request.exec_root.clone(),
-            data_root: request.data_root.clone(),
-            build: request.build.0.clone(),
-            maps: Some(maps),
-            grace_ms: request.grace_ms,
-            ..Self::default()
-        }
-    }
 }
 
 /// The keeper's life. `arguments` are those after the program's name; returns the exit status.
@@ -141,14 +101,6 @@ struct Server {
     idle_since: Instant,
 }
 
-/// A shim, its leash, and what dies with it.
-struct Leashed {
-    pid: i32,
-    /// None once the shim has closed it.
-    leash: Option<OwnedFd>,
-    held: Vec<OwnedFd>,
-}
-
 /// What one round of the loop leads to.
 enum Next {
     GoOn,
@@ -156,71 +108,6 @@ enum Next {
 }
 
 impl Server {
-    fn take_over(arguments: &[String], roles: Roles) -> io::Result<(Self, Option<usize>)> {
-        let number = arguments.get(1).and_then(|number| number.parse().ok());
-        let number = number.ok_or(io::ErrorKind::InvalidInput)?;
-        let state = File::from(fork::take_inherited(number)?);
-        let mut bytes = vec![0; usize::try_from(state.metadata()?.len()).unwrap_or(0)];
-        state.read_exact_at(&mut bytes, 0)?;
-        let state: State = serde_json::from_slice(&bytes)?;
-
-        rustix::thread::set_name(c"moss-keeper")?;
-        prctl::find_command_line();
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        raise_descriptor_limit();
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        mask.add(Signal::SIGHUP);
-        mask.thread_block()?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-
-        let maps = state.maps.ok_or(io::ErrorKind::InvalidData)?;
-        let take = |numbers: &[RawFd]| {
-            numbers
-                .iter()
-                .map(|&number| fork::take_inherited(number))
-                .collect::<io::Result<Vec<_>>>()
-        };
-        let mut shims = Vec::with_capacity(64);
-        for shim in state.shims {
-            let leash = shim.leash.map(fork::take_inherited).transpose()?;
-            shims.push(Leashed {
-                pid: shim.pid,
-                leash,
-                held: take(&shim.held)?,
-            });
-        }
-        let started_listener = state.listener.map(fork::take_inherited).transpose()?;
-        let upgraded = started_listener.is_some();
-        let listener = match started_listener {
-            Some(listener) => listener,
-            None => fdpass::listen(&state.exec_root.join(SOCKET))?,
-        };
-        let server = Self {
-            exec_root: state.exec_root,
-            data_root: state.data_root,
-            build: Build(state.build),
-            maps,
-            grace: Duration::from_millis(state.grace_ms),
-            roles,
-            listener,
-            signals,
-            connections: take(&state.connections)?,
-            shims,
-            networks: state
-                .networks
-                .into_iter()
-                .map(|(network, number)| Ok((network, fork::take_inherited(number)?)))
-                .collect::<io::Result<_>>()?,
-            slirp: slirp::Slirp::default(),
-            forked: state.forked,
-            idle_since: Instant::now(),
-        };
-        server.write_identity()?;
-        Ok((server, if upgraded { state.asker } else { None }))
-    }
-
     fn run(&mut self) -> io::Result<()> {
         // Children that ended around an upgrade sent their SIGCHLD to the program before.
         self.reap();
@@ -383,154 +270,6 @@ impl Server {
         }
     }
 
-    fn reap(&mut self) {
-        loop {
-            let pid = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid.as_raw(),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            self.slirp.buried(pid);
-            if let Some(place) = self.shims.iter().position(|shim| shim.pid == pid) {
-                let mut shim = self.shims.swap_remove(place);
-                shim.receive();
-                for process in &shim.held {
-                    let _ = pidfd::kill(process, rustix::process::Signal::KILL);
-                }
-                self.idle_since = Instant::now();
-            }
-        }
-    }
-
-    /// Reads one request of the connection at `place` and answers it.
-    fn serve_connection(&mut self, place: usize) -> Next {
-        let mut buffer = [0; MAX_REQUEST];
-        let received = fdpass::receive(&self.connections[place], &mut buffer);
-        let (length, descriptors) = match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::GoOn,
-            Ok((0, _)) | Err(_) => {
-                self.connections.swap_remove(place);
-                self.idle_since = Instant::now();
-                return Next::GoOn;
-            }
-            Ok(received) => received,
-        };
-        let mut descriptors = descriptors.into_iter();
-        let request = match serde_json::from_slice(&buffer[..length]) {
-            Ok(request) => request,
-            Err(error) => {
-                self.refuse(
-                    place,
-                    &format!("it does not understand the request: {error}"),
-                );
-                return Next::GoOn;
-            }
-        };
-        if let Request::Tell { order } = request {
-            let told: Vec<OwnedFd> = descriptors.collect();
-            self.slirp.tell(&order, &told);
-            self.answer(place, &Reply::Done);
-            return Next::GoOn;
-        }
-        let descriptor = descriptors.next();
-        let reply = match (request, descriptor) {
-            (Request::Hello { .. }, _) => Reply::Hello {
-                version: VERSION,
-                build: self.build.clone(),
-                pid: std::process::id().cast_signed(),
-                maps: self.maps.clone(),
-            },
-            (Request::Spawn, Some(connection)) => self.spawn(connection),
-            (Request::Pin { network }, Some(namespace)) => {
-                self.pin(network, namespace);
-                Reply::Done
-            }
-            (Request::Unpin { network }, _) => {
-                self.networks.remove(&network);
-                let network = &network;
-                self.slirp.tell(&Order::Unpin { network }, &[]);
-                Reply::Done
-            }
-            (Request::Namespace { network }, _) => {
-                let namespace = self.networks.get(&network);
-                let twin = namespace.and_then(|namespace| namespace.try_clone().ok());
-                let held = twin.is_some();
-                self.answer_with(place, &Reply::Namespace { held }, twin.as_ref());
-                return Next::GoOn;
-            }
-            (Request::Upgrade { build }, Some(program)) => {
-                let error = self.upgrade(place, &build, &File::from(program));
-                Reply::Failed {
-                    message: error.to_string(),
-                }
-            }
-            // Was passed on above.
-            (Request::Tell { .. }, _) => Reply::Done,
-            (Request::Spawn | Request::Upgrade { .. } | Request::Pin { .. }, None) => {
-                Reply::Failed {
-                    message: "a descriptor is missing".into(),
-                }
-            }
-            (Request::Status, _) => Reply::Status(Status {
-                shims: self.shims.iter().map(|shim| shim.pid).collect(),
-                connections: self.connections.len(),
-                forked: self.forked,
-                networks: self.networks.keys().cloned().collect(),
-            }),
-            (Request::Stop { force }, _) => {
-                if !force && !self.shims.is_empty() {
-                    Reply::Failed {
-                        message: format!("{} containers run", self.shims.len()),
-                    }
-                } else {
-                    self.answer(place, &Reply::Done);
-                    return Next::Leave;
-                }
-            }
-        };
-        self.answer(place, &reply);
-        Next::GoOn
-    }
-
-    fn refuse(&mut self, place: usize, message: &str) {
-        self.answer(
-            place,
-            &Reply::Failed {
-                message: message.to_owned(),
-            },
-        );
-    }
-
-    /// Answers; an asker that has gone is noticed when its connection is read next.
-    fn answer(&mut self, place: usize, reply: &Reply) {
-        self.answer_with(place, reply, None);
-    }
-
-    fn answer_with(&mut self, place: usize, reply: &Reply, descriptor: Option<&OwnedFd>) {
-        let Some(connection) = self.connections.get(place) else {
-            return;
-        };
-        let mut bytes = serde_json::to_vec(reply).unwrap_or_default();
-        if bytes.len() > MAX_MESSAGE {
-            bytes = b"{\"failed\":{\"message\":\"the answer is too long\"}}".to_vec();
-        }
-        // An asker has one question open, so the answer fits; for one that asks and never listens
-        // nobody else is kept waiting. Its connection's end is noticed as any other's.
-        let descriptors: Vec<_> = descriptor.into_iter().map(AsFd::as_fd).collect();
-        if fdpass::send(connection, &bytes, &descriptors).is_err() {
-            let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
-        }
-    }
-
-    fn spawn(&mut self, connection: OwnedFd) -> Reply {
-        match self.try_spawn(connection) {
-            Ok(pid) => Reply::Spawned { pid },
-            Err(error) => Reply::Failed {
-                message: error.to_string(),
-            },
-        }
-    }
-
     fn pin(&mut self, network: String, namespace: OwnedFd) {
         self.start_slirp();
         let order = Order::Pin { network: &network };
@@ -545,73 +284,6 @@ impl Server {
         if !self.networks.is_empty() {
             self.slirp
                 .start(self.roles.slirp, &self.exec_root, &self.networks);
-        }
-    }
-
-    fn try_spawn(&mut self, connection: OwnedFd) -> io::Result<i32> {
-        let (leash, shims_end) = fdpass::pair()?;
-        rustix::io::ioctl_fionbio(&leash, true)?;
-        let pid = fork::fork_keeping([connection, shims_end], self.roles.shim)?.as_raw();
-        self.shims.push(Leashed {
-            pid,
-            leash: Some(leash),
-            held: Vec::new(),
-        });
-        self.forked += 1;
-        Ok(pid)
-    }
-
-    /// Executes `program` in place. Returns only where that fails; nothing has changed then.
-    fn upgrade(&mut self, asker: usize, build: &Build, program: &File) -> io::Error {
-        let numbers =
-            |descriptors: &[OwnedFd]| descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let shims = self.shims.iter().map(|shim| ShimState {
-            pid: shim.pid,
-            leash: shim.leash.as_ref().map(AsRawFd::as_raw_fd),
-            held: numbers(&shim.held),
-        });
-        let state = State {
-            exec_root: self.exec_root.clone(),
-            data_root: self.data_root.clone(),
-            build: build.0.clone(),
-            maps: Some(self.maps.clone()),
-            grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
-            forked: self.forked,
-            listener: Some(self.listener.as_raw_fd()),
-            connections: numbers(&self.connections),
-            asker: Some(asker),
-            shims: shims.collect(),
-            networks: self
-                .networks
-                .iter()
-                .map(|(network, namespace)| (network.clone(), namespace.as_raw_fd()))
-                .collect(),
-        };
-        let mut pass = state.connections.clone();
-        pass.extend(state.networks.iter().map(|(_, number)| *number));
-        pass.push(self.listener.as_raw_fd());
-        for shim in &state.shims {
-            pass.extend(shim.leash.iter().chain(&shim.held));
-        }
-        setup::execute_keeper(program, &state, &pass)
-    }
-}
-
-impl Leashed {
-    /// Takes what the shim has sent.
-    fn receive(&mut self) {
-        while let Some(leash) = &self.leash {
-            match fdpass::receive(leash, &mut [0; 1024]) {
-                Ok((0, descriptors)) if descriptors.is_empty() => self.leash = None,
-                Ok((_, descriptors)) => {
-                    // Sessions come and go in a long life: what has ended is let go.
-                    self.held
-                        .retain(|process| pidfd::is_alive(process).unwrap_or(true));
-                    self.held.extend(descriptors);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.leash = None,
-            }
         }
     }
 }

@@ -1,0 +1,135 @@
+//! The daemons' requests, and their answers.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use super::{Next, Server};
+use crate::sys::fdpass;
+use crate::userns::keeper::protocol::{MAX_MESSAGE, Order, Reply, Request, Status, VERSION};
+
+/// A request and its answer's length fit easily; a status reply is the longest message.
+const MAX_REQUEST: usize = 4 << 10;
+
+impl Server {
+    /// Reads one request of the connection at `place` and answers it.
+    pub(super) fn serve_connection(&mut self, place: usize) -> Next {
+        let mut buffer = [0; MAX_REQUEST];
+        let received = fdpass::receive(&self.connections[place], &mut buffer);
+        let (length, descriptors) = match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::GoOn,
+            Ok((0, _)) | Err(_) => {
+                self.connections.swap_remove(place);
+                self.idle_since = Instant::now();
+                return Next::GoOn;
+            }
+            Ok(received) => received,
+        };
+        let mut descriptors = descriptors.into_iter();
+        let request = match serde_json::from_slice(&buffer[..length]) {
+            Ok(request) => request,
+            Err(error) => {
+                self.refuse(
+                    place,
+                    &format!("it does not understand the request: {error}"),
+                );
+                return Next::GoOn;
+            }
+        };
+        if let Request::Tell { order } = request {
+            let told: Vec<OwnedFd> = descriptors.collect();
+            self.slirp.tell(&order, &told);
+            self.answer(place, &Reply::Done);
+            return Next::GoOn;
+        }
+        let descriptor = descriptors.next();
+        let reply = match (request, descriptor) {
+            (Request::Hello { .. }, _) => Reply::Hello {
+                version: VERSION,
+                build: self.build.clone(),
+                pid: std::process::id().cast_signed(),
+                maps: self.maps.clone(),
+            },
+            (Request::Spawn, Some(connection)) => self.spawn(connection),
+            (Request::Pin { network }, Some(namespace)) => {
+                self.pin(network, namespace);
+                Reply::Done
+            }
+            (Request::Unpin { network }, _) => {
+                self.networks.remove(&network);
+                let network = &network;
+                self.slirp.tell(&Order::Unpin { network }, &[]);
+                Reply::Done
+            }
+            (Request::Namespace { network }, _) => {
+                let namespace = self.networks.get(&network);
+                let twin = namespace.and_then(|namespace| namespace.try_clone().ok());
+                let held = twin.is_some();
+                self.answer_with(place, &Reply::Namespace { held }, twin.as_ref());
+                return Next::GoOn;
+            }
+            (Request::Upgrade { build }, Some(program)) => {
+                let error = self.upgrade(place, &build, &File::from(program));
+                Reply::Failed {
+                    message: error.to_string(),
+                }
+            }
+            // Was passed on above.
+            (Request::Tell { .. }, _) => Reply::Done,
+            (Request::Spawn | Request::Upgrade { .. } | Request::Pin { .. }, None) => {
+                Reply::Failed {
+                    message: "a descriptor is missing".into(),
+                }
+            }
+            (Request::Status, _) => Reply::Status(Status {
+                shims: self.shims.iter().map(|shim| shim.pid).collect(),
+                connections: self.connections.len(),
+                forked: self.forked,
+                networks: self.networks.keys().cloned().collect(),
+            }),
+            (Request::Stop { force }, _) => {
+                if !force && !self.shims.is_empty() {
+                    Reply::Failed {
+                        message: format!("{} containers run", self.shims.len()),
+                    }
+                } else {
+                    self.answer(place, &Reply::Done);
+                    return Next::Leave;
+                }
+            }
+        };
+        self.answer(place, &reply);
+        Next::GoOn
+    }
+
+    fn refuse(&mut self, place: usize, message: &str) {
+        self.answer(
+            place,
+            &Reply::Failed {
+                message: message.to_owned(),
+            },
+        );
+    }
+
+    /// Answers; an asker that has gone is noticed when its connection is read next.
+    pub(super) fn answer(&mut self, place: usize, reply: &Reply) {
+        self.answer_with(place, reply, None);
+    }
+
+    fn answer_with(&mut self, place: usize, reply: &Reply, descriptor: Option<&OwnedFd>) {
+        let Some(connection) = self.connections.get(place) else {
+            return;
+        };
+        let mut bytes = serde_json::to_vec(reply).unwrap_or_default();
+        if bytes.len() > MAX_MESSAGE {
+            bytes = b"{\"failed\":{\"message\":\"the answer is too long\"}}".to_vec();
+        }
+        // An asker has one question open, so the answer fits; for one that asks and never listens
+        // nobody else is kept waiting. Its connection's end is noticed as any other's.
+        let descriptors: Vec<_> = descriptor.into_iter().map(AsFd::as_fd).collect();
+        if fdpass::send(connection, &bytes, &descriptors).is_err() {
+            let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
+        }
+    }
+}
