@@ -30,5 +30,6 @@ pub mod router;
 pub mod routes;
 pub mod server;
 pub mod version;
+pub mod websocket;
 
 pub use lifecycle::{DaemonError, run};

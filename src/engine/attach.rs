@@ -42,6 +42,8 @@ pub struct AttachOptions {
     pub logs: bool,
     /// It gets what comes.
     pub stream: bool,
+    /// Its output is not framed, whatever the container has.
+    pub raw: bool,
     /// Its detach keys as typed (`ctrl-p,ctrl-q`); empty for Docker's default.
     pub detach_keys: String,
 }
@@ -189,7 +191,7 @@ impl Engine {
                 stdin: options.stdin && record.config.open_stdin,
                 stdout: options.stdout,
                 stderr: options.stderr,
-                multiplexed: !record.config.tty,
+                multiplexed: !record.config.tty && !options.raw,
                 detach_keys: keys,
                 early: Vec::new(),
             },

@@ -44,7 +44,8 @@ pub fn volume(name: &str) -> Result<&str, NameError> {
     }
 }
 
-fn restricted(name: &str) -> bool {
+/// Whether it consists of what names of containers, volumes and checkpoints may.
+pub fn restricted(name: &str) -> bool {
     name.len() > 1
         && name.as_bytes()[0].is_ascii_alphanumeric()
         && name

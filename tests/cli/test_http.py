@@ -103,6 +103,10 @@ class Errors(Case):
 
     def test_bad_json(self):
         self.post("/v1.44/containers/create", b"{", 400)
+        json_body = {"Content-Type": "application/json"}
+        status, _, body = self.daemon.http("POST", "/v1.44/volumes/create", b"{invalid", json_body)
+        self.equal(status, 400, "status")
+        self.equal(body["message"], "invalid JSON: invalid character 'i' looking for beginning of object key string", "Go's words")
 
     def test_wrong_content_type(self):
         status, _, body = self.daemon.http("POST", "/v1.44/containers/create", b"{}", {"Content-Type": "text/plain"})
@@ -213,6 +217,30 @@ class Hijack(Case):
         self.equal(head.splitlines()[0], "HTTP/1.1 200 OK", "status line")
         self.daemon.http("POST", f"/v1.44/containers/{identity}/start")
         self.equal(b"old" in connection.recv(4096) + connection.recv(4096), True, "output in a 200 stream")
+
+    def test_websocket(self):
+        identity = self.create(Cmd=["sh", "-c", "read x; echo got $x; echo err >&2"], OpenStdin=True, StdinOnce=True)
+        connection = self.daemon.connect()
+        connection.sendall(f"GET /v1.44/containers/{identity}/attach/ws?stream=1&stdin=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: d\r\n"
+                           "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+        stream = connection.makefile("rb")
+        head = b"".join(iter(stream.readline, b"\r\n")).decode()
+        self.equal(head.splitlines()[0], "HTTP/1.1 101 Switching Protocols", "status line")
+        self.equal("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head.splitlines(), True, "the key's answer in " + head)
+        self.daemon.http("POST", f"/v1.44/containers/{identity}/start")
+        # A masked frame of text, by a mask that changes nothing.
+        connection.sendall(b"\x81\x84\0\0\0\0hey\n")
+        payloads = {2: b"", 8: b""}
+        while True:
+            first = stream.read(2)
+            if not first:
+                break
+            payloads[first[0] & 15] += stream.read(first[1])
+        # The two streams are not told apart, and come as they come.
+        self.equal((sorted(payloads[2].splitlines()), payloads[8]), ([b"err", b"got hey"], b"\x03\xe8"), "frames")
+        status, _, body = self.daemon.http("GET", f"/v1.44/containers/{identity}/attach/ws?stream=1")
+        self.equal((status, body["message"]), (400, "not websocket protocol"), "no handshake")
 
     def test_half_close(self):
         identity = self.create(Cmd=["sh", "-c", "cat; echo end"], OpenStdin=True, StdinOnce=True, AttachStdin=True)

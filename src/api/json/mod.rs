@@ -14,6 +14,7 @@
 //! struct. Structs read this way must not use `#[serde(flatten)]`, which hides their fields.
 
 mod lenient;
+mod syntax;
 #[cfg(test)]
 mod tests;
 
@@ -142,8 +143,11 @@ pub fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, JsonError> {
     }
     let text = utf8::lossy(body);
     let mut reader = serde_json::Deserializer::from_str(&text);
-    let value = Value::deserialize(&mut reader)
-        .map_err(|error| JsonError::new(Cause::Syntax(error.to_string())))?;
+    let value = Value::deserialize(&mut reader).map_err(|error| {
+        // What only one of the two refuses is deeper or larger than anything sensible.
+        let said = syntax::refusal(&text).unwrap_or_else(|| error.to_string());
+        JsonError::new(Cause::Syntax(said))
+    })?;
     reader.end().map_err(|_| JsonError::new(Cause::Trailing))?;
     from_value(value)
 }

@@ -28,11 +28,6 @@ pub fn entries() -> Vec<(Method, &'static str, Target)> {
         ),
         (
             get.clone(),
-            "/containers/{name:.*}/attach/ws",
-            Absent("attaching by websocket"),
-        ),
-        (
-            get.clone(),
             "/plugins/privileges",
             Absent("running plugins"),
         ),

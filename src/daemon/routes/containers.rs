@@ -13,11 +13,12 @@ use crate::api::stream::{self, StreamKind};
 use crate::container::logs::{Query, Reader, Record};
 use crate::container::protocol::Stream;
 use crate::daemon::answer::{self, Answer, Failure, Feed};
-use crate::daemon::hijack;
+use crate::daemon::{hijack, websocket};
 use crate::engine::Engine;
 use crate::engine::attach::AttachOptions;
 use crate::engine::containers::{Ended, WaitCondition};
 use crate::engine::list::ListOptions;
+use crate::types::name;
 use crate::types::timestamp::Timestamp;
 
 /// Log records are sent once this many bytes are gathered, or nothing more is at hand.
@@ -115,7 +116,12 @@ pub async fn start(state: State, request: Request) -> Result<Answer, Failure> {
              removed in v1.24",
         ));
     }
-    if request.query.text("checkpoint").is_some() {
+    if let Some(id) = request.query.text("checkpoint") {
+        if !name::restricted(id) {
+            return Err(Failure::bad_request(format!(
+                "invalid checkpoint ID {id:?}, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
         return Err(Failure::bad_request(
             "checkpoint is only supported in experimental mode",
         ));
@@ -277,15 +283,7 @@ pub async fn wait(state: State, request: Request) -> Result<Answer, Failure> {
 
 /// `POST /containers/{name}/attach`.
 pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
-    let query = &request.query;
-    let options = AttachOptions {
-        stdin: query.flag("stdin"),
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        logs: query.flag("logs"),
-        stream: query.flag("stream"),
-        detach_keys: query.get("detachKeys").unwrap_or("").to_owned(),
-    };
+    let options = attach_options(&request);
     let name = request.name.clone();
     let ticket = at_once(&state, |engine| engine.container_attach(&name, &options))?;
     let engine = Arc::clone(&state.engine);
@@ -295,6 +293,36 @@ pub async fn attach(state: State, request: Request) -> Result<Answer, Failure> {
         multiplexed,
         move |connection, early| ticket.connect(&engine, connection, early),
     ))
+}
+
+fn attach_options(request: &Request) -> AttachOptions {
+    let query = &request.query;
+    AttachOptions {
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        logs: query.flag("logs"),
+        stream: query.flag("stream"),
+        raw: false,
+        detach_keys: query.get("detachKeys").unwrap_or("").to_owned(),
+    }
+}
+
+/// `GET /containers/{name}/attach/ws`. Output is never framed by streams: the frames are the
+/// protocol's.
+pub async fn attach_by_websocket(state: State, request: Request) -> Result<Answer, Failure> {
+    let mut options = attach_options(&request);
+    options.raw = true;
+    // Old clients could not choose.
+    if !request.since(42) {
+        (options.stdin, options.stdout, options.stderr) = (true, true, true);
+    }
+    let name = request.name.clone();
+    let ticket = at_once(&state, |engine| engine.container_attach(&name, &options))?;
+    let engine = Arc::clone(&state.engine);
+    websocket::answer(&request, move |end| {
+        ticket.connect(&engine, end, Vec::new());
+    })
 }
 
 /// `GET /containers/{name}/logs`.

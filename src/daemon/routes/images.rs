@@ -231,10 +231,13 @@ fn import_request(request: &Request, source: &str) -> Result<Import, Failure> {
     let platform = match query.text("platform") {
         None => None,
         Some(text) => Some(
-            text.parse()
-                .map_err(|error: PlatformError| Failure::bad_request(error.to_string()))?,
+            text.parse::<Platform>()
+                .map_err(|error| Failure::bad_request(error.to_string()))?,
         ),
     };
+    if platform.as_ref().is_some_and(|wanted| wanted.os != "linux") {
+        return Err(Failure::bad_request("operating system is not supported"));
+    }
     let config = Config::default()
         .change(&query.all("changes"))
         .map_err(|error| Failure::bad_request(error.to_string()))?;

@@ -216,6 +216,11 @@ fn table() -> Table<Target> {
             route!(containers::attach),
         ),
         (
+            Method::GET,
+            "/containers/{name:.*}/attach/ws",
+            route!(containers::attach_by_websocket),
+        ),
+        (
             Method::POST,
             "/containers/{name:.*}/exec",
             route!(exec::create),
