@@ -41,9 +41,6 @@ pub enum MountError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Part of the API, not of this version.
-    #[error("this version of moss does not support {0}")]
-    NotImplemented(&'static str),
 }
 
 /// Everything that is to be mounted, with empty `source` for volumes; a volume without `name` is
@@ -102,6 +99,8 @@ fn volume(name: Option<String>, destination: String, mode: String, writable: boo
         create_source: false,
         non_recursive: false,
         readonly_non_recursive: false,
+        subpath: String::new(),
+        image: None,
     }
 }
 
@@ -267,15 +266,10 @@ pub fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
             }
             if let Some(options) = &mount.volume_options {
                 point.populate = !options.no_copy;
-                if !options.subpath.is_empty() {
-                    return Err(match mount.source.as_str() {
-                        "" => bad("must not set Subpath when using anonymous volumes"),
-                        _ if !is_local(&options.subpath) => {
-                            bad("subpath must be a relative path within the volume")
-                        }
-                        _ => MountError::NotImplemented("directories of volumes as mounts"),
-                    });
+                if !options.subpath.is_empty() && mount.source.is_empty() {
+                    return Err(bad("must not set Subpath when using anonymous volumes"));
                 }
+                point.subpath = subpath(&options.subpath).map_err(bad)?;
             }
             default_mode(&mut point);
         }
@@ -286,7 +280,18 @@ pub fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
             point.kind = MountKind::Tmpfs;
             point.populate = false;
         }
-        "image" => return Err(MountError::NotImplemented("images as mounts")),
+        "image" => {
+            if mount.source.is_empty() {
+                return Err(bad("field Source must not be empty"));
+            }
+            let options = mount.image_options.as_ref();
+            point.subpath = subpath(options.map_or("", |options| &options.subpath)).map_err(bad)?;
+            point.kind = MountKind::Image;
+            point.name = Some(mount.source.clone());
+            "rprivate".clone_into(&mut point.propagation);
+            point.populate = false;
+            point.writable = false;
+        }
         _ => return Err(bad("mount type unknown")),
     }
     Ok(point)
@@ -295,6 +300,15 @@ pub fn from_mount(mount: &Mount) -> Result<MountPoint, MountError> {
 const PROPAGATION: [&str; 6] = [
     "private", "rprivate", "shared", "rshared", "slave", "rslave",
 ];
+
+/// What of a volume or image is asked for; nothing is all of it.
+fn subpath(path: &str) -> Result<String, &'static str> {
+    if path.is_empty() || is_local(path) {
+        Ok(path.to_owned())
+    } else {
+        Err("subpath must be a relative path within the volume")
+    }
+}
 
 /// `filepath.IsLocal` of Go: relative, and never above where it begins.
 fn is_local(path: &str) -> bool {
@@ -389,6 +403,14 @@ mod tests {
             (
                 r#"{"Type":"volume","Source":"v","Target":"/b","VolumeOptions":{"Subpath":"../x"}}"#,
                 "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+            ),
+            (
+                r#"{"Type":"image","Target":"/b"}"#,
+                "invalid mount config for type \"image\": field Source must not be empty",
+            ),
+            (
+                r#"{"Type":"image","Source":"i","Target":"/b","ImageOptions":{"Subpath":"/x"}}"#,
+                "invalid mount config for type \"image\": subpath must be a relative path within the volume",
             ),
             (
                 r#"{"Type":"volume","Target":"/b","ImageOptions":{}}"#,

@@ -22,6 +22,9 @@ use crate::userns::stage::{Origin, StageError};
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
 
+/// What a shim answers that is to signal a process which has ended: its exit is on the way.
+pub const FINISHED: &str = "process already finished";
+
 /// Why daemon and shim do not understand each other; `None` where they do.
 pub fn mismatch(shim: u32, daemon: u32) -> Option<String> {
     (shim != daemon).then(|| {

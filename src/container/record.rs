@@ -98,11 +98,11 @@ pub struct Endpoint {
 /// A volume or bind mount of a container, with its host side resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
-    /// `bind`, `volume` or `tmpfs`, as Docker's API has it.
+    /// `bind`, `volume`, `tmpfs` or `image`, as Docker's API has it.
     pub kind: MountKind,
-    /// Name of the volume.
+    /// Name of the volume or image.
     pub name: Option<String>,
-    /// Directory or file on the host; empty for tmpfs.
+    /// Directory or file on the host; empty for tmpfs and images.
     pub source: PathBuf,
     /// Path in the container, absolute and clean.
     pub destination: String,
@@ -122,6 +122,21 @@ pub struct MountPoint {
     pub non_recursive: bool,
     /// A read-only mount leaves its submounts as they are.
     pub readonly_non_recursive: bool,
+    /// What of a volume or an image is mounted, a path in it; all of it where empty.
+    #[serde(default)]
+    pub subpath: String,
+    /// The image that is mounted, once it is known.
+    #[serde(default)]
+    pub image: Option<MountedImage>,
+}
+
+/// An image that a container has mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// Its id.
+    pub id: Digest,
+    /// Diff ids of its layers, bottom first.
+    pub layers: Vec<Digest>,
 }
 
 /// What kind of mount it is.
@@ -134,6 +149,8 @@ pub enum MountKind {
     Volume,
     /// Memory.
     Tmpfs,
+    /// An image's files, to be read only.
+    Image,
 }
 
 impl MountKind {
@@ -143,6 +160,7 @@ impl MountKind {
             Self::Bind => "bind",
             Self::Volume => "volume",
             Self::Tmpfs => "tmpfs",
+            Self::Image => "image",
         }
     }
 }
@@ -281,6 +299,18 @@ pub enum RecordError {
 pub const RECORD_FILE: &str = "record.json";
 
 impl Record {
+    /// The images that are mounted.
+    pub fn mounted_images(&self) -> impl Iterator<Item = &MountedImage> {
+        self.mounts.iter().filter_map(|point| point.image.as_ref())
+    }
+
+    /// All layers that must stay while the container is there: its image's, and those of the images
+    /// that it has mounted.
+    pub fn held_layers(&self) -> Vec<Digest> {
+        let mounted = self.mounted_images().flat_map(|image| &image.layers);
+        self.layers.iter().chain(mounted).copied().collect()
+    }
+
     /// Reads the record in a container's directory.
     pub fn read(directory: &Path) -> Result<Self, RecordError> {
         let path = directory.join(RECORD_FILE);

@@ -104,7 +104,8 @@ impl Engine {
             }
             (data.record.clone(), data.ahead.changes)
         };
-        if !can_be_ahead(&record) {
+        let is_plain = |point: &MountPoint| self.is_plain_volume(point);
+        if !can_be_ahead(&record, is_plain) {
             return;
         }
         let Some(place) = self.ahead.take() else {
@@ -134,15 +135,20 @@ impl Engine {
 }
 
 /// Whether a start may be prepared before it is asked for: where all that it is made from is the
-/// record's, the image's and its volumes'. Directories of the host are bound as they are at the
-/// start, and other containers' namespaces joined as they are then. Only the kernel's overlay is
-/// mounted in no time: the copy driver would copy an image for a start that may never come.
-fn can_be_ahead(record: &Record) -> bool {
+/// record's, the image's and its volumes' (those that are plain directories). Directories of the host,
+/// and those in volumes, are bound as they are at the start, and other containers' namespaces joined as
+/// they are then. Only the kernel's overlay is mounted in no time: the copy driver would copy an image
+/// for a start that may never come.
+fn can_be_ahead(record: &Record, is_plain: impl Fn(&MountPoint) -> bool) -> bool {
     let host = &record.host_config;
     let modes = [&host.network_mode, &host.ipc_mode, &host.pid_mode];
-    let binds = |point: &MountPoint| point.kind == MountKind::Bind;
+    let is_theirs = |point: &MountPoint| match point.kind {
+        MountKind::Bind => false,
+        MountKind::Volume => point.subpath.is_empty() && is_plain(point),
+        MountKind::Tmpfs | MountKind::Image => true,
+    };
     record.driver == Driver::Overlay2
-        && !record.mounts.iter().any(binds)
+        && record.mounts.iter().all(is_theirs)
         && !modes.iter().any(|mode| mode.starts_with("container:"))
 }
 

@@ -392,6 +392,8 @@ impl Engine {
                 let (source, writable) = self.source_of(point);
                 ViewMount {
                     source,
+                    layers: self.layers_of(point),
+                    subpath: point.subpath.clone(),
                     destination: point.destination.clone(),
                     writable,
                     non_recursive: point.non_recursive,

@@ -5,17 +5,17 @@
 //! name only with its record in it.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Dir, DirEntry, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::api::container::{
     ContainerConfig, CreateRequest, CreateResponse, HostConfig, NetworkingConfig, PortMap,
 };
 use crate::api::volume::CreateRequest as VolumeRequest;
 use crate::container::mounts::{self, MountError};
-use crate::container::record::{MountKind, MountPoint, Record, State};
+use crate::container::record::{MountKind, MountPoint, MountedImage, Record, State};
 use crate::container::spec::{self, log};
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
@@ -25,6 +25,7 @@ use crate::engine::update::{NO_LIMITS, is_limited};
 use crate::engine::{Engine, Reloadable};
 use crate::engine::{endpoints, rootdir, spare};
 use crate::image::{self, Image};
+use crate::sys::tree;
 use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
 use crate::types::name;
@@ -82,7 +83,7 @@ impl Engine {
             .map_err(|error| Error::system(&error))?;
         spec::merge(&mut config, &defaults).map_err(|error| Error::invalid(error.to_string()))?;
         warnings.extend(not_done(&host_config));
-        self.name_by_id(&mut host_config);
+        self.name_by_id(&mut host_config)?;
         fill_defaults(&mut config, &mut host_config, &self.now().settings);
         let id = ContainerId::random();
         self.settle_networks(&id, &mut host_config, &mut networking_config)?;
@@ -141,6 +142,48 @@ impl Engine {
         Err(image_error(&gone))
     }
 
+    /// Finds the images that are to be mounted, and keeps their layers, which it returns.
+    fn hold_mounted(&self, mounts: &mut [MountPoint]) -> Result<Vec<Digest>> {
+        let mut held = Vec::new();
+        for point in mounts {
+            if point.kind != MountKind::Image {
+                continue;
+            }
+            // Another container's is known already.
+            let layers = match &point.image {
+                Some(image) => Ok(image.layers.clone()),
+                None => self.mounted_image(point),
+            };
+            let name = point.name.as_deref().unwrap_or_default();
+            let kept = layers.and_then(|layers| match self.images.hold(&layers) {
+                true => Ok(layers),
+                false => {
+                    self.release_layers(&layers);
+                    Err(image_error(&image::Error::NoSuchImage(name.to_owned())))
+                }
+            });
+            match kept {
+                Ok(layers) => held.extend(layers),
+                Err(error) => {
+                    self.release_layers(&held);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Notes which image is meant by a name now. Its layers.
+    fn mounted_image(&self, point: &mut MountPoint) -> Result<Vec<Digest>> {
+        let image = self.image_to_run(point.name.as_deref().unwrap_or_default())?;
+        let layers = image.layers.clone();
+        point.image = Some(MountedImage {
+            id: image.id,
+            layers: layers.clone(),
+        });
+        Ok(layers)
+    }
+
     /// Lets go of a container's layers.
     pub(super) fn release_layers(&self, layers: &[Digest]) {
         if let Err(error) = self.images.release(layers) {
@@ -171,7 +214,9 @@ impl Engine {
             point.readonly_non_recursive |=
                 read_only_non_recursive && point.kind == MountKind::Bind && !point.writable;
         }
+        self.spread_from_data_root(&mut mounts)?;
         self.mounts_of_others(&host_config, &mut mounts)?;
+        let mounted = self.hold_mounted(&mut mounts)?;
         let mut record = Record {
             id: *id,
             name: name.to_owned(),
@@ -207,6 +252,7 @@ impl Engine {
                     self.janitor.discard(path);
                 }
             }
+            self.release_layers(&mounted);
             return Err(error);
         }
         self.container_event(&record, "create", []);
@@ -255,19 +301,26 @@ impl Engine {
     }
 
     /// Names the containers whose namespaces are joined by their ids, which renaming does not
-    /// change. One that is not there is found out at the start.
-    fn name_by_id(&self, host: &mut HostConfig) {
-        for mode in [
-            &mut host.network_mode,
-            &mut host.pid_mode,
-            &mut host.ipc_mode,
+    /// change. One whose network is joined and that is not there is found out at the start; of the
+    /// others dockerd wants to know the labels, unless they are said.
+    fn name_by_id(&self, host: &mut HostConfig) -> Result<()> {
+        let labelled = host.security_opt.iter().flatten();
+        let labelled = labelled.clone().any(|option| is_label(option));
+        for (mode, late) in [
+            (&mut host.network_mode, true),
+            (&mut host.ipc_mode, labelled || host.privileged),
+            (&mut host.pid_mode, labelled || host.privileged),
         ] {
-            if let Some(name) = mode.strip_prefix("container:")
-                && let Ok(other) = self.containers.find(name)
-            {
-                *mode = format!("container:{}", other.id);
+            let Some(name) = mode.strip_prefix("container:") else {
+                continue;
+            };
+            match self.containers.find(name) {
+                Ok(other) => *mode = format!("container:{}", other.id),
+                Err(_) if late => {}
+                Err(error) => return Err(Error::invalid(error.message)),
             }
         }
+        Ok(())
     }
 
     /// `--volumes-from`: the mounts of other containers, unless something is there already.
@@ -349,11 +402,14 @@ impl Engine {
             }
             point.source = self.volumes.data_path(&name);
             let bound = volume::bound(&made_volume.options).map(|(directory, _)| directory);
-            let is_empty =
-                |path: &Path| std::fs::read_dir(path).is_ok_and(|mut all| all.next().is_none());
-            if point.populate && made_volume.fresh && bound.is_none_or(is_empty) {
-                let target = bound.unwrap_or(&point.source);
-                populate(&layers, &point.destination, target).map_err(|error| {
+            let root = bound.unwrap_or(&point.source);
+            // A path in it that is not there is found out at the start.
+            if point.populate
+                && !volume::mounted::is_wanted(&made_volume.options)
+                && let Ok(target) = part_of(root, &point.subpath)
+                && is_empty(&target)
+            {
+                populate(&layers, &point.destination, target.as_fd()).map_err(|error| {
                     Error::io(format!("cannot fill volume {name} from the image"), &error)
                 })?;
             }
@@ -402,7 +458,6 @@ fn volume_of(host: &HostConfig, point: &MountPoint) -> VolumeRequest {
 fn mount_error(error: &MountError) -> Error {
     let kind = match error {
         MountError::Because { .. } => Kind::System,
-        MountError::NotImplemented(_) => Kind::NotImplemented,
         _ => Kind::InvalidParameter,
     };
     Error::new(kind, error.to_string())
@@ -446,9 +501,14 @@ fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig, daemons: &
         host.readonly_paths
             .get_or_insert_with(|| list(&spec::READONLY_PATHS));
     }
-    let labelled = |option: &String| option.split('=').next() == Some("label");
     let shares_the_hosts = host.privileged || host.ipc_mode == "host" || host.pid_mode == "host";
-    if shares_the_hosts && !host.security_opt.iter().flatten().any(labelled) {
+    if shares_the_hosts
+        && !host
+            .security_opt
+            .iter()
+            .flatten()
+            .any(|option| is_label(option))
+    {
         let options = host.security_opt.get_or_insert_default();
         options.push("label=disable".to_owned());
     }
@@ -470,6 +530,11 @@ fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig, daemons: &
     if host.restart_policy.name.is_empty() {
         "no".clone_into(&mut host.restart_policy.name);
     }
+}
+
+/// Whether a security option is of SELinux.
+fn is_label(option: &str) -> bool {
+    option.split('=').next() == Some("label")
 }
 
 /// Refuses an image for another platform than the one asked for.
@@ -496,7 +561,7 @@ fn check_platform(
 fn populate(
     layers: &[std::path::PathBuf],
     destination: &str,
-    volume: &std::path::Path,
+    volume: BorrowedFd<'_>,
 ) -> std::io::Result<()> {
     let root = crate::overlay::mount_readonly(layers)?;
     let source = openat2(
@@ -513,6 +578,23 @@ fn populate(
         }
         Err(error) => return Err(error.into()),
     };
-    let target = std::fs::File::open(volume)?;
-    crate::volume::populate::populate(source.as_fd(), target.as_fd())
+    crate::volume::populate::populate(source.as_fd(), volume)
+}
+
+/// What of a volume is mounted, where that is a directory.
+fn part_of(root: &Path, subpath: &str) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if subpath.is_empty() {
+        return tree::open_dir(root);
+    }
+    let base = tree::open_dir(root)?;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(base, subpath, flags, Mode::empty(), how)?)
+}
+
+fn is_empty(directory: &OwnedFd) -> bool {
+    let is_entry = |entry: rustix::io::Result<DirEntry>| {
+        entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+    };
+    Dir::read_from(directory).is_ok_and(|mut entries| !entries.any(is_entry))
 }

@@ -416,7 +416,9 @@ impl Engine {
             .iter()
             .filter_map(|container| {
                 let data = container.data();
-                (data.record.image == *id).then(|| User {
+                let mut mounted = data.record.mounted_images();
+                let uses = data.record.image == *id || mounted.any(|image| image.id == *id);
+                uses.then(|| User {
                     id: container.id.short().to_owned(),
                     running: data.record.state.is_live(),
                 })

@@ -73,7 +73,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::container::client::Shims;
-use crate::container::record::Record;
+use crate::container::record::{MountKind, Record};
 use crate::container::spec::Defaults;
 use crate::engine::config::Containers;
 use crate::engine::containers::Index;
@@ -131,6 +131,7 @@ pub struct Engine {
     pruning: images::Pruning,
     uploads: image::Uploads,
     volumes: volume::Store,
+    mounted_volumes: volume::mounted::Mounted,
     networks: Arc<network::Store>,
     unplugger: network::unplug::Unplugger,
     ports: networks::Memory,
@@ -239,6 +240,7 @@ impl Engine {
                 pruning: images::Pruning::default(),
                 uploads,
                 volumes,
+                mounted_volumes: volume::mounted::Mounted::default(),
                 networks,
                 unplugger,
                 ports: networks::Memory::default(),
@@ -328,12 +330,9 @@ impl Engine {
             .all()
             .iter()
             .filter(|container| {
-                container
-                    .data()
-                    .record
-                    .mounts
-                    .iter()
-                    .any(|point| point.name.as_deref() == Some(name))
+                container.data().record.mounts.iter().any(|point| {
+                    point.kind == MountKind::Volume && point.name.as_deref() == Some(name)
+                })
             })
             .map(|container| container.id)
             .collect()

@@ -4,6 +4,8 @@
 //! it is. A pattern is read whole before anything is compared with it: Go, too, finds what is wrong
 //! behind the place where nothing matches any more.
 
+use crate::types::reference::Reference;
+
 /// What a pattern consists of.
 #[derive(Debug)]
 enum Part {
@@ -53,10 +55,14 @@ impl Pattern {
         Ok(Self(parts))
     }
 
-    /// Whether a name is meant, by repository, or by repository and tag.
+    /// Whether a name is meant, as people write it or in full, by repository, or by repository and
+    /// tag.
     pub(super) fn matches_reference(&self, name: &str) -> bool {
-        let repository = name.rsplit_once(':').map_or(name, |(before, _)| before);
-        self.matches(name) || self.matches(repository)
+        let by = |name: &str| {
+            let repository = name.rsplit_once(':').map_or(name, |(before, _)| before);
+            self.matches(name) || self.matches(repository)
+        };
+        by(name) || Reference::parse_named(name).is_ok_and(|full| by(&full.to_string()))
     }
 
     fn matches(&self, text: &str) -> bool {
@@ -120,6 +126,9 @@ mod tests {
         let matches = |pattern, name| Pattern::parse(pattern).unwrap().matches_reference(name);
         for (pattern, name) in [
             ("debian", "debian:bookworm"),
+            ("docker.io/library/debian", "debian:bookworm"),
+            ("docker.io/library/d*:*", "debian:bookworm"),
+            ("docker.io/a/b", "a/b:1"),
             ("debian:book*", "debian:bookworm"),
             ("*", "debian:bookworm"),
             ("a/*:l?test", "a/b:latest"),

@@ -157,6 +157,8 @@ impl Engine {
                 let (source, writable) = self.source_of(point);
                 HostMount {
                     source,
+                    layers: self.layers_of(point),
+                    subpath: point.subpath.clone(),
                     destination: point.destination.clone(),
                     readonly: !writable,
                     propagation: point.propagation.clone(),

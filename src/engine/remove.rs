@@ -245,7 +245,7 @@ impl Engine {
             tracing::warn!("cannot delete {}: {error}", runtime.display());
         }
         self.containers.remove(&container.id);
-        self.release_layers(&record.layers);
+        self.release_layers(&record.held_layers());
         self.execs.retain(|owner| *owner != container.id);
         if volumes {
             for name in record

@@ -98,7 +98,7 @@ impl Engine {
                 }
             };
             // Layers that are missing are found so when the container is started.
-            self.images.hold(&record.layers);
+            self.images.hold(&record.held_layers());
             if self.containers.reserve(&record.name, &record.id).is_err() {
                 let id = record.id.to_string();
                 tracing::error!("two containers are named {}: one is {id} now", record.name);
@@ -132,6 +132,8 @@ impl Engine {
         for container in &running {
             self.rejoin_networks(&container.record());
         }
+        let records: Vec<Record> = running.iter().map(|it| it.record()).collect();
+        self.adopt_mounts(records.iter());
         for container in running {
             let shim = self.reach(&container, deadline);
             if let Shim::Unreachable(error, process) = shim {

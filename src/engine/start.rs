@@ -285,6 +285,8 @@ impl Engine {
                 )));
             }
         }
+        let mut points = record.mounts.iter();
+        points.try_for_each(|point| self.check_subpath(point))?;
         self.make_files(&container.directory)?;
         let init = self.init_of(record)?;
         let plan = self.plan(record, &container.directory, &joined, init.as_deref())?;
@@ -316,18 +318,15 @@ impl Engine {
         })
     }
 
-    /// Notes that the container's volumes are used, and tells of it.
+    /// Sees to it that the container's volumes are there, and tells of it.
     fn use_volumes(&self, record: &Record) -> Result<()> {
-        for point in record
-            .mounts
-            .iter()
-            .filter_map(|point| point.name.as_deref())
-        {
-            self.volumes
-                .mark_used(point)
-                .map_err(|error| Error::not_found(error.to_string()))?;
+        for point in volumes_of(record) {
+            let name = point.name.as_deref().unwrap_or_default();
+            let volume = self.volumes.get(name);
+            let volume = volume.map_err(|error| Error::not_found(error.to_string()))?;
+            self.mount_volume(&volume, &record.id)?;
         }
-        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
+        for point in volumes_of(record) {
             let more = [
                 ("destination", point.destination.clone()),
                 ("propagation", point.propagation.clone()),
@@ -340,8 +339,12 @@ impl Engine {
 
     /// Tells that a container's volumes are mounted no more.
     fn tell_unmounted(&self, record: &Record) {
-        for point in record.mounts.iter().filter(|point| point.name.is_some()) {
+        for point in volumes_of(record) {
             self.volume_event("unmount", point, &record.id, []);
+            self.unmount_volume(
+                point.name.as_deref().unwrap_or_default(),
+                record.id.as_str(),
+            );
         }
     }
 
@@ -488,6 +491,12 @@ impl Engine {
         // waited for this can use.
         self.shims.release(&container.id);
     }
+}
+
+/// The volumes that a container has mounted.
+fn volumes_of(record: &Record) -> impl Iterator<Item = &MountPoint> {
+    let is_volume = |point: &&MountPoint| point.kind == MountKind::Volume && point.name.is_some();
+    record.mounts.iter().filter(is_volume)
 }
 
 /// Removes what the last run left, which would be taken for the exit and the shim of the run to come.

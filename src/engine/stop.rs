@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::container::protocol::Started;
+use crate::container::protocol::{FINISHED, Started};
 use crate::engine::Engine;
 use crate::engine::containers::{Container, WaitCondition, Waiter, Waiting};
 use crate::engine::error::{Error, Kind, Result};
@@ -198,6 +198,8 @@ impl Engine {
         match self.shims.kill(&container.id, signal.number()) {
             Ok(()) => {}
             Err(_) if container.data().is_over(run) => return Ok(()),
+            // Its shim knows that it has ended, and will have told of it in a moment.
+            Err(failure) if failure.message == FINISHED => return Ok(()),
             Err(error) => return Err(Error::system(&error)),
         }
         // It can act upon the signal only when it goes on.

@@ -17,6 +17,9 @@ use crate::registry::Shown;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
 
+/// The compiler, where clients look for Go's (and some fail where there is none).
+const COMPILER: &str = env!("MOSS_COMPILER");
+
 /// The first Docker release whose API is the newest that we speak (moby's tags docker-v29.6.0 to
 /// docker-v29.7.2 have 1.55), with our own version as build metadata: clients compare the first,
 /// people read the second.
@@ -147,7 +150,7 @@ impl Engine {
                 ("Os", "linux".to_owned()),
                 ("BuildTime", String::new()),
                 ("GitCommit", String::new()),
-                ("GoVersion", String::new()),
+                ("GoVersion", COMPILER.to_owned()),
             ]),
         };
         let moss = ComponentVersion {
@@ -168,6 +171,7 @@ impl Engine {
             os: "linux".to_owned(),
             arch: platform.architecture,
             components: vec![engine, moss],
+            go_version: COMPILER.to_owned(),
             kernel_version: self.facts.kernel.clone(),
             ..Version::default()
         }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::api::filters::Filters;
 use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume as ApiVolume};
+use crate::container::record::{MountPoint, Record};
 use crate::engine::Engine;
-use crate::engine::error::{Error, Result};
-use crate::types::id::random_hex;
-use crate::volume::{self, Volume, VolumeError};
+use crate::engine::error::{Error, Kind, Result};
+use crate::types::id::{ContainerId, random_hex};
+use crate::volume::{Volume, VolumeError, mounted};
 
-/// Options of the driver `local` (moby, daemon/volume/local): each wants others beside it, and of
-/// what could be mounted there are directories of the host alone.
+/// Options of the driver `local` (moby, daemon/volume/local): each wants others beside it. What they
+/// mean shows when the volume is mounted.
 fn check_options(name: &str, options: &BTreeMap<String, String>) -> Result<()> {
     let create = |what: String| Error::invalid(format!("create {name}: {what}"));
     for (option, wanted) in [
@@ -23,20 +24,69 @@ fn check_options(name: &str, options: &BTreeMap<String, String>) -> Result<()> {
             return Err(create(format!("missing required option: {missing:?}")));
         }
     }
-    let unknown = |key: &&String| !matches!(key.as_str(), "type" | "o" | "device");
+    let unknown = |key: &&String| !matches!(key.as_str(), "type" | "o" | "device" | "size");
     if let Some(option) = options.keys().find(unknown) {
         return Err(create(format!("invalid option: {option:?}")));
     }
-    match options.get("type") {
-        Some(kind) if volume::bound(options).is_none() => Err(Error::not_implemented(format!(
-            "this version of moss mounts no volume of type {kind:?}: \
-             only directories of the host (type=none, o=bind)"
-        ))),
-        _ => Ok(()),
+    match options.get("size") {
+        Some(_) => Err(create(
+            "quota size requested but no quota support".to_owned(),
+        )),
+        None => Ok(()),
     }
 }
 
 impl Engine {
+    /// Mounts a volume for a container, if it is a filesystem of its own.
+    pub(super) fn mount_volume(&self, volume: &Volume, user: &ContainerId) -> Result<()> {
+        if !mounted::is_wanted(&volume.options) {
+            return Ok(());
+        }
+        let at = self.volumes.data_path(&volume.name);
+        let mounted = &self.mounted_volumes;
+        mounted
+            .mount(&volume.name, &volume.options, &at, user.as_str())
+            .map_err(|error| {
+                let what = format!("error while mounting volume '{}'", at.display());
+                Error::new(Kind::System, format!("{what}: {error}"))
+            })
+    }
+
+    /// Whether a mount is of a volume that is a directory of its own.
+    pub(super) fn is_plain_volume(&self, point: &MountPoint) -> bool {
+        let volume = point.name.as_deref().map(|name| self.volumes.get(name));
+        matches!(volume, Some(Ok(volume)) if !mounted::is_wanted(&volume.options))
+    }
+
+    /// Learns, when the daemon starts, which volumes are mounted for the containers that run, and
+    /// unmounts those of containers that have ended meanwhile.
+    pub(super) fn adopt_mounts<'a>(&self, running: impl Iterator<Item = &'a Record>) {
+        for record in running {
+            let names = record
+                .mounts
+                .iter()
+                .filter_map(|point| point.name.as_deref());
+            names.for_each(|name| self.mounted_volumes.keep(name, record.id.as_str()));
+        }
+        for volume in self.volumes.list() {
+            self.unmount_volume(&volume.name, "");
+        }
+    }
+
+    /// A container has the volume no more.
+    pub(super) fn unmount_volume(&self, name: &str, user: &str) {
+        let Ok(volume) = self.volumes.get(name) else {
+            return;
+        };
+        if mounted::is_wanted(&volume.options)
+            && let Err(error) =
+                self.mounted_volumes
+                    .unmount(name, &self.volumes.data_path(name), user)
+        {
+            tracing::error!("cannot unmount volume {name}: {error}");
+        }
+    }
+
     /// Makes a volume; one that is there already is no error.
     pub fn volume_create(&self, options: CreateRequest) -> Result<ApiVolume> {
         let (volume, _) = self.make_volume(options)?;

@@ -32,7 +32,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::mount::FilesystemError;
+use crate::sys::mount::{FilesystemError, clone_tree};
 
 /// How layers become one tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +170,29 @@ pub fn mount_readonly(layers: &[PathBuf]) -> io::Result<OwnedFd> {
             // Where neither can be had, the kernel's answer tells more.
             fuse::mount_layers(layers).map_err(|_| error)
         }),
+    }
+}
+
+/// Layers (topmost first) as one tree for a container that mounts an image: attached nowhere. May
+/// fork, and so is for the single-threaded shim.
+///
+/// # Errors
+///
+/// The kernel's refusal; several layers where nothing can be laid over anything.
+pub fn mount_image(driver: Driver, layers: &[PathBuf]) -> io::Result<Root> {
+    if let [layer] = layers {
+        let tree = clone_tree(layer, false)?;
+        return Ok(Root { tree, server: None });
+    }
+    match driver {
+        Driver::Overlay2 => native::mount_layers(layers).map(|tree| Root { tree, server: None }),
+        Driver::Fuse => fuse::serve_layers(layers).map(|(tree, server)| Root {
+            tree,
+            server: Some(server),
+        }),
+        Driver::Copy => Err(io::Error::other(
+            "an image of several layers wants an overlay, and this host has none",
+        )),
     }
 }
 

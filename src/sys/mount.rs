@@ -8,11 +8,15 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree, unmount,
 };
+use rustix::process::{chdir, fchdir};
+
+use super::resolve;
 
 /// What mount_setattr(2) changes (`struct mount_attr`).
 #[derive(Debug, Clone, Copy, Default)]
@@ -113,6 +117,25 @@ pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
         "",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )?)
+}
+
+/// What is at `path` below the root of a detached mount, as a detached mount of its own. Only parts of
+/// what is attached can be copied (before Linux 6.15), so the whole is for a moment, on top of `/`:
+/// for a mount namespace that nobody else sees. The working directory is `/` afterwards.
+///
+/// # Errors
+///
+/// As [`resolve::open_beneath`].
+pub fn part_of(tree: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    let part = resolve::open_beneath(tree, path)?;
+    let slash = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    attach(tree, slash.as_fd())?;
+    let copy = clone_tree_at(part.as_fd(), false);
+    // "." finds the topmost mount, which it is.
+    fchdir(tree)?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")?;
+    copy
 }
 
 /// A filesystem could not be made.

@@ -48,6 +48,24 @@ pub fn open_without_links(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io
     open_with(root, path, flags, ResolveFlags::NO_SYMLINKS)
 }
 
+/// Opens what is at `path` below `base`, or refuses: no link and no `..` may lead out of it, not even
+/// to come back.
+///
+/// # Errors
+///
+/// As openat2(2): EXDEV for what leads out, ENOENT, ENOTDIR, ELOOP.
+pub fn open_beneath(base: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    for _ in 0..16 {
+        match openat2(base, path, flags, Mode::empty(), how) {
+            Err(rustix::io::Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(rustix::io::Errno::AGAIN.into())
+}
+
 fn open_with(
     root: BorrowedFd<'_>,
     path: &str,

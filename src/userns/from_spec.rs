@@ -249,6 +249,9 @@ fn convert_mount(mount: &OciMount, known: &[ProcessIdentity]) -> Result<Converte
     let target = mount.destination().to_string_lossy().into_owned();
     let options = options(mount);
     let kind = mount.typ().as_deref().unwrap_or_default();
+    if kind == "overlay" {
+        return Ok(Converted::Mount(layers(target, &options)));
+    }
     if kind != "bind" && !options.bind {
         return Ok(Converted::Mount(Mount {
             target,
@@ -285,6 +288,7 @@ fn convert_mount(mount: &OciMount, known: &[ProcessIdentity]) -> Result<Converte
             path,
             recursive: options.recursive,
             propagation: options.propagation.to_owned(),
+            subpath: subpath(&options),
         }
     };
     Ok(Converted::Mount(Mount {
@@ -292,6 +296,31 @@ fn convert_mount(mount: &OciMount, known: &[ProcessIdentity]) -> Result<Converte
         source,
         flags: options.flags,
     }))
+}
+
+/// The layers of an overlay to be read only, one `lowerdir+` each (as fsconfig(2) takes them): a path
+/// may hold what separates them where they are one string.
+fn layers(target: String, options: &Options<'_>) -> Mount {
+    let data = options.data.iter();
+    Mount {
+        target,
+        source: MountSource::Layers {
+            layers: data
+                .filter_map(|option| option.strip_prefix("lowerdir+="))
+                .map(PathBuf::from)
+                .collect(),
+            subpath: subpath(options),
+        },
+        flags: options.flags,
+    }
+}
+
+/// What of a source is mounted: no option of runc's, which mounts what dockerd has looked up. Here the
+/// shim does that, right when it mounts.
+fn subpath(options: &Options<'_>) -> String {
+    let found = options.data.iter();
+    let mut found = found.filter_map(|option| option.strip_prefix("subpath="));
+    found.next().unwrap_or_default().to_owned()
 }
 
 fn convert_process(
@@ -481,6 +510,7 @@ mod tests {
             path: "/home/u".into(),
             recursive: true,
             propagation: "rslave".to_owned(),
+            subpath: String::new(),
         };
         let sys = MountSource::FromHost {
             path: "/sys".into(),

@@ -135,6 +135,17 @@ pub enum MountSource {
         recursive: bool,
         /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`.
         propagation: String,
+        /// A path below it, which leads nowhere else: that alone is mounted. All where empty.
+        #[serde(default)]
+        subpath: String,
+    },
+    /// An image's layers as one tree, which the stage is given ready-made: what makes one is
+    /// beside it.
+    Layers {
+        /// Directories on the host, the topmost first.
+        layers: Vec<PathBuf>,
+        /// As of `Bind`.
+        subpath: String,
     },
     /// The same path of the namespace that is shared with the host or another container
     /// (`/proc` with `--pid host`, `/sys` with `--network host`, `/dev/mqueue` with `--ipc host`).

@@ -31,8 +31,6 @@ pub struct Volume {
     pub options: BTreeMap<String, String>,
     /// Made for one container without a name.
     pub anonymous: bool,
-    /// Never mounted yet: an image may fill it.
-    pub fresh: bool,
 }
 
 /// The directory of the host that a volume is (`type=none,o=bind`), and whether it is to be read
@@ -176,7 +174,6 @@ impl Store {
             labels: labels.clone(),
             options: options.clone(),
             anonymous,
-            fresh: true,
         };
         let failed = |source| VolumeError::Io {
             doing: "create",
@@ -200,27 +197,6 @@ impl Store {
         }
         volumes.insert(name.to_owned(), volume.clone());
         Ok((volume, true))
-    }
-
-    /// Notes that a container has mounted the volume: no image fills it any more.
-    pub fn mark_used(&self, name: &str) -> Result<(), VolumeError> {
-        let mut volumes = self.lock();
-        let Some(volume) = volumes.get_mut(name) else {
-            return Err(VolumeError::NotFound(name.to_owned()));
-        };
-        if !volume.fresh {
-            return Ok(());
-        }
-        volume.fresh = false;
-        let path = self.root.join(name).join(RECORD);
-        serde_json::to_vec(volume)
-            .map_err(io::Error::from)
-            .and_then(|bytes| atomic::write(&path, &bytes, Durability::Lazy))
-            .map_err(|source| VolumeError::Io {
-                doing: "update",
-                name: name.to_owned(),
-                source,
-            })
     }
 
     /// Takes the volume away: afterwards its files, if it had any, are in the trash, at the path
@@ -271,18 +247,16 @@ mod tests {
         let (made, new) = store
             .ensure("data", &labels, &BTreeMap::new(), false)
             .unwrap();
-        assert!(new && made.fresh);
+        assert!(new && made.name == "data");
         assert!(
             !store
                 .ensure("data", &BTreeMap::new(), &BTreeMap::new(), false)
                 .unwrap()
                 .1
         );
-        store.mark_used("data").unwrap();
         let again = Store::open(directory.path()).unwrap();
         let volume = again.get("data").unwrap();
         assert_eq!(volume.labels, labels);
-        assert!(!volume.fresh);
     }
 
     #[test]

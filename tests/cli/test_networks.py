@@ -95,6 +95,14 @@ class Verbs(Networked):
                 self.docker("network", "create", *args, code=1, err=re.compile(re.escape(text)))
         self.docker("network", "rm", "bridge", code=1, err=re.compile("bridge is a pre-defined network and cannot be removed"))
 
+    def test_prune(self):
+        used, unused = self.network(), self.network()
+        name = self.name()
+        self.docker("create", "--name", name, "--network", used, "busybox", "true")
+        self.docker("network", "prune", "-f", "--filter", "label!=keep", out=re.compile(f"^{unused}$", re.M))
+        self.docker("network", "inspect", unused, code=1)
+        self.docker("network", "inspect", used)
+
     def test_fixed_addresses(self):
         name = self.network("--subnet", "10.216.0.0/24", "--ipv6", "--subnet", "fd00:216::/64")
         first = self.run_detached("--network", name, "--ip", "10.216.0.9", "--ip6", "fd00:216::9", "--mac-address", "02:00:00:00:00:09")

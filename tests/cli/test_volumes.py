@@ -107,3 +107,79 @@ class Volumes(Case):
 
     def test_user_of_a_volume(self):
         self.in_container("--user", "app", "-v", self.volume() + ":/home/app", shell="touch /home/app/x && echo ok", out="ok")
+
+    def run_by_api(self, body, out=None, fails=None, keep=False):
+        """Creates a container, runs it to its end, and compares its output; or how its start fails. Its id."""
+        status, _, made = self.daemon.http("POST", "/v1.48/containers/create", body)
+        self.equal(status, 201, f"create: {made}")
+        identity = made["Id"]
+        self.addCleanup(self.docker, "rm", "-f", "-v", identity, code=None)
+        status, _, answer = self.daemon.http("POST", f"/v1.48/containers/{identity}/start")
+        if fails:
+            self.equal((status, answer["message"].startswith(fails[1])), (fails[0], True), f"start: {answer}")
+            return identity
+        self.equal(status, 204, f"start: {answer}")
+        self.docker("wait", identity)
+        got = self.docker("logs", identity)
+        output = got.out + got.err
+        right = out.search(output) if isinstance(out, re.Pattern) else out == output
+        self.equal(bool(right), True, f"output {output!r} for {out!r}")
+        if not keep:
+            self.docker("rm", "-f", identity)
+        return identity
+
+    def test_part_of_a_volume(self):
+        volume = self.volume()
+        self.in_container("-v", volume + ":/v", shell="mkdir -p /v/a/b /v/fresh; echo in > /v/a/b/f; ln -s a/b /v/good; ln -s / /v/bad")
+
+        def run(path, target="/x", shell="cat /x/f", **options):
+            mount = {"Type": "volume", "Source": volume, "Target": target, "VolumeOptions": {"Subpath": path}}
+            return self.run_by_api({"Image": "busybox", "Cmd": ["sh", "-c", shell], "HostConfig": {"Mounts": [mount]}}, **options)
+        run("a/b", out="in\n")
+        run("good", out="in\n")
+        run("a/b/f", target="/etc/one", shell="cat /etc/one", out="in\n")
+        run("nosuch", fails=(404, "cannot access path "))
+        run("bad", fails=(400, "path concatenation escapes the base directory"))
+        # What the image has there fills the part, too.
+        run("fresh", target="/home", shell="ls -d /home/app", out="/home/app\n")
+
+    def test_image_as_a_mount(self):
+        tag = "moss-test-mounted"
+        self.addCleanup(self.docker, "rmi", "-f", tag, code=None)
+        name = self.name()
+        self.docker("run", "--name", name, "busybox", "sh", "-c", "mkdir /made; echo content > /made/file; rm /bin/vi; ln -s / /made/out")
+        self.docker("commit", name, tag)
+        mount = {"Type": "image", "Source": tag, "Target": "/image"}
+        body = {"Image": "busybox", "HostConfig": {"Mounts": [mount]}}
+        self.run_by_api({**body, "Cmd": ["sh", "-c", "cat /image/made/file; test -e /image/bin/vi; echo $?; touch /image/x"]},
+                        out=re.compile(r"^content\n1\n.*Read-only file system"))
+        mount["ImageOptions"] = {"Subpath": "made"}
+        identity = self.run_by_api({**body, "Cmd": ["cat", "/image/file"]}, out="content\n", keep=True)
+        shown = self.daemon.inspect(identity)["Mounts"][0]
+        self.equal((shown["Type"], shown["Name"], shown["RW"]), ("image", tag, False), "the mount shown")
+        # It is used as the container's own image is, and outlives its name.
+        self.docker("rmi", tag, code=1, err=re.compile("is using its referenced image"))
+        self.docker("rmi", "-f", tag)
+        self.docker("start", "-a", identity, out="content")
+        self.docker("cp", identity + ":/image/file", "-", out=re.compile("content"))
+        mount["ImageOptions"] = {"Subpath": "made/out"}
+        mount["Source"] = "nosuch"
+        status, _, answer = self.daemon.http("POST", "/v1.48/containers/create", {**body, "Cmd": ["true"]})
+        self.equal((status, answer["message"]), (404, "No such image: nosuch:latest"), "an image that is not there")
+
+    def test_volume_of_memory(self):
+        volume = self.volume()
+        self.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", volume)
+        name = self.run_detached("-v", volume + ":/m", command=("sh", "-c", "echo shared > /m/f; sleep 1000"))
+        show = "for i in $(seq 50); do cat /m/f && break; sleep 0.1; done; df -k /m | tail -1 | awk '{print $2}'; stat -c %u /m"
+        self.in_container("-v", volume + ":/m", shell=show, out="shared\n1024\n7")
+        # Gone with the last container that has it.
+        self.docker("rm", "-f", name)
+        self.in_container("-v", volume + ":/m", shell="ls /m | wc -l", out="0")
+        self.equal(self.daemon.leaks().code, 0, "system check")
+
+    def test_volume_that_cannot_be_mounted(self):
+        volume = self.volume()
+        self.docker("volume", "create", "-o", "type=nfs", "-o", "device=:/x", "-o", "o=addr=127.0.0.1", volume)
+        self.docker("run", "--rm", "-v", volume + ":/m", "busybox", "true", code=125,
+                    err=re.compile("error while mounting volume '.*/_data': failed to mount local volume: mount :/x:.*: (operation not permitted|no such device)"))

@@ -131,7 +131,7 @@ pub(crate) fn not_inspectable(world: &World) {
     let mut plan = world.plan(&["true"]);
     join(&mut plan, &target);
     let (stdio, _pipes) = pipes();
-    let ready = stage::spawn(&plan, world.rootfs(&world.fresh()), stdio)
+    let ready = stage::spawn(&plan, world.rootfs(&world.fresh()), Vec::new(), stdio)
         .and_then(stage::Spawned::ready)
         .expect("ready");
     let script = "for p in /proc/[0-9]*; do \

@@ -303,7 +303,12 @@ pub(crate) fn program_errors(world: &World) {
 
 pub(crate) fn disagreeing_streams(world: &World) {
     let mut plan = world.plan(&["true"]);
-    let error = stage::spawn(&plan, world.rootfs(&world.fresh()), Stdio::Terminal);
+    let error = stage::spawn(
+        &plan,
+        world.rootfs(&world.fresh()),
+        Vec::new(),
+        Stdio::Terminal,
+    );
     assert!(error.expect_err("refused").message.contains("disagree"));
     plan.process.terminal = true;
     assert!(world.error(&plan).message.contains("disagree"));
@@ -311,8 +316,13 @@ pub(crate) fn disagreeing_streams(world: &World) {
 
 pub(crate) fn dropped(world: &World) {
     let (stdio, mut pipes) = pipes();
-    let spawned =
-        stage::spawn(&world.plan(&["true"]), world.rootfs(&world.fresh()), stdio).expect("spawns");
+    let spawned = stage::spawn(
+        &world.plan(&["true"]),
+        world.rootfs(&world.fresh()),
+        Vec::new(),
+        stdio,
+    )
+    .expect("spawns");
     let pid = spawned.pid();
     drop(spawned);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "reaped");

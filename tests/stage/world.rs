@@ -273,6 +273,7 @@ pub(crate) fn bind(path: &Path, target: &str) -> Mount {
             path: path.to_owned(),
             recursive: true,
             propagation: "rprivate".into(),
+            subpath: String::new(),
         },
         flags: MountFlags::default(),
     }

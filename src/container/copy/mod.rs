@@ -47,6 +47,7 @@ use super::packet::{self, Packet};
 use crate::api::container::FilesystemChange;
 use crate::overlay::Rootfs;
 use crate::sys::pidfd;
+use crate::userns::stage::errno_text;
 
 pub use child::serve;
 
@@ -86,6 +87,10 @@ pub enum Place {
 pub struct ViewMount {
     /// File or directory on the host.
     pub source: PathBuf,
+    /// In its place: layers of an image, the topmost first.
+    pub layers: Vec<PathBuf>,
+    /// A path in it, which alone is mounted; all where empty.
+    pub subpath: String,
     /// Path in the container.
     pub destination: String,
     /// It may be written to.
@@ -182,7 +187,7 @@ pub enum Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(errno_text(&error))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
@@ -9,7 +10,9 @@ use rustix::process::{chroot, fchdir};
 
 use super::{Refusal, ViewMount};
 use crate::overlay::{self, Root, Rootfs};
-use crate::sys::mount::{Attributes, READ_ONLY, attach, clone_tree_at, set_attributes};
+use crate::sys::mount::{
+    Attributes, READ_ONLY, attach, clone_tree, clone_tree_at, part_of, set_attributes,
+};
 use crate::sys::{resolve, tree};
 use crate::types::chain::chain;
 
@@ -33,7 +36,7 @@ pub(super) fn mount(rootfs: &Rootfs, mounts: &[ViewMount]) -> Result<Root, Refus
             let place = &point.destination;
             Refusal::Failed(format!(
                 "cannot mount {} at {place}: {error}",
-                point.source.display()
+                point.source.join(&point.subpath).display()
             ))
         })?;
     }
@@ -52,14 +55,15 @@ fn own_mounts() -> io::Result<()> {
 }
 
 fn volume(root: BorrowedFd<'_>, point: &ViewMount) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let source = open(&point.source, flags, Mode::empty())?;
-    let kind = match FileType::from_raw_mode(fstat(&source)?.st_mode) {
+    let tree = match point.layers.as_slice() {
+        [] => bound(point)?,
+        layers => image(layers, &point.subpath)?,
+    };
+    let kind = match FileType::from_raw_mode(fstat(&tree)?.st_mode) {
         FileType::Directory => resolve::Kind::Directory,
         _ => resolve::Kind::File,
     };
     let target = resolve::make(root, &point.destination, kind)?;
-    let tree = clone_tree_at(source.as_fd(), !point.non_recursive)?;
     if !point.writable {
         let read_only = Attributes {
             set: READ_ONLY,
@@ -68,4 +72,28 @@ fn volume(root: BorrowedFd<'_>, point: &ViewMount) -> io::Result<()> {
         set_attributes(tree.as_fd(), !point.readonly_non_recursive, read_only)?;
     }
     attach(tree.as_fd(), target.as_fd())
+}
+
+/// A file or directory of the host, or what is in it.
+fn bound(point: &ViewMount) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let source = open(&point.source, flags, Mode::empty())?;
+    let source = match point.subpath.as_str() {
+        "" => source,
+        subpath => resolve::open_beneath(source.as_fd(), subpath)?,
+    };
+    clone_tree_at(source.as_fd(), !point.non_recursive)
+}
+
+/// An image, or what is in it.
+fn image(layers: &[PathBuf], subpath: &str) -> io::Result<OwnedFd> {
+    let tree = match layers {
+        // A directory, which is attached.
+        [layer] => clone_tree(layer, false)?,
+        layers => overlay::mount_readonly(layers)?,
+    };
+    match subpath {
+        "" => Ok(tree),
+        subpath => part_of(tree.as_fd(), subpath),
+    }
 }

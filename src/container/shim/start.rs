@@ -15,7 +15,7 @@ use crate::overlay;
 use crate::sys::{prctl, signal};
 use crate::types::chain::chain;
 use crate::types::timestamp::Timestamp;
-use crate::userns::plan::{Process, ProcessIdentity};
+use crate::userns::plan::{MountSource, Process, ProcessIdentity};
 use crate::userns::stage::{self, Origin, Running, Stdio};
 
 /// Starts processes.
@@ -154,6 +154,8 @@ pub(crate) struct Stage {
     mounts: Option<File>,
     /// The root's server. It ends by itself once the mount is gone, and dropped it is killed.
     server: Option<overlay::Server>,
+    /// The same of images that are mounted.
+    more_servers: Vec<overlay::Server>,
 }
 
 /// What [`Stage`] has prepared.
@@ -175,7 +177,8 @@ impl Starter for Stage {
         self.server = root.server;
         let kept = root.tree.try_clone().map_err(|e| Failure::own(chain(&e)))?;
         let overlay = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let process = stage::spawn(&start.plan, root.tree, stdio)?.ready()?;
+        let images = self.mount_images(start)?;
+        let process = stage::spawn(&start.plan, root.tree, images, stdio)?.ready()?;
         self.root = Some(kept);
         self.mounts = File::open(format!("/proc/{}/ns/mnt", process.pid())).ok();
         Ok(Ready { process, overlay })
@@ -227,9 +230,31 @@ impl Starter for Stage {
     fn release(&mut self) {
         self.mounts = None;
         self.root = None;
-        if let Some(server) = self.server.take() {
+        let servers = self.server.take().into_iter();
+        for server in servers.chain(self.more_servers.drain(..)) {
             server.finish();
         }
+    }
+}
+
+impl Stage {
+    /// The plan's images, each as one tree.
+    fn mount_images(&mut self, start: &Start) -> Result<Vec<OwnedFd>, Failure> {
+        let mut trees = Vec::new();
+        for mount in &start.plan.mounts {
+            if let MountSource::Layers { layers, .. } = &mount.source {
+                let image = overlay::mount_image(start.rootfs.driver, layers).map_err(|error| {
+                    let place = &mount.target;
+                    Failure::own(format!(
+                        "cannot mount an image at {place}: {}",
+                        chain(&error)
+                    ))
+                })?;
+                self.more_servers.extend(image.server);
+                trees.push(image.tree);
+            }
+        }
+        Ok(trees)
     }
 }
 

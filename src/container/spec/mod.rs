@@ -134,6 +134,10 @@ pub fn wants_init(host: &HostConfig, defaults: &Defaults) -> bool {
 pub struct HostMount {
     /// Absolute path on the host.
     pub source: PathBuf,
+    /// In place of a source: layers of an image, the topmost first.
+    pub layers: Vec<PathBuf>,
+    /// What of it is mounted, a path in it; all where empty.
+    pub subpath: String,
     /// Absolute path in the container.
     pub destination: String,
     /// Read-only.

@@ -154,9 +154,17 @@ fn asked(input: &SpecInput<'_>) -> Result<Vec<Mount>, Error> {
     Ok(mounts)
 }
 
-/// A bind mount, by default with what is mounted below, private, and (since Docker 25) read-only
+/// A bind mount or an image's layers. What is bound is, by default, with what is mounted below, private, and (since Docker 25) read-only
 /// all the way down.
 fn bind(mount: &HostMount) -> Mount {
+    let subpath = (!mount.subpath.is_empty()).then(|| format!("subpath={}", mount.subpath));
+    if !mount.layers.is_empty() {
+        let layers = mount.layers.iter();
+        let layers = layers.map(|layer| format!("lowerdir+={}", layer.display()));
+        let options = std::iter::once("ro".to_owned()).chain(layers);
+        let options = options.chain(subpath).collect();
+        return owned(&mount.destination, "overlay", Path::new("overlay"), options);
+    }
     let mut options = vec![if mount.non_recursive { "bind" } else { "rbind" }];
     if mount.readonly {
         let top_only = mount.non_recursive || mount.readonly_non_recursive;
@@ -166,7 +174,8 @@ fn bind(mount: &HostMount) -> Mount {
         "" => "rprivate",
         propagation => propagation,
     });
-    let options = options.into_iter().map(str::to_owned).collect();
+    let options = options.into_iter().map(str::to_owned);
+    let options = options.chain(subpath).collect();
     owned(&mount.destination, "bind", &mount.source, options)
 }
 

@@ -122,6 +122,12 @@ fn foreign(host: &HostConfig) -> Result<(), Error> {
     if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
         return invalid("kernel does not support CPU real-time scheduler");
     }
+    if host.cpu_shares < 0 {
+        return invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            host.cpu_shares
+        ));
+    }
     Ok(())
 }
 

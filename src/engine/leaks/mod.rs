@@ -238,7 +238,7 @@ impl Snapshot {
             let mut words = mount.options.split([',', ':', '=']);
             let ours = mount.kind == "overlay"
                 && words.any(|path| Path::new(path).starts_with(&self.data_root));
-            below(&mount.point) || ours
+            (below(&mount.point) && !self.is_volume(&mount.point)) || ours
         });
         let leak = |mount: &Mount| Leak {
             kind: if mount.kind == "nsfs" {
@@ -250,6 +250,12 @@ impl Snapshot {
             why: format!("{} mounted outside any container", mount.kind),
         };
         leaked.map(leak).collect()
+    }
+
+    /// Whether a mount is a volume that is a filesystem of its own, which its containers share.
+    fn is_volume(&self, point: &Path) -> bool {
+        let in_volumes = point.strip_prefix(self.data_root.join("volumes"));
+        in_volumes.is_ok_and(|path| path.iter().count() == 2 && path.ends_with("_data"))
     }
 
     /// User namespaces of keepers of this exec root.

@@ -138,7 +138,7 @@ impl Engine {
         for record in self.networks.list() {
             let wanted = !record.is_predefined()
                 && filters.matches_labels("label", &record.labels)
-                && !filters.excludes_labels("label!", &record.labels)
+                && filters.excludes_labels("label!", &record.labels)
                 && until.is_none_or(|until| record.created < until)
                 && self.is_dangling(&record);
             // One that a container has come into meanwhile stays.

@@ -107,25 +107,39 @@ fn connect(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd), Error> {
 
 /// The layers alone, to be read only, by a thread of the caller's that ends with the mount.
 pub(super) fn mount_layers(layers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())?;
-    let mount = attachable(&device, libc::MOUNT_ATTR_RDONLY).map_err(|error| error.error)?;
-    let lower = layers.iter().map(|path| remove::open_dir(path));
-    let lower: Vec<OwnedFd> = lower.collect::<Result<_, _>>()?;
-    let layers = Layers {
-        work: lower
-            .first()
-            .ok_or(io::ErrorKind::InvalidInput)?
-            .try_clone()?,
-        lower,
-        upper: None,
-        volatile: true,
-    };
-    let tree = Tree::new(layers, COPY_HOLDS)?;
+    let (mount, device) = connect_readonly()?;
+    let tree = Tree::new(read_only(layers)?, COPY_HOLDS)?;
     std::thread::Builder::new()
         .name("fuse".to_owned())
         .spawn(move || server::serve(tree, &device, 1))?;
     Ok(mount)
+}
+
+/// The same by a server of its own.
+pub(super) fn serve_layers(layers: &[PathBuf]) -> io::Result<(OwnedFd, Server)> {
+    let (mount, device) = connect_readonly()?;
+    let server = Server::fork(read_only(layers)?, device)?;
+    Ok((mount, server))
+}
+
+fn connect_readonly() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())?;
+    let mount = attachable(&device, libc::MOUNT_ATTR_RDONLY).map_err(|error| error.error)?;
+    Ok((mount, device))
+}
+
+/// Layers with nothing to write to.
+fn read_only(layers: &[PathBuf]) -> io::Result<Layers> {
+    let lower = layers.iter().map(|path| remove::open_dir(path));
+    let lower: Vec<OwnedFd> = lower.collect::<Result<_, _>>()?;
+    let first = lower.first().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(Layers {
+        work: first.try_clone()?,
+        lower,
+        upper: None,
+        volatile: true,
+    })
 }
 
 /// Tries in `dir` what [`mount`] does, but for the server: that the mount is made, and that the

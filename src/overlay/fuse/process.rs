@@ -48,11 +48,17 @@ impl Server {
             work,
             volatile,
         } = layers;
-        let upper = upper.ok_or(io::ErrorKind::InvalidInput)?;
-        let mut keep = vec![device, upper, work];
+        let writable = upper.is_some();
+        let mut keep = vec![device, work];
+        keep.extend(upper);
         keep.extend(lower);
         let parent = rustix::process::getpid();
-        let child = fork::fork_holding(keep, (parent, volatile), run)?;
+        let task = Task {
+            parent,
+            volatile,
+            writable,
+        };
+        let child = fork::fork_holding(keep, task, run)?;
         let pid = child.as_raw();
         Ok(Server {
             pid,
@@ -96,8 +102,17 @@ impl Drop for Server {
     }
 }
 
-fn run(held: Vec<OwnedFd>, (parent, volatile): (Pid, bool)) -> i32 {
-    match serve(held, parent, volatile) {
+/// What the child is told beside the descriptors.
+#[derive(Debug, Clone, Copy)]
+struct Task {
+    parent: Pid,
+    volatile: bool,
+    /// There is an upper directory.
+    writable: bool,
+}
+
+fn run(held: Vec<OwnedFd>, task: Task) -> i32 {
+    match serve(held, &task) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("the FUSE server ended: {error}");
@@ -106,9 +121,9 @@ fn run(held: Vec<OwnedFd>, (parent, volatile): (Pid, bool)) -> i32 {
     }
 }
 
-fn serve(held: Vec<OwnedFd>, parent: Pid, volatile: bool) -> io::Result<()> {
+fn serve(held: Vec<OwnedFd>, task: &Task) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Some(parent) {
+    if getppid() != Some(task.parent) {
         return Ok(());
     }
     // Only SIGKILL ends it before its mount does.
@@ -126,14 +141,17 @@ fn serve(held: Vec<OwnedFd>, parent: Pid, volatile: bool) -> io::Result<()> {
 
     let mut held = held.into_iter();
     let mut next = || held.next().ok_or(io::ErrorKind::InvalidInput);
-    let (device, upper, work) = (next()?, next()?, next()?);
+    let (device, work) = (next()?, next()?);
+    let upper = if task.writable { Some(next()?) } else { None };
+    if task.writable {
+        clear(&work)?;
+    }
     let layers = Layers {
         lower: held.collect(),
-        upper: Some(upper),
+        upper,
         work,
-        volatile,
+        volatile: task.volatile,
     };
-    clear(&layers.work)?;
     let tree = Tree::new(layers, usize::try_from(holds).unwrap_or(usize::MAX))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = (processors * 2).clamp(THREADS.0, THREADS.1);

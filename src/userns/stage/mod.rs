@@ -273,19 +273,25 @@ impl Drop for Handle {
 ///
 /// A [`StageError`] in runc's words; nothing of the container is left then.
 pub fn start(plan: &Plan, root: OwnedFd, stdio: Stdio) -> Result<Running, StageError> {
-    spawn(plan, root, stdio)?.ready()?.exec()
+    spawn(plan, root, Vec::new(), stdio)?.ready()?.exec()
 }
 
-/// Makes the process and its namespaces. `root` is the detached mount of the root filesystem.
+/// Makes the process and its namespaces. `root` is the detached mount of the root filesystem, `trees`
+/// are those of the plan's [`MountSource::Layers`](crate::userns::plan::MountSource), in its order.
 ///
 /// # Errors
 ///
 /// A missing bind source, a namespace that cannot be made or joined, an id map that is refused.
-pub fn spawn(plan: &Plan, root: OwnedFd, stdio: Stdio) -> Result<Spawned, StageError> {
+pub fn spawn(
+    plan: &Plan,
+    root: OwnedFd,
+    trees: Vec<OwnedFd>,
+    stdio: Stdio,
+) -> Result<Spawned, StageError> {
     let started = Instant::now();
     stdio.suits(&plan.process)?;
     forbid_inspection()?;
-    let sources = sources::open(plan).map_err(StageError::during_init)?;
+    let sources = sources::open(plan, trees).map_err(StageError::during_init)?;
     let (channel, theirs) =
         Channel::pair(START).map_err(|error| StageError::io("creating init pipe", &error))?;
     let child = namespaces::launch(&plan.namespaces, || {

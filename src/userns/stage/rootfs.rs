@@ -19,7 +19,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::sources::{Source, Sources, attribute_bits, mount_call, mount_failed};
 use super::{StageError, copy_up, dev};
 use crate::sys::mount::{
-    Attributes, Context, FilesystemError, READ_ONLY, attach, clone_tree, clone_tree_at,
+    Attributes, Context, FilesystemError, READ_ONLY, attach, clone_tree, clone_tree_at, part_of,
     set_attributes,
 };
 use crate::sys::resolve::{self, Kind};
@@ -127,6 +127,21 @@ impl Rootfs {
                 },
                 _,
             ) => self.mount_filesystem(mount, kind, options, *copy_up),
+            (MountSource::Layers { subpath, .. }, Some(source)) => {
+                let source = match subpath.as_str() {
+                    "" => source,
+                    subpath => part_of(source.tree.as_fd(), subpath)
+                        .map(|tree| Source {
+                            is_dir: is_dir(&tree),
+                            tree,
+                        })
+                        .map_err(|error| {
+                            let what = format!("opening {subpath:?}");
+                            mount_failed(Path::new("overlay"), &mount.target, what, &error)
+                        })?,
+                };
+                self.mount_bind(mount, Path::new("overlay"), &source)
+            }
             (
                 MountSource::Bind { path, .. }
                 | MountSource::FromHost { path }

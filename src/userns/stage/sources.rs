@@ -9,12 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, fstat};
 
 use super::{StageError, namespaces};
 use crate::sys::mount::{
-    Attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, set_attributes,
+    Attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, clone_tree, clone_tree_at, set_attributes,
 };
+use crate::sys::{resolve, tree};
 use crate::userns::plan::{Device, Mount, MountFlags, MountSource, Plan};
 
 /// Devices that every container has, whatever its plan names (OCI runtime spec, "Default Devices").
@@ -45,11 +46,13 @@ pub(super) struct Source {
     pub is_dir: bool,
 }
 
-pub(super) fn open(plan: &Plan) -> Result<Sources, StageError> {
+/// Opens everything; `trees` are the plan's images, in its order.
+pub(super) fn open(plan: &Plan, trees: Vec<OwnedFd>) -> Result<Sources, StageError> {
+    let mut trees = trees.into_iter();
     let mounts = plan
         .mounts
         .iter()
-        .map(mount_source)
+        .map(|mount| mount_source(mount, &mut trees))
         .collect::<Result<_, _>>()?;
     let mut devices = Vec::new();
     for path in DEFAULT_DEVICES {
@@ -101,15 +104,32 @@ fn open_device(device: &Device) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-fn mount_source(mount: &Mount) -> Result<Option<Source>, StageError> {
-    let (path, recursive, propagation) = match &mount.source {
+fn mount_source(
+    mount: &Mount,
+    trees: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<Option<Source>, StageError> {
+    let (path, subpath, recursive, propagation) = match &mount.source {
         MountSource::Filesystem { .. } => return Ok(None),
         MountSource::Bind {
             path,
+            subpath,
             recursive,
             propagation,
-        } => (path, *recursive, propagation.as_str()),
-        MountSource::FromHost { path } => (path, true, "rslave"),
+        } => (path, subpath.as_str(), *recursive, propagation.as_str()),
+        MountSource::FromHost { path } => (path, "", true, "rslave"),
+        MountSource::Layers { .. } => {
+            let Some(tree) = trees.next() else {
+                return Ok(None);
+            };
+            let attributes = Attributes {
+                set: READ_ONLY | attribute_bits(mount.flags),
+                propagation: libc::MS_PRIVATE,
+            };
+            set_attributes(tree.as_fd(), false, attributes).map_err(|error| {
+                mount_failed(Path::new("overlay"), &mount.target, "mount_setattr", &error)
+            })?;
+            return Ok(Some(Source { tree, is_dir: true }));
+        }
         MountSource::FromContainer { of, path } => {
             let tree = namespaces::copy_mount(*of, path)?;
             let failed =
@@ -123,23 +143,26 @@ fn mount_source(mount: &Mount) -> Result<Option<Source>, StageError> {
         }
     };
     let failed = |what: String, error: &io::Error| mount_failed(path, &mount.target, what, error);
-    let is_dir = match std::fs::metadata(path) {
-        Ok(meta) => meta.is_dir(),
-        Err(error) => {
-            let what = format!(
-                "create mountpoint for {} mount: stat {}",
-                mount.target,
-                path.display()
-            );
-            return Err(failed(what, &error));
-        }
+    let found = match subpath {
+        "" => std::fs::metadata(path).map(|found| (None, found.is_dir())),
+        subpath => open_part(path, subpath).map(|(part, is_dir)| (Some(part), is_dir)),
+    };
+    let (part, is_dir) = found.map_err(|error| {
+        let what = format!(
+            "create mountpoint for {} mount: stat {}",
+            mount.target,
+            path.join(subpath).display()
+        );
+        failed(what, &error)
+    })?;
+    let clone = |recursive| match &part {
+        Some(part) => clone_tree_at(part.as_fd(), recursive),
+        None => clone_tree(path, recursive),
     };
     let what = || mount_call(&path.to_string_lossy(), &mount.target);
-    let tree = match clone_tree(path, recursive) {
+    let tree = match clone(recursive) {
         // Part of the tree is locked below a mount that only the host may take away.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !recursive => {
-            clone_tree(path, true)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !recursive => clone(true),
         other => other,
     }
     .map_err(|error| failed(what(), &error))?;
@@ -171,6 +194,14 @@ fn mount_source(mount: &Mount) -> Result<Option<Source>, StageError> {
         )?;
     }
     Ok(Some(Source { tree, is_dir }))
+}
+
+/// What is at a path in a directory of the host whose files are a container's.
+fn open_part(directory: &Path, subpath: &str) -> io::Result<(OwnedFd, bool)> {
+    let base = tree::open_dir(directory)?;
+    let part = resolve::open_beneath(base.as_fd(), subpath)?;
+    let mode = fstat(&part)?.st_mode;
+    Ok((part, FileType::from_raw_mode(mode) == FileType::Directory))
 }
 
 /// `MOUNT_ATTR_*` bits for a plan's flags.

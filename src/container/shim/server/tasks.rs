@@ -11,7 +11,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::{FIRST, KILLED, Shim, State, Task, write_exit};
-use crate::container::protocol::{Attach, Exit, Failure, Message, Reply};
+use crate::container::protocol::{Attach, Exit, FINISHED, Failure, Message, Reply};
 use crate::container::shim::attached::Client;
 use crate::container::shim::reactor::{Token, Watch};
 use crate::container::shim::start::{Launched, Starter, ends};
@@ -123,12 +123,12 @@ impl<S: Starter> Shim<S> {
             .get(&FIRST)
             .filter(|task| task.state == State::Running);
         let Some(task) = running else {
-            return Reply::Failed(Failure::own("process already finished"));
+            return Reply::Failed(Failure::own(FINISHED));
         };
         match signal::send(task.pidfd.as_fd(), number) {
             Ok(()) => Reply::Ok,
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                Reply::Failed(Failure::own("process already finished"))
+                Reply::Failed(Failure::own(FINISHED))
             }
             Err(e) => Reply::Failed(Failure::own(format!("cannot send signal {number}: {e}"))),
         }

@@ -105,10 +105,16 @@ fn lines(plan: &Plan) -> Vec<String> {
                 path,
                 recursive,
                 propagation,
+                subpath,
             } => {
                 let kind = if *recursive { "rbind" } else { "bind" };
-                format!("{kind} {} {propagation}", path.display())
+                let path = path.join(subpath);
+                format!(
+                    "{kind} {} {propagation}",
+                    path.display().to_string().trim_end_matches('/')
+                )
             }
+            MountSource::Layers { layers, subpath } => format!("{layers:?} {subpath}"),
             MountSource::FromHost { path } => format!("host {}", path.display()),
             MountSource::FromContainer { of, path } => {
                 format!("of {} {}", of.pid, path.display())
