@@ -8,6 +8,7 @@
 
 mod files;
 mod names;
+mod stress;
 mod walk;
 mod world;
 
@@ -56,6 +57,11 @@ fn cases() -> Vec<(&'static str, Case)> {
             files::a_dead_server_hangs_nobody,
         ),
         ("random_walk", walk::random_walk),
+        (
+            "content_as_of_a_plain_file",
+            stress::content_as_of_a_plain_file,
+        ),
+        ("several_at_once", stress::several_at_once),
     ]
 }
 

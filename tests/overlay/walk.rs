@@ -13,10 +13,10 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::world::{World, read};
 
 /// Pseudo-random numbers (xorshift64), the same every time.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -31,7 +31,7 @@ impl Dice {
 }
 
 /// One random operation, done the same to an overlay and to a plain directory.
-fn step(root: &Path, dice: &mut Dice) -> (String, Result<(), Option<i32>>) {
+pub fn step(root: &Path, dice: &mut Dice) -> (String, Result<(), Option<i32>>) {
     let (one, two) = (dice.path(), dice.path());
     let (a, b) = (root.join(&one), root.join(&two));
     let number = dice.roll(1000);
@@ -92,7 +92,7 @@ fn step(root: &Path, dice: &mut Dice) -> (String, Result<(), Option<i32>>) {
 }
 
 /// Everything below a directory, in words.
-fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
+pub fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(directory) = waiting.pop() {

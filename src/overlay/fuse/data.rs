@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, SeekFrom, StatxFlags, Timespec, Timestamps, chmodat, chownat,
-    copy_file_range, fallocate, fdatasync, fstat, fstatvfs, fsync, ftruncate, seek, statx,
-    utimensat,
+    AtFlags, FallocateFlags, FileType, Mode, SeekFrom, StatxFlags, Timespec, Timestamps, chmodat,
+    chownat, copy_file_range, fallocate, fchmod, fchown, fdatasync, fstat, fstatvfs, fsync,
+    ftruncate, futimens, seek, statx, utimensat,
 };
 use rustix::io::{Errno, Result, pread, pwrite};
 
@@ -94,27 +94,36 @@ impl Tree {
             }
         }
         self.copy_up(node, Data::Keep)?;
-        self.with_real(node, |fd| {
-            let link = self.link(fd);
-            if changes.has(set::UID | set::GID) {
-                let uid = changes.has(set::UID).then_some(changes.uid);
-                let gid = changes.has(set::GID).then_some(changes.gid);
-                let (uid, gid) = (
-                    uid.map(rustix::fs::Uid::from_raw),
-                    gid.map(rustix::fs::Gid::from_raw),
-                );
-                chownat(&self.proc, &*link, uid, gid, AtFlags::empty())?;
+        let uid = changes.has(set::UID).then_some(changes.uid);
+        let gid = changes.has(set::GID).then_some(changes.gid);
+        let (uid, gid) = (
+            uid.map(rustix::fs::Uid::from_raw),
+            gid.map(rustix::fs::Gid::from_raw),
+        );
+        let mode = changes
+            .has(set::MODE)
+            .then_some(Mode::from_raw_mode(changes.mode & 0o7777));
+        let times = changes.times();
+        let stat = self.with_real(node, |fd| {
+            if matches!(node.kind, FileType::RegularFile | FileType::Directory) {
+                if uid.is_some() || gid.is_some() {
+                    fchown(fd, uid, gid)?;
+                }
+                mode.map_or(Ok(()), |mode| fchmod(fd, mode))?;
+                times.map_or(Ok(()), |times| futimens(fd, &times))?;
+            } else {
+                // By /proc: such descriptors are good for no change.
+                let link = self.link(fd);
+                let flags = AtFlags::empty();
+                if uid.is_some() || gid.is_some() {
+                    chownat(&self.proc, &*link, uid, gid, flags)?;
+                }
+                mode.map_or(Ok(()), |mode| chmodat(&self.proc, &*link, mode, flags))?;
+                times.map_or(Ok(()), |times| utimensat(&self.proc, &*link, &times, flags))?;
             }
-            if changes.has(set::MODE) {
-                let mode = Mode::from_raw_mode(changes.mode & 0o7777);
-                chmodat(&self.proc, &*link, mode, AtFlags::empty())?;
-            }
-            if let Some(times) = changes.times() {
-                utimensat(&self.proc, &*link, &times, AtFlags::empty())?;
-            }
-            Ok(())
+            fstat(fd)
         })?;
-        self.attr(node)
+        self.shown(node, stat)
     }
 
     pub(super) fn read(

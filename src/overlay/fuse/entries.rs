@@ -113,7 +113,7 @@ impl Tree {
             }
             What::Link(target) => symlinkat(target, dir, name)?,
         }
-        let owned = self.give(dir, name, new, above, mode, by_acl);
+        let owned = self.give(dir, name, opened.as_ref(), new, above, (mode, by_acl));
         if owned.is_err() {
             let flag = match new.what {
                 What::Dir(_) => AtFlags::REMOVEDIR,
@@ -130,30 +130,35 @@ impl Tree {
         &self,
         dir: impl AsFd + Copy,
         name: &CStr,
+        opened: Option<&OwnedFd>,
         new: &New<'_>,
         above: &Stat,
-        mode: Mode,
-        by_acl: bool,
+        (mode, by_acl): (Mode, bool),
     ) -> Result<()> {
         let inherits = above.st_mode & Mode::SGID.bits() != 0;
         let gid = if inherits { above.st_gid } else { new.gid };
-        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if (stat.st_uid, stat.st_gid) != (new.uid, gid) {
+        let stat = || match opened {
+            Some(file) => fstat(file),
+            None => statat(dir, name, AtFlags::SYMLINK_NOFOLLOW),
+        };
+        let made = stat()?;
+        let mut now = made.st_mode;
+        if (made.st_uid, made.st_gid) != (new.uid, gid) {
             let uid = rustix::fs::Uid::from_raw(new.uid);
             let gid = rustix::fs::Gid::from_raw(gid);
             chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            now = stat()?.st_mode;
         }
         let mut mode = if by_acl {
             // The ACL has cut it already; set-id bits are what chown takes.
-            mode & (Mode::from_raw_mode(stat.st_mode) | Mode::SUID | Mode::SGID)
+            mode & (Mode::from_raw_mode(made.st_mode) | Mode::SUID | Mode::SGID)
         } else {
             mode
         };
         if inherits && matches!(new.what, What::Dir(_)) {
             mode |= Mode::SGID;
         }
-        let now = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode & 0o7777;
-        if now != mode.bits() && !matches!(new.what, What::Link(_)) {
+        if now & 0o7777 != mode.bits() && !matches!(new.what, What::Link(_)) {
             chmodat(dir, name, mode, AtFlags::empty())?;
         }
         Ok(())

@@ -6,7 +6,8 @@
 //! all the time comes exactly once, with millions of entries, too.
 //!
 //! The whole listing is made for a reader that begins, kept for those that go on, and dropped
-//! when one is through. Who goes on later than that makes it again and misses nothing.
+//! when one is through. Who goes on later than that makes it again and misses nothing. The last
+//! entry's offset says that it is the last, so that to be told so costs no further listing.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -25,6 +26,8 @@ use super::wire::{Dirent, ENTRY, Reply, dirent_size};
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 const FIRST: u64 = 3;
+/// Behind the last entry.
+const END: u64 = i64::MAX.unsigned_abs();
 
 /// Bytes read from a real directory at once.
 const BATCH: usize = 32 << 10;
@@ -53,6 +56,9 @@ impl Tree {
         plus: bool,
         reply: &mut Reply,
     ) -> Result<()> {
+        if offset == END {
+            return Ok(());
+        }
         let dots = [(DOT, &b"."[..]), (DOT_DOT, b"..")];
         let listing = match node.listing() {
             Some(listing) if offset != 0 => listing,
@@ -66,9 +72,10 @@ impl Tree {
                 Some(place) if position == DOT_DOT => place.parent.ino,
                 _ => node.ino,
             };
+            let is_last = position == DOT_DOT && listing.items.is_empty();
             let entry = Dirent {
                 ino,
-                offset: position,
+                offset: if is_last { END } else { position },
                 kind: libc::DT_DIR,
                 name,
             };
@@ -83,6 +90,7 @@ impl Tree {
         let from = listing
             .items
             .partition_point(|item| item.position <= offset);
+        let last = listing.items.last().map(|item| item.position);
         for item in &listing.items[from..] {
             let name = item.name.to_bytes();
             let room = if plus { ENTRY } else { 0 } + dirent_size(name);
@@ -91,7 +99,10 @@ impl Tree {
             }
             let mut entry = Dirent {
                 ino: item.ino,
-                offset: item.position,
+                offset: match last == Some(item.position) {
+                    true => END,
+                    false => item.position,
+                },
                 kind: item.kind,
                 name,
             };
@@ -163,7 +174,7 @@ impl Tree {
 
     fn item(&self, name: &CStr, ino: u64, kind: FileType) -> Item {
         Item {
-            position: self.table.position(name.to_bytes()).max(FIRST),
+            position: self.table.position(name.to_bytes()).clamp(FIRST, END - 1),
             ino,
             kind: kind.to_dirent(),
             name: name.into(),

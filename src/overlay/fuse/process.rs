@@ -155,5 +155,5 @@ fn serve(held: Vec<OwnedFd>, task: &Task) -> io::Result<()> {
     let tree = Tree::new(layers, usize::try_from(holds).unwrap_or(usize::MAX))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = (processors * 2).clamp(THREADS.0, THREADS.1);
-    server::serve(tree, &device, threads)
+    server::serve(tree, device, threads)
 }

@@ -20,7 +20,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::{Errno, Result};
 
 use super::dir::{Dir, Entry, Held, Holder, lock};
-use super::node::{Access, Dirs, Handle, Located, Node, Place, Real, Source, Table};
+use super::node::{Access, Dirs, Handle, Located, Node, Place, Real, Source};
+use super::table::Table;
 use super::wire::Attr;
 
 /// Layers as one tree.
@@ -221,9 +222,8 @@ impl Tree {
     /// A file's attributes as they are now.
     pub(super) fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
         if node.is_dir() {
-            let dirs = node.dirs()?;
-            let stat = fstat(&*dirs.top()?.fd(&self.held)?)?;
-            return Ok(shown(node, stat, dirs.are_merged()));
+            let stat = fstat(&*node.dirs()?.top()?.fd(&self.held)?)?;
+            return self.shown(node, stat);
         }
         let stat = self.at_real(node, |located| match located {
             Located::Held(_, handle) => fstat(&handle.fd),
@@ -233,6 +233,12 @@ impl Tree {
             }
         })?;
         Ok(shown(node, stat, false))
+    }
+
+    /// The attributes of which the real file's are these.
+    pub(super) fn shown(&self, node: &Arc<Node>, stat: Stat) -> Result<Attr> {
+        let merged = node.is_dir() && node.dirs()?.are_merged();
+        Ok(shown(node, stat, merged))
     }
 
     /// Does something where a file really is; once more if its name was changed meanwhile.

@@ -175,7 +175,7 @@ impl Reply {
     /// A `fuse_entry_out`: the file that a name stands for.
     pub(super) fn entry(&mut self, id: u64, attr: &Attr) {
         self.u64(id);
-        self.u64(0); // Generation: ids are never used again.
+        self.u64(0); // Generation: it is in the id.
         self.u64(FOREVER);
         self.u64(FOREVER);
         self.u64(0);

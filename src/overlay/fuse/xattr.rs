@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rustix::fs::{
-    Mode, XattrFlags, fgetxattr, flistxattr, fsetxattr, fstat, getxattr, getxattr_query, listxattr,
-    removexattr, setxattr,
+    FileType, Mode, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, getxattr,
+    listxattr, removexattr, setxattr,
 };
 use rustix::io::{Errno, Result};
 
@@ -56,21 +56,21 @@ impl Tree {
         reply: &mut Reply,
     ) -> Result<()> {
         let name = on_disk(name).ok_or(Errno::NODATA)?;
-        self.with_path(node, |path| {
+        self.with_attributes(node, |file| {
             if size == 0 {
-                let length = getxattr_query(path, &*name)?;
+                let length = file.get(&name, &mut [])?;
                 reply.u32(length as u32);
                 reply.u32(0);
                 return Ok(());
             }
-            reply.fill(size, |room| getxattr(path, &*name, room))
+            reply.fill(size, |room| file.get(&name, room))
         })
     }
 
     pub(super) fn listxattr(&self, node: &Arc<Node>, size: usize, reply: &mut Reply) -> Result<()> {
         let mut shown = Vec::new();
-        self.with_path(node, |path| {
-            for name in whole(|buffer| listxattr(path, buffer))?.split(|byte| *byte == 0) {
+        self.with_attributes(node, |file| {
+            for name in whole(|buffer| file.list(buffer))?.split(|byte| *byte == 0) {
                 if !name.is_empty() {
                     append_shown(&mut shown, name);
                 }
@@ -98,8 +98,8 @@ impl Tree {
     ) -> Result<()> {
         let name = on_disk(name).ok_or(Errno::PERM)?;
         self.copy_up(node, super::copy_up::Data::Keep)?;
-        self.with_path(node, |path| {
-            setxattr(path, &*name, value, XattrFlags::from_bits_retain(flags))
+        self.with_attributes(node, |file| {
+            file.set(&name, value, XattrFlags::from_bits_retain(flags))
         })?;
         if kill_sgid {
             self.with_real(node, |fd| {
@@ -119,15 +119,59 @@ impl Tree {
     pub(super) fn removexattr(&self, node: &Arc<Node>, name: &CStr) -> Result<()> {
         let name = on_disk(name).ok_or(Errno::NODATA)?;
         // Nothing is copied up for the sake of what is not there.
-        self.with_path(node, |path| getxattr_query(path, &*name).map(drop))?;
+        self.with_attributes(node, |file| file.get(&name, &mut []).map(drop))?;
         self.copy_up(node, super::copy_up::Data::Keep)?;
-        self.with_path(node, |path| removexattr(path, &*name))
+        self.with_attributes(node, |file| file.remove(&name))
     }
 
-    /// By /proc, whose links lead to whatever a descriptor stands for: attributes of links and
+    fn with_attributes<T>(
+        &self,
+        node: &Arc<Node>,
+        act: impl FnOnce(Attributes<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.with_real(node, |fd| match node.kind {
+            FileType::RegularFile | FileType::Directory => act(Attributes::Open(fd)),
+            _ => act(Attributes::Path(self.path(fd))),
+        })
+    }
+}
+
+/// How attributes are reached.
+enum Attributes<'a> {
+    Open(BorrowedFd<'a>),
+    /// In /proc, whose links lead to whatever a descriptor stands for: attributes of links and
     /// fifos are not to be had by their descriptors.
-    fn with_path<T>(&self, node: &Arc<Node>, act: impl FnOnce(&str) -> Result<T>) -> Result<T> {
-        self.with_real(node, |fd| act(&self.path(fd)))
+    Path(String),
+}
+
+impl Attributes<'_> {
+    /// A value's length, read where there is room.
+    fn get(&self, name: &CStr, room: &mut [u8]) -> Result<usize> {
+        match self {
+            Attributes::Open(fd) => fgetxattr(fd, name, room),
+            Attributes::Path(path) => getxattr(path, name, room),
+        }
+    }
+
+    fn list(&self, room: &mut [u8]) -> Result<usize> {
+        match self {
+            Attributes::Open(fd) => flistxattr(fd, room),
+            Attributes::Path(path) => listxattr(path, room),
+        }
+    }
+
+    fn set(&self, name: &CStr, value: &[u8], flags: XattrFlags) -> Result<()> {
+        match self {
+            Attributes::Open(fd) => fsetxattr(fd, name, value, flags),
+            Attributes::Path(path) => setxattr(path, name, value, flags),
+        }
+    }
+
+    fn remove(&self, name: &CStr) -> Result<()> {
+        match self {
+            Attributes::Open(fd) => fremovexattr(fd, name),
+            Attributes::Path(path) => removexattr(path, name),
+        }
     }
 }
 
