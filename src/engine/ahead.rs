@@ -137,8 +137,8 @@ impl Engine {
 /// Whether a start may be prepared before it is asked for: where all that it is made from is the
 /// record's, the image's and its volumes' (those that are plain directories). Directories of the host,
 /// and those in volumes, are bound as they are at the start, and other containers' namespaces joined as
-/// they are then. Only the kernel's overlay is mounted in no time: the copy driver would copy an image
-/// for a start that may never come.
+/// they are then. Overlays are mounted in no time: the copy driver would copy an image for a start that may
+/// never come.
 fn can_be_ahead(record: &Record, is_plain: impl Fn(&MountPoint) -> bool) -> bool {
     let host = &record.host_config;
     let modes = [&host.network_mode, &host.ipc_mode, &host.pid_mode];
@@ -147,7 +147,7 @@ fn can_be_ahead(record: &Record, is_plain: impl Fn(&MountPoint) -> bool) -> bool
         MountKind::Volume => point.subpath.is_empty() && is_plain(point),
         MountKind::Tmpfs | MountKind::Image => true,
     };
-    record.driver == Driver::Overlay2
+    record.driver != Driver::Copy
         && record.mounts.iter().all(is_theirs)
         && !modes.iter().any(|mode| mode.starts_with("container:"))
 }
