@@ -65,15 +65,20 @@ fn stop(first: i32, shim: Option<i32>) -> io::Result<()> {
     }
 }
 
-/// Lets every process of the container go on.
+/// Lets every process of the container go on. What one does then may be to end, and the container
+/// with it.
 ///
 /// # Errors
-/// When it has ended, or a signal was refused.
+/// When it had ended before, or a signal was refused.
 pub fn resume(first: i32, shim: Option<i32>) -> io::Result<()> {
     let mut told = BTreeSet::new();
     loop {
         let mut is_done = true;
-        for process in processes::of(first, shim)?.iter().rev() {
+        let listed = match processes::of(first, shim) {
+            Err(error) if is_gone(&error) && !told.is_empty() => return Ok(()),
+            listed => listed?,
+        };
+        for process in listed.iter().rev() {
             if told.insert((process.pid, process.start_time)) {
                 is_done = false;
                 signal(process, Signal::CONT)?;
@@ -135,5 +140,6 @@ mod tests {
         shell.kill().unwrap();
         shell.wait().unwrap();
         assert!(pause(pid, None).is_err());
+        assert!(resume(pid, None).is_err());
     }
 }
