@@ -100,7 +100,12 @@ impl Store {
     }
 
     fn place(&self, index: &mut Index, layer: &Finished) -> Result<(), Error> {
-        let record = self.seal(layer)?;
+        let record = layer::Record {
+            size: layer.unpacked.size,
+            tar_size: layer.unpacked.tar_size,
+            kept: layer.kept,
+        };
+        layer::seal(layer.scratch.path(), &record)?;
         let path = self.layer_path(&layer.diff_id);
         fs::rename(layer.scratch.path(), &path).map_err(store("move into place", &path))?;
         index.layers.insert(layer.diff_id, record);

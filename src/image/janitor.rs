@@ -4,6 +4,7 @@
 //! One thread, fed by a channel, that ends with its store. What it does not get to is found again
 //! at the next `Store::open`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::error::{Error, store};
-use super::{layer, reserve, scratch, store::names};
+use super::{layer, reserve, scratch};
 
 enum Task {
     Sweep,
@@ -108,11 +109,14 @@ fn run(root: &Path, queue: &Receiver<Task>, stop: &AtomicBool) {
 }
 
 fn empty(trash: &Path, stop: &AtomicBool) {
-    for name in names(trash).unwrap_or_default() {
+    let entries = fs::read_dir(trash).into_iter().flatten().flatten();
+    // All names first: what is removed meanwhile must not disturb the listing.
+    let names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    for name in names {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = scratch::remove(trash, name.as_ref()) {
+        if let Err(error) = scratch::remove(trash, &name) {
             tracing::warn!(path = %trash.join(name).display(), %error, "cannot empty the trash");
         }
     }

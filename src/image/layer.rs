@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, store};
-use super::pipeline::Finished;
 use super::split::{self, LayerTar};
-use super::store::Store;
 use crate::sys::atomic::{self, Durability};
 use crate::sys::tree;
 use crate::types::digest::Digest;
@@ -134,57 +132,28 @@ fn digest_of(mut reader: impl Read) -> io::Result<Digest> {
     }
 }
 
-fn open_tar(path: &Path) -> Result<LayerTar, Error> {
+/// The layer's tar, byte for byte as it was when it came.
+pub(super) fn open_tar(path: &Path) -> Result<LayerTar, Error> {
     let open = || -> io::Result<LayerTar> { LayerTar::open(&tree::open_dir(path)?) };
     open().map_err(store("read", path))
 }
 
-impl Store {
-    /// The tar of a layer, byte for byte as it was when it came.
-    pub fn layer_tar(&self, diff_id: &Digest) -> Result<LayerTar, Error> {
-        open_tar(&self.layer_path(diff_id))
-    }
-
-    /// The size of a layer's tar; `None` where there is no such layer.
-    pub fn layer_tar_size(&self, diff_id: &Digest) -> Option<u64> {
-        Some(self.lock().layers.get(diff_id)?.tar_size)
-    }
-
-    /// The blob that was kept beside a layer.
-    pub(super) fn kept_blob(&self, diff_id: &Digest) -> Option<(Kept, PathBuf)> {
-        let kept = self.lock().layers.get(diff_id)?.kept?;
-        Some((kept, self.layer_path(diff_id).join(BLOB)))
-    }
-
-    /// Whether the store has this layer.
-    pub fn has_layer(&self, diff_id: &Digest) -> bool {
-        self.lock().layers.contains_key(diff_id)
-    }
-
-    /// Writes what is still missing in a finished layer's directory.
-    pub(super) fn seal(&self, layer: &Finished) -> Result<Record, Error> {
-        let record = Record {
-            size: layer.unpacked.size,
-            tar_size: layer.unpacked.tar_size,
-            kept: layer.kept,
-        };
-        let path = layer.scratch.path();
-        let write = |name: &str, bytes: &[u8]| {
-            let file = path.join(name);
-            atomic::write(&file, bytes, Durability::Lazy).map_err(store("write", file))
-        };
-        let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged {
-            path: path.join(RECORD),
-            reason: error.to_string(),
-        })?;
-        write(RECORD, &text)?;
-        write(UNSYNCED, boot_id().as_bytes())?;
-        Ok(record)
-    }
+/// Writes what is still missing in a finished layer's directory.
+pub(super) fn seal(path: &Path, record: &Record) -> Result<(), Error> {
+    let write = |name: &str, bytes: &[u8]| {
+        let file = path.join(name);
+        atomic::write(&file, bytes, Durability::Lazy).map_err(store("write", file))
+    };
+    let text = serde_json::to_vec(record).map_err(|error| Error::Damaged {
+        path: path.join(RECORD),
+        reason: error.to_string(),
+    })?;
+    write(RECORD, &text)?;
+    write(UNSYNCED, boot_id().as_bytes())
 }
 
 /// The tree that overlayfs takes, in a layer's directory.
-pub(super) fn tree_path(layer: &Path) -> std::path::PathBuf {
+pub(super) fn tree_path(layer: &Path) -> PathBuf {
     layer.join(split::TREE)
 }
 

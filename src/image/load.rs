@@ -23,11 +23,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::commit::Parts;
+use super::compression::{Compression, decompress};
 use super::error::{Error, store};
 use super::layout;
 use super::ledger;
 use super::pins::Pins;
-use super::pipeline::{self, CHUNK, Compression, Finished, Pipeline};
+use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::scratch::Scratch;
 use super::store::Store;
 use crate::registry::Descriptor;
@@ -171,7 +172,7 @@ impl Store {
 impl Intake<'_> {
     fn read(&mut self, source: &mut dyn Read) -> Result<(), Error> {
         let source = BufReader::with_capacity(CHUNK, source);
-        let plain = BufReader::with_capacity(CHUNK, pipeline::decompress(source)?);
+        let plain = BufReader::with_capacity(CHUNK, decompress(source)?);
         let mut archive = Reader::new(plain);
         while let Some(entry) = archive.next(&mut io::sink())? {
             if self.read >= ENTRIES_MAX {

@@ -20,10 +20,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use liblzma::bufread::XzDecoder;
-use liblzma::stream::{CONCATENATED, Stream};
 use sha2::{Digest as _, Sha256};
 
+use super::compression::{Compression, decompress};
 use super::error::{Error, store};
 use super::layer::Kept;
 use super::owner::Owners;
@@ -37,52 +36,7 @@ pub(crate) const CHUNK: usize = 128 << 10;
 /// Buffers that wait between two stages.
 const QUEUE: usize = 8;
 
-/// Most memory that xz may ask for: its highest level wants 65 MiB.
-const XZ_MEMORY: u64 = 128 << 20;
-
 type Chunk = Arc<Vec<u8>>;
-
-/// How data is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-    Bzip2,
-    Xz,
-}
-
-impl Compression {
-    /// Looks at the first bytes (six are enough).
-    pub(crate) fn detect(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, 8, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Bzip2,
-            _ => Self::None,
-        }
-    }
-}
-
-/// Undoes whatever compression a stream has; many gzip members, zstd frames or bzip2 and xz streams
-/// are one.
-pub(crate) fn decompress<'a>(mut source: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, Error> {
-    let start = source.fill_buf().map_err(Error::Source)?;
-    Ok(match Compression::detect(start) {
-        Compression::None => Box::new(source),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        Compression::Zstd => {
-            Box::new(zstd::Decoder::with_buffer(source).map_err(Error::Decompress)?)
-        }
-        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
-        Compression::Xz => {
-            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED);
-            let stream = stream.map_err(|error| Error::Decompress(error.into()))?;
-            Box::new(XzDecoder::new_stream(source, stream))
-        }
-    })
-}
 
 /// A layer that is unpacked, in its scratch directory.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use super::origin::Origin;
 use super::pins::Pins;
 use super::slots::for_each;
 use super::store::Store;
-use super::transfer::{Downloads, Source};
+use super::transfer::{Downloads, LayerStep, Source};
 use crate::registry::{self, Cancel, Found, Repository, Target};
 use crate::sys::atomic::Durability;
 use crate::types::digest::Digest;
@@ -70,42 +70,6 @@ pub enum Step {
     },
     /// All is here; this is the digest of what the name means.
     Digest(Digest),
-}
-
-/// How far a layer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerStep {
-    /// The store has it.
-    Exists,
-    /// It will be fetched.
-    Wanted,
-    /// Others come first.
-    Waiting,
-    /// It comes.
-    Downloading {
-        /// Bytes so far.
-        current: u64,
-        /// Bytes in all.
-        total: u64,
-    },
-    /// The line broke; it is tried again in so many seconds.
-    Retrying {
-        /// How many.
-        seconds: u64,
-    },
-    /// It is compared with its digest.
-    Verifying,
-    /// It is what it should be.
-    Downloaded,
-    /// The rest of it is unpacked.
-    Extracting {
-        /// Bytes so far.
-        current: u64,
-        /// Bytes in all.
-        total: u64,
-    },
-    /// It is in the store.
-    Complete,
 }
 
 impl Store {

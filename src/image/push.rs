@@ -24,10 +24,10 @@ mod layers;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use super::compression::Format;
 use super::error::Error;
-use super::origin::Format;
 use super::pins::Pins;
-use super::schema;
+use super::schema::{self, Described};
 use super::slots::{Slots, lock};
 use super::store::{Store, Stored};
 use crate::registry::{self, Cancel, Document, Manifest, RawManifest, Repository};
@@ -63,14 +63,6 @@ pub struct Push<'a> {
     /// The blobs that the repository has, by layer, and whether they are known to be the layer or
     /// only claimed to be by a manifest.
     there: Mutex<HashMap<Digest, (Described, bool)>>,
-}
-
-/// A blob in a manifest to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Described {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) format: Format,
 }
 
 /// What a push came to.

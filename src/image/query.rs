@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::config::{History, ImageConfig};
 use super::error::Error;
-use super::layer;
+use super::layer::{self, Kept};
+use super::split::LayerTar;
 use super::store::{Index, Store, Stored};
 use crate::registry::{Descriptor, Document, RawManifest};
 use crate::types::digest::Digest;
@@ -151,6 +152,27 @@ impl Index {
 }
 
 impl Store {
+    /// Whether the store has this layer.
+    pub fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.lock().layers.contains_key(diff_id)
+    }
+
+    /// The tar of a layer, byte for byte as it was when it came.
+    pub fn layer_tar(&self, diff_id: &Digest) -> Result<LayerTar, Error> {
+        layer::open_tar(&self.layer_path(diff_id))
+    }
+
+    /// The size of a layer's tar; `None` where there is no such layer.
+    pub fn layer_tar_size(&self, diff_id: &Digest) -> Option<u64> {
+        Some(self.lock().layers.get(diff_id)?.tar_size)
+    }
+
+    /// The blob that was kept beside a layer.
+    pub(super) fn kept_blob(&self, diff_id: &Digest) -> Option<(Kept, PathBuf)> {
+        let kept = self.lock().layers.get(diff_id)?.kept?;
+        Some((kept, self.layer_path(diff_id).join(layer::BLOB)))
+    }
+
     /// Finds an image by name, id, beginning of an id, or manifest's digest.
     pub fn get(&self, name: &str) -> Result<Image, Error> {
         let index = self.lock();

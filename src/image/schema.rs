@@ -4,14 +4,21 @@
 use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 
+use super::compression::Format;
 use super::error::Error;
-use super::origin::Format;
-use super::push::Described;
 use crate::registry::{DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST};
 use crate::types::digest::Digest;
 
 /// dockerd's indentation, which is part of a digest.
 const INDENT: &[u8] = b"   ";
+
+/// A blob in a manifest to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Described {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) format: Format,
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

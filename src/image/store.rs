@@ -51,7 +51,7 @@ use super::config::ImageConfig;
 use super::error::{Error, store};
 use super::janitor::Janitor;
 use super::layer;
-use super::origin::Origin;
+use super::origin::{Origin, add_origin};
 use super::owner::Owners;
 use super::refs::Refs;
 use super::reserve;
@@ -60,6 +60,7 @@ use super::unpack::Limits;
 use crate::sys::atomic::{self, Durability};
 use crate::sys::trash;
 use crate::types::digest::Digest;
+use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
 
 /// The images of one data root.
@@ -113,6 +114,13 @@ pub(super) struct Record {
     /// In which repositories the manifests were, the latest last.
     #[serde(default)]
     pub(super) origins: Vec<Origin>,
+}
+
+impl Record {
+    /// Notes where a manifest was; whether that is news.
+    pub(super) fn add_origin(&mut self, manifest: Digest, repository: &Reference) -> bool {
+        add_origin(&mut self.origins, manifest, repository)
+    }
 }
 
 /// Directories of the store, in the order in which they are made.
@@ -362,7 +370,7 @@ impl Store {
 }
 
 /// The names in a directory, as far as they are text; everything the store makes is.
-pub(super) fn names(directory: &Path) -> Result<Vec<String>, Error> {
+fn names(directory: &Path) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(store("read", directory))? {
         let entry = entry.map_err(store("read", directory))?;

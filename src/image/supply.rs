@@ -22,9 +22,9 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
+use super::compression::{Format, begin_with};
 use super::gzip::Gzip;
 use super::layer::Kept;
-use super::origin::{Format, begin_with};
 use super::pipeline::{CHUNK, Inspection};
 use super::split::LayerTar;
 use super::store::Store;

@@ -25,11 +25,11 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
+use super::compression::{Format, begin_with};
 use super::error::{Error, store};
 use super::layer::{self, Kept};
-use super::origin::{self, Format, begin_with};
+use super::origin;
 use super::pipeline::{CHUNK, Finished, Pipeline};
-use super::pull::LayerStep;
 use super::slots::{LOOK, Slots, lock};
 use super::store::Store;
 use crate::registry::{self, Cancel, Hold, Repository};
@@ -39,6 +39,43 @@ use crate::types::digest::Digest;
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of progress that are worth telling; a hundredth of a smaller layer.
 const TELL_BYTES: u64 = 512 << 10;
+
+/// How far a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerStep {
+    /// The store has it.
+    Exists,
+    /// It will be fetched.
+    Wanted,
+    /// Others come first.
+    Waiting,
+    /// It comes.
+    Downloading {
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// The line broke; it is tried again in so many seconds.
+    Retrying {
+        /// How many.
+        seconds: u64,
+    },
+    /// It is compared with its digest.
+    Verifying,
+    /// It is what it should be.
+    Downloaded,
+    /// The rest of it is unpacked.
+    Extracting {
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// It is in the store.
+    Complete,
+}
+
 /// The layers that are being fetched, and how many may be.
 pub struct Downloads {
     slots: Slots,

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Described, Known, Progress, Push, UploadStep, unless_cancelled};
+use super::{Known, Progress, Push, UploadStep, unless_cancelled};
+use crate::image::compression::Format;
 use crate::image::error::Error;
-use crate::image::origin::{Blob, Format};
-use crate::image::schema;
+use crate::image::origin::Blob;
+use crate::image::schema::{self, Described};
 use crate::image::slots::{for_each, lock};
 use crate::image::store::Store;
 use crate::image::supply::{Sent, Supply};
