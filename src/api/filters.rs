@@ -144,6 +144,14 @@ impl Filters {
         Ok(yes)
     }
 
+    /// The same; `None` when it is not filtered on.
+    pub fn bool(&self, name: &str) -> Result<Option<bool>, FilterError> {
+        match self.contains(name) {
+            true => self.bool_or(name, false).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Whether `candidate` is one of the values; true when the name is not filtered on.
     pub fn matches_exactly(&self, name: &str, candidate: &str) -> bool {
         self.0

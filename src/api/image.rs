@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Empty;
 use super::container::{ContainerConfig, HealthConfig};
+use super::descriptor::Descriptor;
 use super::json::{is_default, is_empty};
+use super::storage::DriverData;
 
 /// An image in `GET /images/json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -145,86 +147,6 @@ pub struct ImageConfig {
         deserialize_with = "super::json::string_or_list"
     )]
     pub shell: Option<Vec<String>>,
-}
-
-/// A manifest, index or other blob (OCI).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Descriptor {
-    /// Media type.
-    pub media_type: String,
-    /// Digest.
-    pub digest: String,
-    /// Bytes.
-    pub size: i64,
-    /// Where else it is.
-    #[serde(skip_serializing_if = "is_empty")]
-    pub urls: Option<Vec<String>>,
-    /// Annotations.
-    #[serde(skip_serializing_if = "is_empty")]
-    pub annotations: Option<BTreeMap<String, String>>,
-    /// What it runs on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub platform: Option<OciPlatform>,
-    /// What it is, where it is no image.
-    #[serde(skip_serializing_if = "is_default")]
-    pub artifact_type: String,
-}
-
-/// What a manifest runs on (OCI).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct OciPlatform {
-    /// Architecture.
-    pub architecture: String,
-    /// System.
-    pub os: String,
-    /// Version of the system (Windows).
-    #[serde(rename = "os.version", skip_serializing_if = "is_default")]
-    pub os_version: String,
-    /// What it needs of the system (Windows).
-    #[serde(rename = "os.features", skip_serializing_if = "is_empty")]
-    pub os_features: Option<Vec<String>>,
-    /// Variant of the architecture.
-    #[serde(skip_serializing_if = "is_default")]
-    pub variant: String,
-}
-
-/// A root filesystem as its driver has it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct DriverData {
-    /// `LowerDir`, `UpperDir`, `MergedDir`, `WorkDir`.
-    pub data: Option<BTreeMap<String, String>>,
-    /// The driver.
-    pub name: String,
-}
-
-/// A root filesystem that a snapshotter holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Storage {
-    /// The root filesystem.
-    #[serde(rename = "RootFS", skip_serializing_if = "Option::is_none")]
-    pub root_fs: Option<RootFsStorage>,
-}
-
-/// Where a root filesystem is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct RootFsStorage {
-    /// A snapshot.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<RootFsSnapshot>,
-}
-
-/// A snapshot.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct RootFsSnapshot {
-    /// The snapshotter.
-    #[serde(skip_serializing_if = "is_default")]
-    pub name: String,
 }
 
 /// An image's layers.

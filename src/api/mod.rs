@@ -10,6 +10,7 @@
 
 pub mod auth;
 pub mod container;
+pub mod descriptor;
 pub mod error;
 pub mod event;
 pub mod exec;
@@ -21,6 +22,7 @@ pub mod progress;
 pub mod registry;
 pub mod shape;
 pub mod stats;
+pub mod storage;
 pub mod stream;
 pub mod system;
 pub mod version;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::image::{Descriptor, OciPlatform};
+use super::descriptor::{Descriptor, OciPlatform};
 
 /// Answer to `GET /distribution/{name}/json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

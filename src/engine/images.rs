@@ -6,9 +6,10 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use crate::api::filters::Filters;
 use crate::api::image::{
-    DeleteResponse, DriverData, HistoryItem, Inspect, Metadata, PruneResponse, RootFs, Summary,
+    DeleteResponse, HistoryItem, Inspect, Metadata, PruneResponse, RootFs, Summary,
 };
 use crate::api::progress::JsonMessage;
+use crate::api::storage::DriverData;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::pattern::Pattern;
@@ -62,14 +63,9 @@ impl Engine {
             }
         };
         let (before, since) = (created("before")?, created("since")?);
-        let dangling = match filters.contains("dangling") {
-            true => Some(
-                filters
-                    .bool_or("dangling", false)
-                    .map_err(|error| Error::invalid(error.to_string()))?,
-            ),
-            false => None,
-        };
+        let dangling = filters
+            .bool("dangling")
+            .map_err(|error| Error::invalid(error.to_string()))?;
         let until = match filters.values("until").next() {
             Some(text) => Some(
                 Timestamp::parse(text, Timestamp::now())

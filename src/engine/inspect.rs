@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::container::{
     Inspect, MountPoint as ApiMountPoint, NetworkSettings, State as ApiState, TopResponse,
 };
-use crate::api::image::DriverData;
+use crate::api::storage::DriverData;
 use crate::container::protocol::Exit;
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::engine::Engine;

@@ -7,8 +7,8 @@
 use serde::Deserialize;
 
 use crate::api::auth::{AuthConfig, AuthResponse};
+use crate::api::descriptor::{Descriptor, OciPlatform};
 use crate::api::filters::Filters;
-use crate::api::image::{Descriptor, OciPlatform};
 use crate::api::registry::{DistributionInspect, SearchResult};
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};

@@ -257,13 +257,7 @@ impl Engine {
                 if self.volume_users(name).is_empty()
                     && let Ok(path) = self.volumes.remove(name)
                 {
-                    self.janitor.discard(path);
-                    self.events.emit(
-                        "volume",
-                        "destroy",
-                        name,
-                        [("driver".to_owned(), "local".to_owned())],
-                    );
+                    self.discard_volume(name, path);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The verbs of volumes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::api::filters::Filters;
 use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume as ApiVolume};
@@ -143,14 +144,9 @@ impl Engine {
         filters
             .validate(&["dangling", "driver", "label", "name"])
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let dangling = match filters.contains("dangling") {
-            true => Some(
-                filters
-                    .bool_or("dangling", false)
-                    .map_err(|error| Error::invalid(error.to_string()))?,
-            ),
-            false => None,
-        };
+        let dangling = filters
+            .bool("dangling")
+            .map_err(|error| Error::invalid(error.to_string()))?;
         let volumes = self
             .volumes
             .list()
@@ -187,6 +183,12 @@ impl Engine {
             .volumes
             .remove(name)
             .map_err(|error| volume_error(&error))?;
+        self.discard_volume(name, path);
+        Ok(())
+    }
+
+    /// Deletes what a volume that is removed held, and says that it is gone.
+    pub(super) fn discard_volume(&self, name: &str, path: Option<PathBuf>) {
         self.janitor.discard(path);
         self.events.emit(
             "volume",
@@ -194,7 +196,6 @@ impl Engine {
             name,
             [("driver".to_owned(), "local".to_owned())],
         );
-        Ok(())
     }
 
     /// Removes the volumes that no container has: anonymous ones, or all with `all=true`.

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::config::ContainerConfig;
 use super::host_config::{HostConfig, PortMap};
 use super::mount::MountPoint;
-use crate::api::image::{Descriptor, DriverData, Storage};
+use crate::api::descriptor::Descriptor;
 use crate::api::network::EndpointSettings;
+use crate::api::storage::{DriverData, Storage};
 
 /// Everything about one container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

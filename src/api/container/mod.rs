@@ -21,7 +21,7 @@ pub use mount::{
     BindOptions, Driver, ImageOptions, Mount, MountPoint, TmpfsOptions, VolumeOptions,
 };
 
-use super::image::Descriptor;
+use super::descriptor::Descriptor;
 use super::json::{self, is_default, is_empty};
 
 /// Body of `POST /containers/create`: the configuration's own fields, and two objects beside them.

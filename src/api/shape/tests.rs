@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::api::container::EndpointSettings;
+use crate::api::{descriptor, storage};
 
 /// The names of an answer's fields, sorted, in one string.
 fn names(answer: &Value) -> String {
@@ -29,8 +30,8 @@ fn inspect() -> container::Inspect {
             hostname: "host".to_owned(),
             ..container::ContainerConfig::default()
         },
-        image_manifest_descriptor: Some(image::Descriptor::default()),
-        graph_driver: Some(image::DriverData::default()),
+        image_manifest_descriptor: Some(descriptor::Descriptor::default()),
+        graph_driver: Some(storage::DriverData::default()),
         network_settings: container::NetworkSettings {
             networks: BTreeMap::from([
                 ("bridge".to_owned(), endpoint("172.17.0.2")),
@@ -88,9 +89,9 @@ fn container_inspect() {
 fn a_snapshot_was_a_graph_driver() {
     let mut inspect = inspect();
     inspect.graph_driver = None;
-    inspect.storage = Some(image::Storage {
-        root_fs: Some(image::RootFsStorage {
-            snapshot: Some(image::RootFsSnapshot {
+    inspect.storage = Some(storage::Storage {
+        root_fs: Some(storage::RootFsStorage {
+            snapshot: Some(storage::RootFsSnapshot {
                 name: "overlayfs".to_owned(),
             }),
         }),
@@ -151,8 +152,8 @@ fn image_inspect() {
             cmd: Some(vec!["sh".to_owned()]),
             ..image::ImageConfig::default()
         }),
-        descriptor: Some(image::Descriptor::default()),
-        graph_driver: Some(image::DriverData::default()),
+        descriptor: Some(descriptor::Descriptor::default()),
+        graph_driver: Some(storage::DriverData::default()),
         ..image::Inspect::default()
     };
     let newest = at(&image, 55);
