@@ -1,6 +1,5 @@
 //! Verbs on containers that answer at once: `ps`, `stop`, `kill`, `rm`, `logs`, `top` and the like.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, anyhow};
@@ -9,56 +8,16 @@ use serde_json::{Value, json};
 use super::args;
 use super::engine::Client;
 use super::error::is_not_found;
+use super::filters::filters;
 use super::http::{Body, Target};
 use super::output::{each, line};
+use super::prune::{confirm, pruned};
 use super::streams::Demux;
-use super::table::{Shape, align, ellipsis, short, size, span};
+use super::table::{Shape, ago, align, date, ellipsis, labels, short, size, span};
 use super::template::{Missing, Template};
 use crate::api::container::{PruneResponse, Summary, TopResponse, UpdateResponse};
-use crate::api::filters::Filters;
 use crate::api::stream::MULTIPLEXED;
 use crate::types::timestamp::Timestamp;
-
-/// `-f name=value` as the `filters` parameter; empty where there are none.
-pub fn filters(given: &[String]) -> Result<String> {
-    let mut filters = Filters::default();
-    for filter in given {
-        let (name, value) = filter
-            .split_once('=')
-            .ok_or_else(|| anyhow!("invalid argument \"{filter}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"))?;
-        filters.add(name.trim().to_lowercase().as_str(), value.trim());
-    }
-    if filters.is_empty() {
-        return Ok(String::new());
-    }
-    Ok(serde_json::to_string(&filters)?)
-}
-
-/// Labels as one string.
-pub fn labels(labels: &BTreeMap<String, String>) -> String {
-    let labels: Vec<String> = labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    labels.join(",")
-}
-
-/// `2026-11-24 10:00:00 +0000 UTC`
-pub fn date(seconds: i64) -> String {
-    let date = Timestamp::from_seconds(seconds).utc();
-    format!(
-        "{} {:02}:{:02}:{:02} +0000 UTC",
-        date.date(),
-        date.hour(),
-        date.minute(),
-        date.second()
-    )
-}
-
-/// Seconds from then to now.
-pub fn ago(seconds: i64) -> i64 {
-    Timestamp::now().seconds() - seconds
-}
 
 const HEADINGS: &[(&str, &str)] = &[
     ("ID", "CONTAINER ID"),
@@ -332,15 +291,13 @@ pub fn top(client: &Client, top: &args::Top) -> Result<()> {
 
 /// `moss container prune`.
 pub fn prune(client: &Client, prune: &args::Prune) -> Result<()> {
-    if !prune.force
-        && !super::objects::confirm("WARNING! This will remove all stopped containers.")?
-    {
+    if !prune.force && !confirm("WARNING! This will remove all stopped containers.")? {
         return Ok(());
     }
     let target =
         Target::new("/containers/prune", &[]).with_some("filters", &filters(&prune.filter)?);
     let gone: PruneResponse = client.post_empty(&target)?;
-    super::objects::pruned(
+    pruned(
         "Deleted Containers:",
         &gone.containers_deleted.unwrap_or_default(),
         gone.space_reclaimed,
@@ -349,6 +306,8 @@ pub fn prune(client: &Client, prune: &args::Prune) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::api::container::{MountPoint, PortSummary};
 
@@ -402,16 +361,5 @@ mod tests {
                 .keys()
                 .all(|name| HEADINGS.iter().any(|(field, _)| field == name))
         );
-    }
-
-    #[test]
-    fn filters_become_a_parameter() {
-        let given = ["label=a=b".to_owned(), "Status=exited".to_owned()];
-        assert_eq!(
-            filters(&given).unwrap(),
-            r#"{"label":{"a=b":true},"status":{"exited":true}}"#
-        );
-        assert_eq!(filters(&[]).unwrap(), "");
-        assert!(filters(&["x".into()]).is_err());
     }
 }

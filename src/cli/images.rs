@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::accounts::{self, PROOF};
 use super::args;
-use super::containers::{ago, date, filters};
 use super::engine::Client;
+use super::filters::filters;
 use super::http::{Body, Target};
-use super::objects::{confirm, pruned};
 use super::output::each;
 use super::progress;
-use super::table::{Shape, ellipsis, short, size, span};
+use super::prune::{confirm, pruned};
+use super::table::{Shape, ago, date, ellipsis, short, size, span};
 use crate::api::filters::Filters;
 use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
 use crate::types::platform::{Platform, PlatformError};

@@ -6,12 +6,13 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::args::{self, NetworkConnect, NetworkCreate};
-use super::containers::{filters, labels};
 use super::engine::Client;
+use super::filters::filters;
 use super::http::{Body, Target};
-use super::objects::{confirm, inspect};
+use super::objects::inspect;
 use super::output::{each, line};
-use super::table::{Shape, short};
+use super::prune::confirm;
+use super::table::{Shape, labels, short};
 use crate::api::network::{
     ConfigReference, EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, Network,
     NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,

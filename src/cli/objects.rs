@@ -1,17 +1,16 @@
-//! `inspect` of anything, volumes, and what the prunes have in common.
-
-use std::io::{self, IsTerminal, Write};
+//! `inspect` of anything, and volumes.
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::args;
-use super::containers::{filters, labels};
 use super::engine::Client;
 use super::error::{Exit, describe, is_not_found};
+use super::filters::filters;
 use super::http::{Body, Target};
 use super::output::{Format, each, line};
-use super::table::{Shape, size};
+use super::prune::{confirm, pruned};
+use super::table::{Shape, labels, size};
 use crate::api::filters::Filters;
 use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume};
 
@@ -180,26 +179,4 @@ pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
             Ok(name.to_owned())
         }),
     }
-}
-
-/// Asks whether to go on; without somebody to ask the answer is no.
-pub fn confirm(warning: &str) -> Result<bool> {
-    let mut out = io::stderr().lock();
-    write!(out, "{warning}\nAre you sure you want to continue? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    if !io::stdin().is_terminal() {
-        writeln!(out)?;
-    }
-    Ok(matches!(answer.trim(), "y" | "Y"))
-}
-
-/// What a prune removed.
-pub fn pruned(heading: &str, names: &[String], bytes: u64) -> Result<()> {
-    if !names.is_empty() {
-        line(&format!("{heading}\n{}\n", names.join("\n")))?;
-    }
-    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    line(&format!("Total reclaimed space: {}", size(bytes)))
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::accounts::{self, PROOF};
 use super::args;
-use super::containers::filters;
 use super::engine::Client;
+use super::filters::filters;
 use super::http::{Body, Target};
 use super::output::{complain, plain};
 use super::table::{Shape, ellipsis};

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::args;
-use super::containers::filters;
 use super::engine::{Client, Place, address};
+use super::filters::filters;
 use super::http::{Body, Target};
 use super::output::{Format, complain, line};
 use super::table::{Shape, binary_size, size};

@@ -4,12 +4,14 @@
 //! template with headings: `table {{.ID}}\t{{.Names}}`. Columns are at least ten wide with three
 //! spaces between (docker's tabwriter); the last is not padded.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use anyhow::{Result, anyhow};
 use serde_json::{Map, Value};
 
 use super::template::{Missing, Template, TemplateError};
+use crate::types::timestamp::Timestamp;
 
 /// The narrowest column, in characters.
 const NARROWEST: usize = 10;
@@ -147,6 +149,32 @@ pub fn span(seconds: i64) -> String {
         _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
         _ => format!("{} years", seconds / 3600 / 24 / 365),
     }
+}
+
+/// `2026-11-24 10:00:00 +0000 UTC`
+pub fn date(seconds: i64) -> String {
+    let date = Timestamp::from_seconds(seconds).utc();
+    format!(
+        "{} {:02}:{:02}:{:02} +0000 UTC",
+        date.date(),
+        date.hour(),
+        date.minute(),
+        date.second()
+    )
+}
+
+/// Seconds from then to now.
+pub fn ago(seconds: i64) -> i64 {
+    Timestamp::now().seconds() - seconds
+}
+
+/// Labels as one string.
+pub fn labels(labels: &BTreeMap<String, String>) -> String {
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    labels.join(",")
 }
 
 /// `1.23MB`: three significant digits, decimal units.

@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args};
 
-use super::parse::truth;
+use super::truth;
 use crate::cli::create::ContainerFlags;
 
 /// `moss run`

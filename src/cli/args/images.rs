@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::Listing;
-use super::parse::truth;
+use super::truth;
 
 /// `moss images`
 #[derive(Debug, Args)]

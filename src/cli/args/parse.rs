@@ -28,15 +28,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A truth value, as Go's `strconv.ParseBool` has it.
-pub(super) fn truth(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err(format!("parsing {text:?}: invalid syntax")),
-    }
-}
-
 /// A word as the engine is sent it: docker's client writes U+FFFD for a byte that is no UTF-8.
 fn text(word: &[u8]) -> String {
     utf8::lossy(word).into_owned()
