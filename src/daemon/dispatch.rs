@@ -22,10 +22,11 @@ use hyper::{Method, StatusCode};
 use crate::api::version::ApiVersion;
 
 use super::answer::{self, Answer, Failure, Response};
+use super::peer::Client;
 use super::query::{self, Query};
 use super::request::{Request, Unread};
 use super::router::{self, Table};
-use super::server::{Client, Service};
+use super::server::Service;
 use super::version;
 
 /// The endpoints behind the table.

@@ -36,6 +36,7 @@ use nix::sys::stat::{Mode, umask};
 use rustix::fs::FileType;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::STACK;
 use super::listen::{self, Host, ListenError, Socket};
 use super::notify::{self, Notify};
 use super::pidfile::{Pidfile, PidfileError};
@@ -237,7 +238,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         .worker_threads(WORKERS)
         .max_blocking_threads(POOL)
         .thread_keep_alive(POOL_IDLE)
-        .thread_stack_size(routes::STACK)
+        .thread_stack_size(STACK)
         .thread_name("http")
         .enable_all()
         .build()

@@ -33,3 +33,6 @@ pub mod version;
 pub mod websocket;
 
 pub use lifecycle::{DaemonError, run};
+
+/// Stack of a thread that runs engine code, in bytes. Only touched pages cost memory.
+const STACK: usize = 1024 * 1024;

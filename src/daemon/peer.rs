@@ -75,6 +75,25 @@ impl Socket {
     }
 }
 
+/// The client of a request.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: Socket,
+    stop: watch::Receiver<bool>,
+}
+
+impl Client {
+    /// The one at the other end of `socket`; `stop` tells that the daemon stops.
+    pub fn new(socket: Socket, stop: watch::Receiver<bool>) -> Client {
+        Client { socket, stop }
+    }
+
+    /// Resolves when the client hangs up or the daemon stops.
+    pub fn ended(&self) -> io::Result<Ended> {
+        self.socket.ended(&self.stop)
+    }
+}
+
 /// Resolves at a hang-up. Readiness is edge-triggered: each look clears what is not a hang-up.
 async fn hang_up(socket: UnixStream) -> io::Error {
     loop {

@@ -19,9 +19,8 @@ use crate::api::json;
 use crate::api::version::ApiVersion;
 
 use super::answer::Failure;
-use super::peer::Ended;
+use super::peer::{Client, Ended};
 use super::query::Query;
-use super::server::Client;
 
 /// The largest JSON body or form, in bytes. Docker's create requests are a few KiB.
 pub const JSON_LIMIT: usize = 16 * 1024 * 1024;

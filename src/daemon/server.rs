@@ -19,7 +19,6 @@
 //! Limits: heads of 256 KiB and 256 fields, beyond which hyper answers 431.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,9 +29,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
+use super::STACK;
 use super::answer::{Answer, Hijack};
-use super::peer::{Ended, Socket};
-use super::routes::STACK;
+use super::peer::{Client, Socket};
 
 /// How long answers in flight may take once the daemon is asked to stop.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -57,20 +56,6 @@ pub trait Service: Send + Sync + 'static {
         request: hyper::Request<Incoming>,
         client: Client,
     ) -> impl Future<Output = Answer> + Send;
-}
-
-/// The client of a request.
-#[derive(Debug, Clone)]
-pub struct Client {
-    socket: Socket,
-    stop: watch::Receiver<bool>,
-}
-
-impl Client {
-    /// Resolves when the client hangs up or the daemon stops.
-    pub fn ended(&self) -> io::Result<Ended> {
-        self.socket.ended(&self.stop)
-    }
 }
 
 /// What all connections share: how many there are, and whether to stop.
@@ -196,10 +181,7 @@ async fn connection<S: Service>(
         return;
     }
     let hijack: Arc<Mutex<Option<Hijack>>> = Arc::default();
-    let client = Client {
-        socket: socket.clone(),
-        stop: stop.clone(),
-    };
+    let client = Client::new(socket.clone(), stop.clone());
     let handler = {
         let hijack = Arc::clone(&hijack);
         service_fn(move |request| {

@@ -20,9 +20,9 @@ use hyper::header::{
     CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 
+use super::STACK;
 use super::answer::{Answer, Failure, Hijack};
 use super::request::Request;
-use super::routes::STACK;
 
 /// What a key is hashed with (RFC 6455, section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

@@ -10,7 +10,7 @@ use super::images::{drain, name_of};
 use super::{Request, State, panicked, slow, spawn};
 use crate::api::container::ContainerConfig;
 use crate::container::copy::PathStat;
-use crate::daemon::answer::{self, Answer, Failure};
+use crate::daemon::answer::{self, Answer, Failure, Feed, Stream};
 use crate::engine::copy::{CommitOptions, Stop, Unpacking};
 
 /// What a path is, in base64 of JSON.
@@ -44,6 +44,15 @@ fn stopped_by_leaving(request: &Request) -> Result<(Stop, oneshot::Sender<()>), 
     Ok((stop, over))
 }
 
+/// An answer in the making, and a handle that is used when the client leaves it.
+fn stopping_stream(request: &Request) -> Result<(Feed, Stream, Stop), Failure> {
+    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
+    let stop = Stop::default();
+    let leaving = stop.clone();
+    let stream = stream.until(request.ended()?);
+    Ok((feed, stream.on_end(move || leaving.stop()), stop))
+}
+
 fn with_stat(mut answer: Answer, stat: &PathStat) -> Result<Answer, Failure> {
     let internal = |error: &dyn std::fmt::Display| Failure::internal(error.to_string());
     let text = serde_json::to_vec(stat).map_err(|error| internal(&error))?;
@@ -68,11 +77,7 @@ pub async fn stat(state: State, request: Request) -> Result<Answer, Failure> {
 /// `GET /containers/{name}/archive`.
 pub async fn pack(state: State, request: Request) -> Result<Answer, Failure> {
     let (name, path) = place(&request)?;
-    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
-    let stop = Stop::default();
-    let stream = stream.until(request.ended()?);
-    let leaving = stop.clone();
-    let stream = stream.on_end(move || leaving.stop());
+    let (feed, stream, stop) = stopping_stream(&request)?;
     let (begin, begun) = oneshot::channel();
     spawn("archive", move || {
         let out = &mut |piece: Vec<u8>| feed.send(piece).is_ok();
@@ -120,11 +125,7 @@ pub async fn unpack(state: State, mut request: Request) -> Result<Answer, Failur
 
 /// `GET /containers/{name}/export`.
 pub async fn export(state: State, request: Request) -> Result<Answer, Failure> {
-    let (feed, stream) = answer::stream(answer::STREAM_DEPTH);
-    let stop = Stop::default();
-    let stream = stream.until(request.ended()?);
-    let leaving = stop.clone();
-    let stream = stream.on_end(move || leaving.stop());
+    let (feed, stream, stop) = stopping_stream(&request)?;
     let (begin, begun) = oneshot::channel();
     let name = request.name;
     spawn("export", move || {

@@ -34,6 +34,7 @@ use crate::api::filters::Filters;
 use crate::api::shape::Shape;
 use crate::engine::{self, Engine, Kind};
 
+use super::STACK;
 use super::answer::{self, Answer, Failure};
 use super::dispatch::{Dispatcher, Endpoints};
 use super::request::Request;
@@ -331,9 +332,6 @@ impl From<engine::Error> for Failure {
         Failure::new(status, error.message)
     }
 }
-
-/// Stack of a thread that runs engine code, in bytes. Only touched pages cost memory.
-pub const STACK: usize = 1024 * 1024;
 
 /// Runs what only takes locks, which nobody holds for longer than a moment, where it is: on the pool
 /// it would cost its client two switches of threads, some 0.1 ms.
