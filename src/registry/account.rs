@@ -14,7 +14,7 @@ use super::cancel::Cancel;
 use super::config::{HUB, HUB_INDEX, Trust};
 use super::error::{Error, ErrorKind};
 use super::http::{Http, Request, SHORT};
-use super::repository::ping;
+use super::place::ping;
 use super::url::{Scheme, Url};
 
 /// Results if nobody says how many.

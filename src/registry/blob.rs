@@ -19,7 +19,7 @@ use super::error::Error;
 use super::failure::{Failure, of_io};
 use super::http::Request;
 use super::patience::{self, Retrying, pause_after};
-use super::repository::{Inner, Place};
+use super::place::{Inner, Place};
 use super::url::Url;
 use crate::types::digest::Digest;
 

@@ -38,6 +38,7 @@ mod http;
 mod manifest;
 mod net;
 mod patience;
+mod place;
 mod proxy;
 mod refusal;
 mod repository;
@@ -64,16 +65,17 @@ pub use manifest::{
     RawManifest,
 };
 pub use patience::Retrying;
+pub use place::Access;
 pub use proxy::Proxies;
 pub use refusal::Refusal;
-pub use repository::{Access, Repository, Resolved};
+pub use repository::{Repository, Resolved};
 pub use select::{Found, Target};
 pub use upload::{Content, Mount, Upload};
 
 use crate::types::reference::Reference;
 use config::{Rules, Trust};
 use http::{Http, Shared};
-use repository::{Inner, Place};
+use place::{Inner, Place};
 use tls::Identity;
 
 /// The registries that a configuration makes reachable. Cheap to clone.
