@@ -15,7 +15,7 @@ use super::super::mapped::become_root;
 use super::identity::{self, Identity};
 use super::protocol::{Build, MAX_MESSAGE, Reply, Request, Status, VERSION};
 use super::server::{SOCKET, open_lock};
-use super::setup::{self, Namespaces, Report};
+use super::starting::{self, Namespaces, Report};
 use super::{GRACE, KeeperError, SETUP};
 use crate::sys::{fdpass, fork, paths, pidfd};
 
@@ -480,7 +480,7 @@ fn start_process(
     } else {
         Namespaces::New
     };
-    let request = setup::Request {
+    let request = starting::Request {
         exec_root: start.exec_root.clone(),
         data_root: start.data_root.clone(),
         build: Build::of(&start.program).map_err(KeeperError::Program)?,

@@ -50,14 +50,16 @@ mod protocol;
 mod server;
 mod setup;
 mod slirp;
+mod starting;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use client::{Keeper, Start};
 pub use identity::{Identity, ShimIdentity};
 pub use protocol::{Build, Status, VERSION};
-pub use server::{Roles, Shim, Slirp, serve};
+pub use server::serve;
 pub use setup::setup;
 
 /// `argv[0]` of a keeper, by which `main` knows its role and `ps` names it.
@@ -68,6 +70,22 @@ pub const SETUP: &str = "keeper";
 
 /// How long a keeper stays with nothing to do.
 pub const GRACE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// What a forked shim runs, given by `main`: its connection to the daemon and its leash. The
+/// result is its exit status.
+pub type Shim = fn([OwnedFd; 2]) -> i32;
+
+/// What the forked slirp runs, given by `main`: its link. The result is its exit status.
+pub type Slirp = fn([OwnedFd; 1]) -> i32;
+
+/// What the keeper's children run.
+#[derive(Debug, Clone, Copy)]
+pub struct Roles {
+    /// A container's shim.
+    pub shim: Shim,
+    /// The networks' process.
+    pub slirp: Slirp,
+}
 
 /// What can go wrong between a daemon and its keeper.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@
 
 mod requests;
 mod shims;
-mod state;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,36 +32,19 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 
 use super::super::idmap::IdMap;
+use super::Roles;
 use super::identity::Identity;
 use super::protocol::{Build, Order, Reply};
-use super::setup::Report;
 use super::slirp;
+use super::starting::Report;
 use crate::sys::{fdpass, fork, paths, pidfd};
 use shims::Leashed;
-
-pub(super) use state::State;
 
 /// Names the socket in the exec root.
 pub(super) const SOCKET: &str = "keeper.sock";
 
 /// Names the lock in the exec root that orders starting and leaving keepers.
 pub(super) const LOCK: &str = "keeper.lock";
-
-/// What a forked shim runs, given by `main`: its connection to the daemon and its leash. The
-/// result is its exit status.
-pub type Shim = fn([OwnedFd; 2]) -> i32;
-
-/// What the forked slirp runs, given by `main`: its link. The result is its exit status.
-pub type Slirp = fn([OwnedFd; 1]) -> i32;
-
-/// What the keeper's children run.
-#[derive(Debug, Clone, Copy)]
-pub struct Roles {
-    /// A container's shim.
-    pub shim: Shim,
-    /// The networks' process.
-    pub slirp: Slirp,
-}
 
 /// The keeper's life. `arguments` are those after the program's name; returns the exit status.
 pub fn serve(arguments: &[String], roles: Roles) -> i32 {

@@ -12,63 +12,18 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use serde::{Deserialize, Serialize};
 
 use super::super::idmap::{self, IdMap, Origin};
 use super::super::mapped::{Refused, become_root, fork_mapped, step};
 use super::TITLE;
-use super::protocol::Build;
-use super::server::State;
+use super::starting::{Namespaces, Report, Request, State};
 use crate::sys::{fork, pidfd, sealed};
-
-/// What the client tells the setup process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Request {
-    pub(super) exec_root: PathBuf,
-    pub(super) data_root: Option<PathBuf>,
-    pub(super) build: Build,
-    pub(super) grace_ms: u64,
-    pub(super) namespaces: Namespaces,
-}
-
-/// Where the keeper's namespaces come from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Namespaces {
-    /// Made anew.
-    New,
-    /// The starter's own: it is inside. With the maps where an earlier keeper wrote them down.
-    Inside(Option<IdMap>),
-    /// Those of the process whose pidfd is standard input.
-    Join(Option<IdMap>),
-}
-
-/// One line on standard output.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Report {
-    /// The keeper listens.
-    Ready(i32),
-    /// It does not, and will not.
-    Failed(String),
-}
-
-impl Report {
-    /// Tells the client. If that has gone, nobody is left to be told.
-    pub(super) fn send(&self) {
-        let mut line = serde_json::to_string(self).unwrap_or_default();
-        line.push('\n');
-        let _ = io::stdout().write_all(line.as_bytes());
-        let _ = io::stdout().flush();
-    }
-}
 
 /// The setup process: `request` is its argument. Returns its exit status.
 pub fn setup(request: &str) -> i32 {

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::protocol::Order;
-use super::server;
 use crate::sys::{fdpass, fork};
 
 /// How soon it is started again, at first and at most.
@@ -41,7 +40,7 @@ impl Slirp {
     /// Starts it, unless it runs or has just failed.
     pub(super) fn start(
         &mut self,
-        main: server::Slirp,
+        main: super::Slirp,
         exec_root: &Path,
         networks: &BTreeMap<String, OwnedFd>,
     ) {

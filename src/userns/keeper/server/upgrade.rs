@@ -1,66 +1,22 @@
-//! What crosses exec: the state in which a keeper starts, at first and at each upgrade.
+//! A keeper's start and its upgrade: its state taken over, and handed on.
 //!
-//! It is JSON in a memfd whose number is an argument; the descriptors that it names are inherited.
-//! A keeper of another build reads it, so it grows only by fields with defaults.
+//! The state is JSON in a memfd whose number is an argument.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use serde::{Deserialize, Serialize};
 
 use super::shims::Leashed;
 use super::{Roles, SOCKET, Server, raise_descriptor_limit};
 use crate::sys::{fdpass, fork, prctl};
-use crate::userns::idmap::IdMap;
 use crate::userns::keeper::protocol::Build;
+use crate::userns::keeper::starting::{ShimState, State};
 use crate::userns::keeper::{setup, slirp};
-
-/// A keeper as it crosses exec.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(in crate::userns::keeper) struct State {
-    pub(in crate::userns::keeper) exec_root: PathBuf,
-    data_root: Option<PathBuf>,
-    build: String,
-    maps: Option<IdMap>,
-    grace_ms: u64,
-    forked: u64,
-    /// None: this is the first start, and standard output awaits a [`Report`].
-    listener: Option<RawFd>,
-    connections: Vec<RawFd>,
-    /// The connection, by its place above, that asked for the upgrade.
-    asker: Option<usize>,
-    shims: Vec<ShimState>,
-    networks: Vec<(String, RawFd)>,
-}
-
-/// A shim as it crosses exec.
-#[derive(Debug, Serialize, Deserialize)]
-struct ShimState {
-    pid: i32,
-    leash: Option<RawFd>,
-    held: Vec<RawFd>,
-}
-
-impl State {
-    /// The state of a keeper that starts.
-    pub(in crate::userns::keeper) fn first(request: &setup::Request, maps: IdMap) -> Self {
-        Self {
-            exec_root: request.exec_root.clone(),
-            data_root: request.data_root.clone(),
-            build: request.build.0.clone(),
-            maps: Some(maps),
-            grace_ms: request.grace_ms,
-            ..Self::default()
-        }
-    }
-}
 
 impl Server {
     pub(super) fn take_over(
