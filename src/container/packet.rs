@@ -8,21 +8,18 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
-    sendmsg, socketpair,
-};
+use rustix::net::{RecvFlags, recv};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::sys::fdpass;
 
 /// Longest message that travels in the packet itself, in bytes.
 const INLINE: usize = 64 * 1024;
@@ -30,8 +27,8 @@ const INLINE: usize = 64 * 1024;
 const LONGEST: u64 = 64 * 1024 * 1024;
 /// What a packet holds when its message is in the memfd beside it. No message is a JSON null.
 const SPILLED: &[u8] = b"null";
-/// Most descriptors beside one message; the kernel's limit is 253.
-pub const MOST_DESCRIPTORS: usize = 128;
+/// Most descriptors beside one message; one more is its memfd.
+pub const MOST_DESCRIPTORS: usize = fdpass::MAX_DESCRIPTORS - 1;
 
 /// One message, ready to be sent.
 #[derive(Debug)]
@@ -63,20 +60,7 @@ impl Packet {
     /// Sends the packet without waiting; `WouldBlock` when the peer's queue is full.
     pub fn send(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space =
-            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS + 1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "too many descriptors",
-            ));
-        }
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::io::retry_on_intr(|| {
-            sendmsg(socket, &[IoSlice::new(&self.bytes)], &mut control, flags)
-        })?;
-        Ok(())
+        fdpass::send_at_once(socket, &self.bytes, &descriptors)
     }
 
     /// Sends the packet, waiting until `deadline` for a peer whose queue is full.
@@ -92,16 +76,6 @@ impl Packet {
     }
 }
 
-/// Makes the two ends of a connection.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
-}
-
 /// Takes the next message and its descriptors without waiting: `WouldBlock` when there is none,
 /// `None` when the peer has closed its end, `ConnectionReset` when it did so with something unread.
 pub fn receive<T: DeserializeOwned>(
@@ -112,33 +86,12 @@ pub fn receive<T: DeserializeOwned>(
     let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
     let (_, length) = rustix::io::retry_on_intr(|| recv(socket, &mut [0u8; 1][..], peek))?;
     let mut bytes = vec![0; length.max(1)];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS + 1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::io::retry_on_intr(|| {
-        recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            flags,
-        )
-    })?;
-    let mut descriptors = VecDeque::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            descriptors.extend(fds);
-        }
-    }
-    if received.bytes == 0 {
+    let (length, descriptors) = fdpass::receive_at_once(socket, &mut bytes)?;
+    let mut descriptors = VecDeque::from(descriptors);
+    if length == 0 {
         return Ok(None);
     }
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
-        return Err(invalid("a packet was cut short"));
-    }
-    bytes.truncate(received.bytes);
+    bytes.truncate(length);
     if bytes == SPILLED {
         let memfd = descriptors
             .pop_front()
@@ -192,7 +145,10 @@ fn invalid(what: &'static str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::SendFlags;
+
     use super::*;
+    use crate::sys::fdpass::pair;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)

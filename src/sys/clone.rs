@@ -151,7 +151,7 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
 }
 
 /// Closes every descriptor from `first` on. Only for a process that will never again use a value
-/// that owns one: the mini init, right before its loop.
+/// that owns one: the mini init right before its loop, and a forked child that was given its own.
 pub fn close_from(first: RawFd) {
     if close_range(first, 0).is_ok() {
         return;

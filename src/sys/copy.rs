@@ -1,4 +1,4 @@
-//! Copying what is in a file without filling its holes.
+//! Copies of files: what is in them without filling their holes, and their times.
 //!
 //! An image or a container may hold a file of a terabyte with nothing in it; read as bytes it
 //! would fill the disk, or the memory where it goes to a tmpfs.
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{SeekFrom as Whence, ftruncate, seek};
+use rustix::fs::{SeekFrom as Whence, Stat, Timespec, Timestamps, ftruncate, seek};
 use rustix::io::Errno;
 
 /// Copies all of the regular file `from` to the empty file `to`; holes become holes. Where a
@@ -40,6 +40,20 @@ pub fn data(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     }
     let length = source.metadata()?.len();
     Ok(ftruncate(to, length)?)
+}
+
+/// A file's times, for its copy.
+pub fn times(of: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: of.st_atime as _,
+            tv_nsec: of.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: of.st_mtime as _,
+            tv_nsec: of.st_mtime_nsec as _,
+        },
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use rustix::net::{
 };
 
 /// The most descriptors that one message may carry (the kernel's own bound is 253).
-pub const MAX_DESCRIPTORS: usize = 64;
+pub const MAX_DESCRIPTORS: usize = 129;
 
 /// `sun_path` less its terminating zero.
 const MAX_ADDRESS: usize = 107;
@@ -30,6 +30,25 @@ const THROUGH: &str = "/proc/self/fd/2147483647/";
 
 /// Sends one packet. The socket may be non-blocking; a full buffer is then `WouldBlock`.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket.as_fd(), bytes, descriptors, SendFlags::NOSIGNAL)
+}
+
+/// Sends one packet without waiting, whatever the socket is: `WouldBlock` at a full buffer.
+pub fn send_at_once(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    send_with(socket.as_fd(), bytes, descriptors, flags)
+}
+
+fn send_with(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -38,33 +57,35 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
             "too many descriptors for one message",
         ));
     }
-    loop {
-        let sent = rustix::net::sendmsg(
-            socket.as_fd(),
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        );
-        match sent {
-            Err(rustix::io::Errno::INTR) => {}
-            other => return other.map(drop).map_err(io::Error::from),
-        }
-    }
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
+    })?;
+    Ok(())
 }
 
 /// Receives one packet into `buffer`: its length, 0 at the end of the connection, and its
 /// descriptors.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(socket.as_fd(), buffer, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// The same without waiting, whatever the socket is: `WouldBlock` where there is none.
+pub fn receive_at_once(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    receive_with(socket.as_fd(), buffer, flags)
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let mut slices = [IoSliceMut::new(buffer)];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        match rustix::net::recvmsg(socket.as_fd(), &mut slices, &mut control, flags) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
+    let received = rustix::io::retry_on_intr(|| {
+        let slices = &mut [IoSliceMut::new(buffer)];
+        rustix::net::recvmsg(socket, slices, &mut control, flags)
+    })?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

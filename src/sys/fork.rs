@@ -18,6 +18,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
+use super::clone;
+
 /// Exit status of a child whose function panicked (Rust's own for a panic in `main`).
 const PANICKED: i32 = 101;
 
@@ -111,40 +113,17 @@ fn keep_all(keep: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
         }
     }
     std::mem::forget(keep);
-    close_from(first)?;
+    // Only what `body` is given is ever used again, see above.
+    clone::close_from(first);
     // SAFETY: each number was just made by dup3 and has no other owner (see above).
     Ok((3..first)
         .map(|number| unsafe { OwnedFd::from_raw_fd(number) })
         .collect())
 }
 
-/// Closes every descriptor from `first` on.
-fn close_from(first: RawFd) -> io::Result<()> {
-    let first = first.unsigned_abs();
-    // SAFETY: only called in a forked child that is never to use another descriptor (see
-    // `keep_all`), so no owner of a closed number is left that could use or close it.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-    if closed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 /// Marks every descriptor but the standard streams close-on-exec, then lets `pass` live on.
 pub fn pass_to_exec(pass: &[RawFd]) -> io::Result<()> {
-    // SAFETY: setting close-on-exec changes no descriptor that this program image uses.
-    let marked = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if marked != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    clone::close_on_exec_from(3)?;
     for &number in pass {
         // SAFETY: clears one flag of a descriptor; no memory is involved, and a number that is not
         // open is reported as EBADF.

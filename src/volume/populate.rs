@@ -12,9 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chownat, fchmod,
-    fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat, readlinkat, statat, symlinkat,
-    utimensat,
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, XattrFlags, chownat, fchmod, fgetxattr, flistxattr,
+    fsetxattr, futimens, mkdirat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 
 use crate::sys::copy;
@@ -70,7 +69,7 @@ fn copy_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>, depth: usize) 
                     Some(group(&stat)),
                     AtFlags::SYMLINK_NOFOLLOW,
                 )?;
-                utimensat(target, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
+                utimensat(target, name, &copy::times(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             _ => {}
         }
@@ -84,7 +83,7 @@ fn copy_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) 
     rustix::fs::fchown(target, Some(owner(stat)), Some(group(stat)))?;
     fchmod(target, Mode::from_raw_mode(stat.st_mode))?;
     copy_xattrs(source, target)?;
-    futimens(target, &times(stat))?;
+    futimens(target, &copy::times(stat))?;
     Ok(())
 }
 
@@ -128,19 +127,6 @@ fn owner(stat: &Stat) -> rustix::fs::Uid {
 
 fn group(stat: &Stat) -> rustix::fs::Gid {
     rustix::fs::Gid::from_raw(stat.st_gid)
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    }
 }
 
 #[cfg(test)]

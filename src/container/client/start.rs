@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::connection::Shim;
 use super::monitor::Shared;
 use super::{START, Shims};
-use crate::container::packet::pair;
 use crate::container::protocol::{Attach, Failure, Reply, Request, Start, Started};
+use crate::sys::fdpass;
 use crate::userns::plan::ProcessIdentity;
 
 /// A container that was started.
@@ -71,7 +71,7 @@ impl Shims {
         spawn: &dyn Fn(OwnedFd) -> io::Result<()>,
         start: Start,
     ) -> Result<Prepared, Failure> {
-        let (ours, theirs) = pair().map_err(|error| unmade(&error))?;
+        let (ours, theirs) = fdpass::pair().map_err(|error| unmade(&error))?;
         let token = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let shim = Shim::new(start.id, token, ours);
         // Sent before the shim exists, so that it need not wait for it.

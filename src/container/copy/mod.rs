@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 use super::packet::{self, Packet};
 use crate::api::container::FilesystemChange;
 use crate::overlay::Rootfs;
-use crate::sys::pidfd;
+use crate::sys::{fdpass, pidfd};
 use crate::userns::stage::errno_text;
 
 pub use child::serve;
@@ -211,7 +211,7 @@ impl Copier {
     /// # Errors
     /// When there is no process or descriptor to be had.
     pub fn start(place: Place, work: Work, root: Option<OwnedFd>) -> io::Result<Self> {
-        let (control, theirs) = packet::pair()?;
+        let (control, theirs) = fdpass::pair()?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // Refused beyond a limit of the user's: it is only slower then.
         let _ = fcntl_setpipe_size(&writer, PIPE);

@@ -10,13 +10,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::epoll::EventFlags;
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::SocketFlags;
 
 use super::reactor::{Epoll, Token, Watch};
 use crate::container::packet::{Packet, receive};
 use crate::container::protocol::{Envelope, Message, SOCKET};
-use crate::sys::fdpass::Address;
+use crate::sys::fdpass;
 
 /// All connected daemons, and the socket where more may connect.
 #[derive(Debug, Default)]
@@ -62,23 +61,7 @@ impl Daemons {
             .recursive(true)
             .mode(0o700)
             .create(dir)?;
-        let path = dir.join(SOCKET);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        // Made with the mode that it is to have: no moment in which others could connect.
-        let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = Address::of(&path).and_then(|address| {
-            rustix::net::bind(&socket, &address.socket()?)?;
-            Ok(())
-        });
-        rustix::process::umask(mask);
-        bound?;
-        rustix::net::listen(&socket, 16)?;
+        let socket = fdpass::listen(&dir.join(SOCKET))?;
         let mut watch = Watch::new(Token::Listener);
         watch.set(epoll, socket.as_fd(), Some(EventFlags::IN));
         self.listener = Some((socket, watch));

@@ -14,9 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chmodat, chownat,
-    fdatasync, fstat, futimens, linkat, mkdirat, mknodat, openat, renameat, statat, symlinkat,
-    unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Stat, XattrFlags, chmodat, chownat, fdatasync, fstat,
+    futimens, linkat, mkdirat, mknodat, openat, renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, Result};
 
@@ -89,7 +88,7 @@ impl Tree {
         chownat(&new, c"", uid(&stat), gid(&stat), AtFlags::EMPTY_PATH)?;
         xattr::copy(lower.as_fd(), new.as_fd())?;
         rustix::fs::fchmod(&new, mode(&stat))?;
-        futimens(&new, &times(&stat))?;
+        futimens(&new, &copy::times(&stat))?;
         let made = fstat(&new)?;
 
         let parent = place.parent.dirs()?.upper.ok_or(Errno::STALE)?;
@@ -125,7 +124,7 @@ impl Tree {
         chownat(&new, c"", uid(&stat), gid(&stat), AtFlags::EMPTY_PATH)?;
         xattr::copy(lower.fd.as_fd(), new.as_fd())?;
         rustix::fs::fchmod(&new, mode(&stat))?;
-        futimens(&new, &times(&stat))?;
+        futimens(&new, &copy::times(&stat))?;
         if !self.volatile {
             fdatasync(&new)?;
         }
@@ -170,7 +169,7 @@ impl Tree {
         if node.kind != FileType::Symlink {
             chmodat(&self.work, temporary, mode(&stat), AtFlags::empty())?;
         }
-        utimensat(&self.work, temporary, &times(&stat), flags)?;
+        utimensat(&self.work, temporary, &copy::times(&stat), flags)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let new = openat(&self.work, temporary, flags, Mode::empty())?;
         self.exchange(node, temporary, new, Access::Path)
@@ -213,7 +212,7 @@ impl Tree {
         let parent = parent.fd(&self.held)?;
         let before = fstat(&*parent)?;
         renameat(&self.work, temporary, &*parent, name)?;
-        futimens(&*parent, &times(&before))
+        futimens(&*parent, &copy::times(&before))
     }
 
     /// Copies a directory up with all that is in it, so that nothing below it is needed any more.
@@ -325,17 +324,4 @@ pub(super) fn gid(stat: &Stat) -> Option<rustix::fs::Gid> {
 
 fn mode(stat: &Stat) -> Mode {
     Mode::from_raw_mode(stat.st_mode)
-}
-
-pub(super) fn times(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime as _,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime as _,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    }
 }

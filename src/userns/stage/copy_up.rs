@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fstat, mkdirat,
-    mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, mkdirat, mknodat, openat,
+    readlinkat, statat, symlinkat, utimensat,
 };
 
 use crate::sys::copy;
@@ -77,15 +77,6 @@ fn take_over(to: BorrowedFd<'_>, name: &std::ffi::CStr, stat: &rustix::fs::Stat)
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
     }
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime as _,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime as _,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    };
+    let times = copy::times(stat);
     Ok(utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }

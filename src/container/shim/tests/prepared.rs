@@ -3,7 +3,7 @@
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
-use crate::container::packet::pair;
+use crate::sys::fdpass::pair;
 
 #[test]
 fn what_is_prepared_runs_when_it_is_started() {
