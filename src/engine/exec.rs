@@ -6,8 +6,6 @@
 //! here is what `inspect` shows.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,18 +21,14 @@ use crate::engine::Engine;
 use crate::engine::containers::{Container, Data, Exec};
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::pause::restarting;
-use crate::sys::resolve;
 use crate::types::id::random_hex;
-use crate::userns::users;
+use crate::userns::users::Files;
 
 /// How long `inspect` waits for a start under way: its client, told of a failure, asks at once.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sessions that are known; the oldest go first.
 const KEPT_SESSIONS: usize = 1000;
-
-/// Bytes of a container's passwd or group that are looked at.
-const USER_FILE_LIMIT: u64 = 4 << 20;
 
 /// An exec session that may be started.
 pub struct ExecTicket {
@@ -97,19 +91,9 @@ fn check_user(pid: i32, user: &str, record: &Record) -> Result<()> {
         Mode::empty(),
     );
     let Ok(root) = root else { return Ok(()) };
-    let read = |path: &str| {
-        // What is in the container is not trusted to be a file, nor a small one.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(resolve::open(root.as_fd(), path, flags).ok()?);
-        let mut text = Vec::new();
-        let regular = file.metadata().is_ok_and(|data| data.is_file());
-        let limited = &mut file.take(USER_FILE_LIMIT);
-        (regular && limited.read_to_end(&mut text).is_ok())
-            .then(|| String::from_utf8_lossy(&text).into_owned())
-    };
-    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
     let more = record.host_config.group_add.clone().unwrap_or_default();
-    users::resolve(user, &more, passwd.as_deref(), group.as_deref())
+    Files::read(root.as_fd())
+        .resolve(user, &more)
         .map(drop)
         .map_err(Error::invalid)
 }

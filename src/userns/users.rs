@@ -1,9 +1,20 @@
 //! Users and groups as the container's own /etc/passwd and /etc/group name them.
 //!
-//! Pure functions over the two files' text: the stage reads the files inside the container's root.
+//! [`Files`] reads the two inside a container's root; the rest are pure functions over their text.
 //! The rules are Docker's (moby/sys/user): a number is always an id and never a name; the first
 //! matching line wins; malformed lines are skipped; a number needs no line; a user without an
 //! explicit group gets the line's group and every group that lists its name.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::OFlags;
+
+use crate::sys::resolve;
+
+/// Bytes of a file that are looked at.
+const FILE_LIMIT: u64 = 16 << 20;
 
 /// Highest id that Docker accepts (`MaxInt32`), though the kernel has 2³² − 2.
 const MAX_ID: i64 = i32::MAX as i64;
@@ -36,13 +47,57 @@ pub enum LookupError {
     Range,
 }
 
+/// The texts of a root's passwd and group; `None` where it has no such file.
+#[derive(Debug)]
+pub struct Files {
+    /// `/etc/passwd`.
+    pub passwd: Option<String>,
+    /// `/etc/group`.
+    pub group: Option<String>,
+}
+
+impl Files {
+    /// Reads them. The root was filled by a stranger: a device or pipe in place of a file is none,
+    /// and does not block; of a large file the beginning counts.
+    pub fn read(root: BorrowedFd<'_>) -> Self {
+        let read = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            let file = File::from(resolve::open(root, path, flags).ok()?);
+            if !file.metadata().ok()?.is_file() {
+                return None;
+            }
+            let mut text = Vec::new();
+            file.take(FILE_LIMIT).read_to_end(&mut text).ok()?;
+            Some(String::from_utf8_lossy(&text).into_owned())
+        };
+        Self {
+            passwd: read("/etc/passwd"),
+            group: read("/etc/group"),
+        }
+    }
+
+    /// [`resolve`] by these.
+    ///
+    /// # Errors
+    ///
+    /// Its.
+    pub fn resolve(&self, user: &str, additional: &[String]) -> Result<Identity, LookupError> {
+        resolve(
+            user,
+            additional,
+            self.passwd.as_deref(),
+            self.group.as_deref(),
+        )
+    }
+}
+
 /// Resolves Docker's `user[:group]` and the additional groups. The texts are `None` where the
 /// container has no such file.
 ///
 /// # Errors
 ///
 /// A name that is in neither file, or a number out of range.
-pub fn resolve(
+fn resolve(
     user: &str,
     additional: &[String],
     passwd: Option<&str>,

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,12 @@ use crate::container::packet::{Packet, receive_until};
 use crate::sys::resolve;
 use crate::types::path::clean;
 use crate::types::timestamp::Timestamp;
-use crate::userns::users;
+use crate::userns::users::Files;
 
 /// Bytes that are read from the pipe at once.
 const PIECE: usize = 256 * 1024;
 /// Links that are followed before it is given up, as in Docker.
 const LINKS: usize = 255;
-/// Bytes of a container's passwd or group that are looked at.
-const USER_FILE_LIMIT: u64 = 4 << 20;
 /// How long the task may be on its way: it was sent before this process was made.
 const TASK: Duration = Duration::from_secs(10);
 
@@ -282,17 +280,7 @@ fn pack(root: BorrowedFd<'_>, path: &str, found: &Stat, pipe: OwnedFd) -> Result
 
 /// Ids of a user of the container.
 fn identity(root: BorrowedFd<'_>, user: &str) -> Result<(u32, u32), Refusal> {
-    let read = |path: &str| {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let file = File::from(resolve::open(root, path, flags).ok()?);
-        let mut text = Vec::new();
-        let regular = file.metadata().is_ok_and(|data| data.is_file());
-        let limited = &mut file.take(USER_FILE_LIMIT);
-        (regular && limited.read_to_end(&mut text).is_ok())
-            .then(|| String::from_utf8_lossy(&text).into_owned())
-    };
-    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
-    let found = users::resolve(user, &[], passwd.as_deref(), group.as_deref());
+    let found = Files::read(root).resolve(user, &[]);
     let found = found.map_err(|error| Refusal::Invalid(error.to_string()))?;
     Ok((found.uid, found.gid))
 }

@@ -8,10 +8,11 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor};
 use super::channel::{Channel, Order, Report};
 use super::program::Program;
 use super::sources::Sources;
-use super::{StageError, Stdio, confine, console, dev, elapsed, namespaces, read_in_root, rootfs};
+use super::{StageError, Stdio, confine, console, dev, elapsed, namespaces, rootfs};
 use crate::sys::{loopback, prctl, resolve};
 use crate::userns::init;
 use crate::userns::plan::{Namespace, Plan, Process};
+use crate::userns::users::Files;
 
 /// File mode creation mask of a process that asks for none, as Docker's.
 pub(super) const DEFAULT_UMASK: u32 = 0o022;
@@ -75,9 +76,8 @@ fn stage(
     if plan.namespaces.net == Namespace::New {
         loopback::bring_up().map_err(|error| StageError::io("bring lo up", &error))?;
     }
-    let passwd = read_in_root(&rootfs.root, "/etc/passwd");
-    let group = read_in_root(&rootfs.root, "/etc/group");
-    let user = confine::look_up(&plan.process, passwd.as_deref(), group.as_deref())?;
+    let files = Files::read(rootfs.root.as_fd());
+    let user = confine::look_up(&plan.process, &files)?;
     let ready = Report::Ready {
         awake,
         mounts,

@@ -16,7 +16,7 @@ use super::program::{self, Program};
 use super::{StageError, console};
 use crate::sys::{clone, rlimit, seccomp};
 use crate::userns::plan::{FilterInstruction, Process};
-use crate::userns::users::{self, Identity};
+use crate::userns::users::{self, Files, Identity};
 
 /// A user specification resolved, with what its passwd says.
 #[derive(Debug)]
@@ -25,15 +25,12 @@ pub(super) struct User {
     pub home: String,
 }
 
-/// Looks the process's user up in the texts of the container's passwd and group.
-pub(super) fn look_up(
-    process: &Process,
-    passwd: Option<&str>,
-    group: Option<&str>,
-) -> Result<User, StageError> {
-    let identity = users::resolve(&process.user, &process.groups, passwd, group)
+/// Looks the process's user up in the container's passwd and group.
+pub(super) fn look_up(process: &Process, files: &Files) -> Result<User, StageError> {
+    let identity = files
+        .resolve(&process.user, &process.groups)
         .map_err(|error| StageError::daemon(error.to_string()))?;
-    let home = users::home(identity.uid, passwd).to_owned();
+    let home = users::home(identity.uid, files.passwd.as_deref()).to_owned();
     Ok(User { identity, home })
 }
 

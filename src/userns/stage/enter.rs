@@ -12,10 +12,11 @@ use super::channel::{Channel, Order, Report};
 use super::program::Program;
 use super::{
     EXEC, Handle, Phases, Running, Spawned, StageError, Stdio, child, confine, console, elapsed,
-    forbid_inspection, namespaces, read_in_root,
+    forbid_inspection, namespaces,
 };
 use crate::sys::prctl;
 use crate::userns::plan::{Process, ProcessIdentity};
+use crate::userns::users::Files;
 
 /// Runs a process in the container whose first process is `init`, and returns once execve has
 /// succeeded. `pidfd` is that process's.
@@ -94,9 +95,8 @@ fn stage(
         child::use_pipes(root.as_fd(), stdio)?;
         None
     };
-    let passwd = read_in_root(root.as_fd(), "/etc/passwd");
-    let group = read_in_root(root.as_fd(), "/etc/group");
-    let user = confine::look_up(process, passwd.as_deref(), group.as_deref())?;
+    let files = Files::read(root.as_fd());
+    let user = confine::look_up(process, &files)?;
     let ready = Report::Ready {
         awake,
         mounts: awake,

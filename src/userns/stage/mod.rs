@@ -444,22 +444,3 @@ fn forbid_inspection() -> Result<(), StageError> {
 fn elapsed(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
-
-/// Reads a whole small file of the container, `None` when it cannot be had.
-fn read_in_root(root: impl AsFd, path: &str) -> Option<String> {
-    use std::io::Read;
-    let fd = crate::sys::resolve::open(
-        root.as_fd(),
-        path,
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK,
-    )
-    .ok()?;
-    let file = std::fs::File::from(fd);
-    // A device or pipe in place of the file (the image is a stranger's) must not block or flood.
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(16 << 20).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
