@@ -31,7 +31,8 @@ mod writer;
 pub(crate) mod build;
 
 pub(crate) use header::checksum_ok as is_header;
-pub(crate) use reader::{Entry, Kind, Reader, Span};
+pub(crate) use reader::{Entry, Kind, Reader};
+pub(crate) use sparse::Span;
 pub(crate) use writer::{Header, Writer};
 
 /// Most bytes that an extended header, a long name or a sparse map may have.

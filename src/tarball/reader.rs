@@ -2,18 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
 
 use super::header::{Dialect, Fields, number, text};
 use super::pax::Records;
-use super::sparse::{self, Map, PaxSparse};
+use super::sparse::{self, Map, PaxSparse, Span};
 use super::{BLOCK, SPECIAL_MAX, TarError};
-
-/// A part of a file: `length` bytes at `offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-}
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +128,41 @@ impl<R: BufRead> Reader<R> {
     pub(crate) fn consume(&mut self, amount: usize) {
         self.source.consume(amount);
         self.left -= amount as u64;
+    }
+
+    /// Writes an entry's content into an empty file; holes stay holes. `wrote` hears of every piece
+    /// that was written, `failed` makes an error of the file's.
+    pub(crate) fn write_to<E: From<TarError>>(
+        &mut self,
+        entry: &Entry,
+        file: &OwnedFd,
+        failed: impl Fn(Errno) -> E,
+        mut wrote: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut end = 0;
+        for span in &entry.spans {
+            let (mut offset, mut left) = (span.offset, span.length);
+            while left > 0 {
+                let bytes = self.content()?;
+                let want = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                if want == 0 {
+                    return Err(TarError::Truncated.into());
+                }
+                let written = match rustix::io::pwrite(file, &bytes[..want], offset) {
+                    Err(Errno::INTR) => continue,
+                    written => written.map_err(&failed)?,
+                };
+                self.consume(written);
+                offset += written as u64;
+                left -= written as u64;
+                wrote(written as u64)?;
+            }
+            end = offset;
+        }
+        if entry.size > end {
+            rustix::fs::ftruncate(file, entry.size).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn entry(

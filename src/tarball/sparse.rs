@@ -2,8 +2,14 @@
 
 use super::header::number;
 use super::pax::SparseRecords;
-use super::reader::Span;
 use super::{BLOCK, SPECIAL_MAX, TarError};
+
+/// A part of a file: `length` bytes at `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
 
 /// A map, not yet checked against the size.
 #[derive(Debug)]

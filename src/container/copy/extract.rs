@@ -219,7 +219,8 @@ fn put<R: BufRead>(
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let mode = Mode::RUSR | Mode::WUSR;
             let file = openat(parent, base, flags | OFlags::NOFOLLOW, mode).map_err(failed)?;
-            content(reader, entry, &file).map_err(|error| match error {
+            let written = reader.write_to(entry, &file, Refusal::from, |_| Ok(()));
+            written.map_err(|error| match error {
                 Refusal::Failed(why) => Refusal::Failed(format!("{shown}: {why}")),
                 other => other,
             })?;
@@ -272,37 +273,6 @@ fn skip<R: BufRead>(reader: &mut Reader<R>) -> Result<(), Refusal> {
         }
         reader.consume(amount);
     }
-}
-
-/// Writes an entry's content; holes stay holes.
-fn content<R: BufRead>(
-    reader: &mut Reader<R>,
-    entry: &Entry,
-    file: &OwnedFd,
-) -> Result<(), Refusal> {
-    let mut end = 0;
-    for span in &entry.spans {
-        let (mut offset, mut left) = (span.offset, span.length);
-        while left > 0 {
-            let bytes = reader.content()?;
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-            if want == 0 {
-                return Err(TarError::Truncated.into());
-            }
-            let written = match rustix::io::pwrite(file, &bytes[..want], offset) {
-                Err(Errno::INTR) => continue,
-                written => written?,
-            };
-            reader.consume(written);
-            offset += written as u64;
-            left -= written as u64;
-        }
-        end = offset;
-    }
-    if entry.size > end {
-        rustix::fs::ftruncate(file, entry.size)?;
-    }
-    Ok(())
 }
 
 /// Ids, as far as they can be given.

@@ -359,30 +359,8 @@ impl Unpacker<'_> {
                 .content(self.entry, path, &entry.spans)
                 .map_err(|error| Error::Tar(TarError::Keep(error)))?;
         }
-        let mut end = 0;
-        for span in &entry.spans {
-            let (mut offset, mut left) = (span.offset, span.length);
-            while left > 0 {
-                let bytes = reader.content()?;
-                let want = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                if want == 0 {
-                    return Err(TarError::Truncated.into());
-                }
-                let written = match rustix::io::pwrite(file, &bytes[..want], offset) {
-                    Err(Errno::INTR) => continue,
-                    written => written.map_err(failed("write", &entry.name))?,
-                };
-                reader.consume(written);
-                offset += written as u64;
-                left -= written as u64;
-                self.space(file, written as u64)?;
-            }
-            end = offset;
-        }
-        if entry.size > end {
-            rustix::fs::ftruncate(file, entry.size).map_err(failed("write", &entry.name))?;
-        }
-        Ok(())
+        let failed = |error| failed("write", &entry.name)(error);
+        reader.write_to(entry, file, failed, |written| self.space(file, written))
     }
 
     fn space(&mut self, file: &OwnedFd, written: u64) -> Result<(), Error> {
