@@ -216,12 +216,12 @@ pub fn probe(dir: &Path) -> Probe {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
-    let (driver, reason) = match native::try_in(dir).map_err(why) {
+    let (driver, reason) = match trial(dir, Driver::Overlay2, native::try_at).map_err(why) {
         Ok(()) => (
             Driver::Overlay2,
             "the kernel's overlayfs works here".to_owned(),
         ),
-        Err(native) => match fuse::try_in(dir).map_err(why) {
+        Err(native) => match trial(dir, Driver::Fuse, fuse::try_at).map_err(why) {
             Ok(()) => (
                 Driver::Fuse,
                 format!("the kernel's overlayfs does not work here: {native}"),
@@ -239,6 +239,26 @@ pub fn probe(dir: &Path) -> Probe {
         driver: Some(driver),
         reason,
     }
+}
+
+/// Tries a driver with directories below `dir` that are removed again.
+fn trial(
+    dir: &Path,
+    driver: Driver,
+    try_at: impl FnOnce(&Rootfs) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let base = dir.join(format!(".probe-{driver}-{}", std::process::id()));
+    let rootfs = Rootfs {
+        driver,
+        lower: vec![base.join("lower")],
+        upper: base.join("upper"),
+        work: base.join("work"),
+        volatile: true,
+    };
+    let outcome = try_at(&rootfs);
+    // Left over: at worst an empty directory, and the outcome matters more.
+    let _ = std::fs::remove_dir_all(&base);
+    outcome
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::{Driver, Error, Rootfs};
+use super::{Error, Rootfs};
 use crate::sys::clone;
 use crate::sys::fdpass;
 use crate::sys::mount::{Attributes, Context, FilesystemError, clone_tree, set_attributes};
@@ -291,23 +291,8 @@ fn short(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// Mounts, changes and looks, in directories that are removed again.
-pub(super) fn try_in(dir: &Path) -> Result<(), Error> {
-    let base = dir.join(format!(".probe-{}", std::process::id()));
-    let rootfs = Rootfs {
-        driver: Driver::Overlay2,
-        lower: vec![base.join("lower")],
-        upper: base.join("upper"),
-        work: base.join("work"),
-        volatile: true,
-    };
-    let outcome = try_at(&rootfs);
-    // Left over: at worst an empty directory, and the outcome matters more.
-    let _ = std::fs::remove_dir_all(&base);
-    outcome
-}
-
-fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
+/// Mounts, changes and looks, in directories that are made here.
+pub(super) fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
     let prepared = [&rootfs.lower[0], &rootfs.upper, &rootfs.work]
         .into_iter()
         .try_for_each(std::fs::create_dir_all)

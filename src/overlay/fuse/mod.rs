@@ -58,7 +58,7 @@ mod xattr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Dir, Mode, OFlags};
 
@@ -148,24 +148,9 @@ fn read_only(layers: &[PathBuf]) -> io::Result<Layers> {
     })
 }
 
-/// Tries in `dir` what [`mount`] does, but for the server: that the mount is made, and that the
-/// layers' filesystem has what the overlay writes to it.
-pub(super) fn try_in(dir: &Path) -> Result<(), Error> {
-    let base = dir.join(format!(".probe-fuse-{}", std::process::id()));
-    let rootfs = Rootfs {
-        driver: super::Driver::Fuse,
-        lower: vec![base.join("lower")],
-        upper: base.join("upper"),
-        work: base.join("work"),
-        volatile: true,
-    };
-    let outcome = try_at(&rootfs);
-    // Left over: at worst an empty directory, and the outcome matters more.
-    let _ = std::fs::remove_dir_all(&base);
-    outcome
-}
-
-fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
+/// Tries what [`mount`] does, but for the server: that the mount is made, and that the layers'
+/// filesystem has what the overlay writes to it. The directories are made here.
+pub(super) fn try_at(rootfs: &Rootfs) -> Result<(), Error> {
     let failed = |error: io::Error| Error::step(rootfs, "preparing a trial", error);
     for directory in [&rootfs.lower[0], &rootfs.upper, &rootfs.work] {
         std::fs::create_dir_all(directory).map_err(failed)?;
