@@ -1,13 +1,7 @@
-//! Everything that is ever asked of bytes from a network's device. Compiles the parsers alone, so
-//! that a target builds in seconds.
+//! Everything that is ever asked of bytes from a network's device.
 #![no_main]
 
-// Builders are here too, which no parser needs.
-#[allow(dead_code)]
-#[path = "../../src/slirp/egress/wire/mod.rs"]
-mod wire;
-
-use wire::{icmp, ip, tcp, udp, vnet};
+use moss::slirp::egress::wire::{icmp, ip, tcp, udp, vnet};
 
 fn transport(pair: ip::Pair, protocol: u8, payload: &[u8]) {
     let _ = pair.verifies(protocol, payload);
