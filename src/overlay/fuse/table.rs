@@ -46,12 +46,11 @@ impl Key {
 struct Maps {
     /// By the lower half of their number, less one.
     nodes: Vec<Option<Arc<Node>>>,
-    /// Indices of `nodes` that are free.
+    /// Indices of `nodes` that are free, or were so once.
     free: Vec<u32>,
     /// How many there are.
     count: usize,
-    /// Upper half of the next number at an index that was free: no number comes again before four
-    /// billion others.
+    /// Upper half of the last number given: none comes again before four billion others.
     generation: u32,
     /// From a hash of parent and name. Of two that collide only the later is found again, and the
     /// earlier gets a second node, as rarely as 64 bits do.
@@ -89,17 +88,21 @@ impl Maps {
     }
 
     fn add(&mut self, make: impl FnOnce(u64) -> Node) -> Arc<Node> {
-        let (index, generation) = match self.free.pop() {
-            Some(index) => {
-                self.generation = self.generation.wrapping_add(1);
-                (index, self.generation)
-            }
-            None => {
-                self.nodes.push(None);
-                ((self.nodes.len() - 1) as u32, 0)
+        let is_free = |index: &u32| matches!(self.nodes.get(*index as usize), Some(None));
+        let index = loop {
+            match self.free.pop() {
+                Some(index) if is_free(&index) => break index,
+                // What was behind the last one in use.
+                Some(_) => {}
+                None => {
+                    self.nodes.push(None);
+                    break (self.nodes.len() - 1) as u32;
+                }
             }
         };
-        let node = Arc::new(make(u64::from(generation) << 32 | u64::from(index + 1)));
+        self.generation = self.generation.wrapping_add(1);
+        let id = u64::from(self.generation) << 32 | u64::from(index + 1);
+        let node = Arc::new(make(id));
         self.nodes[index as usize] = Some(node.clone());
         self.count += 1;
         node
@@ -118,14 +121,17 @@ impl Maps {
 
     /// Gives memory back after many were forgotten.
     fn shrink(&mut self) {
-        if self.names.capacity() > 1024 && self.count * 8 < self.names.capacity() {
+        let few = |used: usize, room: usize| used * 8 < room && room > 1024;
+        if few(self.count, self.names.capacity()) {
             self.names.shrink_to(self.count * 2);
             self.uppers.shrink_to(self.count * 2);
-            // What is behind the last one in use.
-            let last = self.nodes.iter().rposition(Option::is_some);
-            let length = last.map_or(0, |last| last + 1);
-            self.nodes.truncate(length);
-            self.nodes.shrink_to(length);
+        }
+        while let Some(None) = self.nodes.last() {
+            self.nodes.pop();
+        }
+        let length = self.nodes.len();
+        if few(length, self.nodes.capacity()) {
+            self.nodes.shrink_to(length * 2);
             self.free.retain(|index| (*index as usize) < length);
             self.free.shrink_to_fit();
         }
@@ -376,7 +382,7 @@ mod tests {
             table.forget(node.id, 1);
         }
         let maps = lock(&table.maps);
-        assert_eq!(maps.count, 2);
+        assert_eq!((maps.count, maps.nodes.len()), (2, 2));
         for capacity in [
             maps.nodes.capacity(),
             maps.names.capacity(),
@@ -387,5 +393,7 @@ mod tests {
         drop(maps);
         assert_eq!(table.shown(&root, c"0"), Some(2));
         assert_eq!(table.shown(&root, c"1"), None);
+        let again = add(&table, &root, c"1", 3);
+        assert!(nodes.iter().all(|node| node.id != again.id));
     }
 }
