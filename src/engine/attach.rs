@@ -12,7 +12,7 @@
 //! a connection that comes then waits for the start's end and is joined afterwards.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,13 @@ use crate::container::record::State;
 use crate::engine::Engine;
 use crate::engine::containers::{Arriving, Container, Data, Paths};
 use crate::engine::error::{Error, Result};
+use crate::sys::unread::wait_until_read;
 
 /// How long a client that asked for the log may leave it unread.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client may leave its answer's head unread before output follows.
+pub const HEAD_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a client wants to be joined to.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +98,10 @@ impl AttachTicket {
 
     /// Joins the connection; `early` is what the client has sent already.
     pub fn connect(self, engine: &Engine, connection: OwnedFd, early: Vec<u8>) {
+        // Before the start there is nothing that could follow at once.
+        if self.logs || self.container.data().record.state.is_running() {
+            wait_until_read(connection.as_fd(), HEAD_PATIENCE);
+        }
         if self.logs
             && let Err(error) = self.replay(engine, &connection)
         {

@@ -31,4 +31,5 @@ pub mod transparent;
 pub mod trash;
 pub mod tree;
 pub mod tun;
+pub mod unread;
 pub mod usage;

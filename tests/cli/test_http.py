@@ -101,6 +101,16 @@ class Errors(Case):
             fail("POST " + path, f"{status} and a message", got[0::2])
         return got[2]["message"]
 
+    def test_quotes_as_they_are(self):
+        """As typed after curl; also when they are not a connection's first."""
+        connection = self.daemon.connect()
+        stream = connection.makefile("rb")
+        for _ in range(2):
+            connection.sendall(b'GET /v1.44/containers/json?filters={"label":["nosuch=label"]} HTTP/1.1\r\nHost: d\r\n\r\n')
+            head = b"".join(iter(stream.readline, b"\r\n")).decode()
+            length = int(re.search(r"(?i)^content-length: (\d+)", head, re.M).group(1))
+            self.equal((head.splitlines()[0], stream.read(length)), ("HTTP/1.1 200 OK", b"[]\n"), "answer")
+
     def test_bad_json(self):
         self.post("/v1.44/containers/create", b"{", 400)
         json_body = {"Content-Type": "application/json"}

@@ -1,5 +1,6 @@
 //! Exec sessions.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use hyper::StatusCode;
@@ -9,6 +10,8 @@ use crate::api::IdResponse;
 use crate::api::exec::{ExecConfig, ExecStart};
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::hijack;
+use crate::engine::attach::HEAD_PATIENCE;
+use crate::sys::unread::wait_until_read;
 
 /// `POST /containers/{name}/exec`.
 pub async fn create(state: State, mut request: Request) -> Result<Answer, Failure> {
@@ -41,6 +44,8 @@ pub async fn start(state: State, mut request: Request) -> Result<Answer, Failure
         &request,
         multiplexed,
         move |connection, early| {
+            // Output may follow at once.
+            wait_until_read(connection.as_fd(), HEAD_PATIENCE);
             ticket.connect(&engine, connection, early);
         },
     ))
