@@ -270,6 +270,7 @@ impl Engine {
             tracing::error!(id = container.id.short(), "{error}");
         }
         let id = made?;
+        self.image_event("create", &id, &id.to_string());
         let name = options.name.as_ref().map(Reference::familiar);
         if let Some(name) = &name {
             self.image_event("tag", &id, name);

@@ -3,9 +3,9 @@
 //! So `moss run hello` works with no registry and no network. Its one layer holds one file, the
 //! program that `build.rs` compiled from `src/hello`; the archive is made in memory, without dates
 //! or names of anybody, so that one build of moss always makes the same image, and goes in by the
-//! ordinary way of [`Store::load`]. A new store has it from the start ([`renew`]); one from which it
-//! was removed gets it back when a container is to be made of it ([`ensure`]). A later build replaces
-//! it; an image of that name that someone else made is left alone.
+//! ordinary way of [`Store::load`], when a container is to be made of it ([`ensure`]): a store that
+//! nobody put anything into is empty, as clients expect. A later build replaces it ([`renew`]); an
+//! image of that name that someone else made is left alone.
 
 use std::io;
 
@@ -32,14 +32,14 @@ pub fn is_named(name: &str) -> bool {
     name.is_ok_and(|name| name.digest().is_none() && name.familiar() == NAME)
 }
 
-/// Sees to it that a new store has the image, and another the one of this build if it has any.
+/// Sees to it that a store which has the image has that of this build.
 ///
 /// # Errors
 /// Those of [`ensure`].
 pub fn renew(store: &Store) -> Result<(), Error> {
-    match store.is_new() || store.get(NAME).is_ok() {
-        true => ensure(store),
-        false => Ok(()),
+    match store.get(NAME) {
+        Ok(_) => ensure(store),
+        Err(_) => Ok(()),
     }
 }
 
@@ -165,6 +165,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path()).unwrap();
         renew(&store).unwrap();
+        assert!(store.list().is_empty());
+        ensure(&store).unwrap();
         renew(&store).unwrap();
         assert_eq!(store.list().len(), 1);
         store.remove(NAME, false, &|_| Vec::new()).unwrap();

@@ -70,7 +70,6 @@ pub struct Store {
     pub(super) limits: Limits,
     pub(super) index: Mutex<Index>,
     pub(super) janitor: Janitor,
-    is_new: bool,
 }
 
 /// What is known without looking at the disk.
@@ -135,7 +134,6 @@ impl Store {
     /// The same with other bounds on what a layer may be.
     pub fn open_with(data_root: &Path, limits: Limits) -> Result<Self, Error> {
         let root = data_root.to_owned();
-        let is_new = !root.join(DIRECTORIES[0]).exists();
         for directory in DIRECTORIES {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(store("make", &path))?;
@@ -145,7 +143,6 @@ impl Store {
             limits,
             index: Mutex::default(),
             janitor: Janitor::start(&root)?,
-            is_new,
             root,
         };
         opened.discard_scratch()?;
@@ -163,11 +160,6 @@ impl Store {
         drop(index);
         opened.janitor.sweep();
         Ok(opened)
-    }
-
-    /// Whether it was made when it was opened.
-    pub fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// Where the store is.
