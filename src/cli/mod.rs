@@ -28,6 +28,7 @@ pub mod filters;
 pub mod host;
 pub mod http;
 pub mod images;
+pub mod install;
 pub mod networks;
 pub mod objects;
 pub mod output;
@@ -83,6 +84,7 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Verb::Version(version) => return system::version(&place, version),
         Verb::Logout(logout) => return accounts::logout(logout),
         Verb::System(SystemGroup::Check(roots)) => return host::check(roots),
+        Verb::System(SystemGroup::Install) => return install::install(),
         Verb::System(SystemGroup::Stop(stop)) => return host::stop(&place, stop),
         _ => {}
     }

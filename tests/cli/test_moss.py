@@ -139,6 +139,29 @@ class OnDemand(unittest.TestCase):
             if word not in result.out.lower():
                 fail("moss run hello", f"a word on {word}", result)
 
+    def test_install(self):
+        config = self.daemon.top + "/units"
+        tools = self.daemon.top + "/tools"
+        os.mkdir(tools)
+        env = {**self.daemon.env, "PATH": tools, "XDG_CONFIG_HOME": config}
+        result = run([harness.BIN, "system", "install"], env=env)
+        self.assertEqual(result.code, 0, result)
+        self.assertIn("crontab -e", result.out)
+        self.assertFalse(os.path.exists(config), "written with no systemd")
+        with open(tools + "/systemctl", "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\necho \"$@\" >> {tools}/asked\n")
+        os.chmod(tools + "/systemctl", 0o755)
+        result = run([harness.BIN, "system", "install"], env=env)
+        self.assertEqual(result.code, 0, result)
+        with open(tools + "/asked", encoding="utf-8") as file:
+            asked = file.read().splitlines()
+        self.assertEqual(asked, ["--user show-environment", "--user daemon-reload", "--user enable moss.socket moss.service",
+                                 "--user start moss.socket"])
+        with open(config + "/systemd/user/moss.service", encoding="utf-8") as file:
+            self.assertIn(f'ExecStart="{os.path.realpath(harness.BIN)}" daemon -H fd://', file.read())
+        with open(config + "/systemd/user/moss.socket", encoding="utf-8") as file:
+            self.assertIn("ListenStream=%t/moss.sock", file.read())
+
     def test_starter_gets_its_descriptors_back(self):
         begun = time.monotonic()
         subprocess.run(["sh", "-c", f"x=$({harness.BIN} ps)"], env=self.daemon.env, timeout=20, check=True, stdin=subprocess.DEVNULL)

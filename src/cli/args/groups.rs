@@ -281,6 +281,8 @@ pub enum SystemGroup {
     Events(Events),
     /// Display system-wide information
     Info(Info),
+    /// Have systemd start this user's engine
+    Install,
     /// End the daemon; containers go on
     Stop(SystemStop),
 }
