@@ -9,6 +9,7 @@ use crate::container::record::{Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Result};
+use crate::overlay::Driver;
 use crate::types::timestamp::Timestamp;
 
 /// What `GET /containers/json` asks for.
@@ -166,11 +167,15 @@ impl Engine {
         }
     }
 
-    /// Bytes in the writable layer, and those with the image's.
+    /// Bytes in the writable layer, and those with the image's. A copy has the image's in its own
+    /// directory, once it was started.
     pub(super) fn sizes(&self, container: &Container, record: &Record) -> (i64, i64) {
         let upper = super::containers::Paths(&container.directory).upper();
-        let own = crate::sys::usage::disk_usage(&upper).unwrap_or(0);
+        let mut own = crate::sys::usage::disk_usage(&upper).unwrap_or(0);
         let image = self.images.size_of(&record.layers);
+        if record.driver == Driver::Copy {
+            own = own.saturating_sub(image);
+        }
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         (signed(own), signed(own.saturating_add(image)))
     }
