@@ -13,6 +13,7 @@ import time
 
 RUNS = int(os.environ.get("MOSS_BENCH_RUNS", "15"))
 CACHE = os.environ.get("MOSS_TEST_CACHE", "/var/cache/moss-test")
+PARTS = os.environ.get("MOSS_BENCH_PARTS", "")
 USER = "mosstest"
 REST = 0.3  # seconds between two commands
 
@@ -20,9 +21,9 @@ STORAGE = '[storage]\ndriver = "overlay"\nrunroot = "{runtime}/peer-run"\ngraphr
 CONTAINERS = '[containers]\ncgroups = "disabled"\n[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "crun"\n'
 
 
-def become_user(name, moss_binary):
-    """Root's part: packages, the mount namespace, and then the user for good."""
-    missing = [program for program in ("podman", "crun", "fuse-overlayfs") if not shutil.which(program)]
+def become_user(name, moss_binary, bench):
+    """Root's part: packages, namespaces, and then the user for good."""
+    missing = [package for program, package in bench.programs.items() if not shutil.which(program)]
     if missing and shutil.which("apt-get"):
         subprocess.run(["apt-get", "-qq", "update"], check=False)
         subprocess.run(["apt-get", "-qq", "-y", "--no-install-recommends", "install", *missing], check=False, stdout=sys.stderr)
@@ -34,12 +35,13 @@ def become_user(name, moss_binary):
     os.chmod(moss, 0o755)
     shutil.copy(moss_binary, moss + "/moss")
     shutil.copytree(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), moss + "/scripts")
+    bench.prepare()
     inner = "mount --make-rprivate / && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\""
     try:
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", inner, "sh", "setpriv", "--reuid", USER, "--regid", USER, "--init-groups",
+            [*bench.within, "unshare", "--mount", "sh", "-c", inner, "sh", "setpriv", "--reuid", USER, "--regid", USER, "--init-groups",
              "env", "-i", "HOME=" + user.pw_dir, "USER=" + USER, "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-             "LANG=C.UTF-8", f"MOSS_BENCH_RUNS={RUNS}", f"MOSS_TEST_CACHE={CACHE}",
+             "LANG=C.UTF-8", f"MOSS_BENCH_RUNS={RUNS}", f"MOSS_TEST_CACHE={CACHE}", f"MOSS_BENCH_PARTS={PARTS}",
              "/usr/bin/python3", moss + "/scripts/bench", name, moss + "/moss"], cwd=user.pw_dir, check=False).returncode
     finally:
         shutil.rmtree(moss)
@@ -47,6 +49,13 @@ def become_user(name, moss_binary):
 
 class Bench:
     """The two engines in one temporary directory."""
+
+    programs = {"podman": "podman", "crun": "crun", "fuse-overlayfs": "fuse-overlayfs"}  # and their packages
+    within = []  # the words before a command that root runs the bench with
+
+    @classmethod
+    def prepare(cls):
+        """What else root has to do."""
 
     def __init__(self, moss):
         self.moss = moss
@@ -99,9 +108,10 @@ class Bench:
                     column.append(self.time(*command))
         return [statistics.median(column) if column else None for column in times]
 
-    def row(self, what, got, target, unit="ms", note=""):
-        verdict = "" if target is None else ("ok" if got <= target else "OVER")
-        wanted = "" if target is None else f"{target:.2f}"
+    def row(self, what, got, target, unit="ms", note="", least=False):
+        """One figure; the target is the most that it may be, or the least."""
+        verdict = "" if target is None else ("ok" if (got >= target if least else got <= target) else "OVER")
+        wanted = "" if target is None else f"{'≥ ' if least else ''}{target:.2f}"
         self.rows.append((what, f"{got:.2f}", wanted, unit, verdict, note))
         print(f"{what:46} {got:10.2f} {wanted:>10} {unit:5} {verdict:5} {note}", flush=True)
 
