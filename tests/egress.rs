@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use moss::slirp::egress::{self, Link, Settings};
 use moss::sys::loopback;
+use moss::sys::netlink::Socket;
+use moss::sys::netlink::link::LONGEST;
 use moss::userns::plan::FilterInstruction;
 use moss::userns::seccomp;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -120,6 +122,10 @@ fn make_network() -> std::io::Result<(OwnedFd, Link)> {
     loopback::bring_up()?;
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")?;
     let link = Link::open("tun0", 1500)?;
+    // As where the interfaces on the way take longer packets: what is read here does so by itself,
+    // if the kernel has heard of them.
+    let longest = Socket::open()?.longest_ipv4("tun0")?;
+    let link = link.with_longest(longest.map_or(0, |_| LONGEST));
     let flags = SocketFlags::CLOEXEC;
     let any = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
     let index = rustix::net::netdevice::name_to_index(&any, "tun0")?;

@@ -147,6 +147,8 @@ impl Bridge {
             });
             match made {
                 Ok(()) => {
+                    // Without it they come in pieces, and slower.
+                    let _ = self.socket.lengthen(self.index);
                     if !self.icc {
                         let index = self.socket.index(&wire.near)?;
                         self.socket.isolate_port(index)?;
@@ -214,6 +216,13 @@ fn build(shape: &Shape) -> io::Result<(Socket, u32)> {
     let first = shape.gateways.first().map(Prefix::address);
     let mac = mac_of(first.unwrap_or(RESOLVER));
     socket.add_bridge(&shape.bridge, mac, shape.mtu)?;
+    // Where the host has its firewall see bridges, it would see these, for whom it has no rules.
+    for family in ["ip", "ip6", "arp"] {
+        let _ = std::fs::write(
+            format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables"),
+            "0",
+        );
+    }
     let index = socket.index(&shape.bridge)?;
     let ipv6 = shape.gateways.iter().any(Prefix::is_ipv6);
     if ipv6 {

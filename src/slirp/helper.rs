@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::egress::Link;
-use crate::sys::netlink::link::FORWARDING;
+use crate::sys::netlink::link::{FORWARDING, LONGEST};
 use crate::sys::netlink::routing::{Action, Kind, Route, Rule};
 use crate::sys::netlink::{Socket, or_exists, or_gone};
 use crate::sys::{netns, transparent};
@@ -33,10 +33,12 @@ const LOOPBACK: u32 = 1;
 enum Job {
     /// A socket that listens there (TCP), or is bound (UDP).
     Bind(Protocol, SocketAddr),
-    /// A socket for one conversation, bound to a client's address where there is one.
-    Flow(Protocol, Option<SocketAddr>, bool),
-    /// The network's way out, with packets of at most this length.
-    Link(u32),
+    /// A socket for one conversation, bound to a client's address.
+    Flow(Protocol, SocketAddr),
+    /// Sockets for some conversations, which may be bound to clients' addresses.
+    Flows(Protocol, bool, usize),
+    /// The network's way out, from that bridge, with packets of at most this length.
+    Link(String, u32),
     /// Have packets to this client come to sockets of ours, or no more.
     Client(IpAddr, bool),
     /// Look for such sockets for what a container sends from this port, or no more.
@@ -53,6 +55,7 @@ enum Job {
 enum Made {
     Done,
     Socket(OwnedFd),
+    Sockets(Vec<OwnedFd>),
     Link(Link),
 }
 
@@ -102,9 +105,9 @@ impl Helper {
         }
     }
 
-    /// The network's way out, with packets of at most this length. Made once.
-    pub fn link(&self, mtu: u32) -> io::Result<Link> {
-        match self.ask(Job::Link(mtu))? {
+    /// The network's way out, from that bridge, with packets of at most this length. Made once.
+    pub fn link(&self, bridge: &str, mtu: u32) -> io::Result<Link> {
+        match self.ask(Job::Link(bridge.to_owned(), mtu))? {
             Made::Link(link) => Ok(link),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -115,15 +118,19 @@ impl Helper {
         self.socket(Job::Bind(protocol, address))
     }
 
-    /// A socket to be connected to a container. With a client's address it is bound to that, as if
-    /// the client were here.
-    pub fn flow(
-        &self,
-        protocol: Protocol,
-        client: Option<SocketAddr>,
-        ipv6: bool,
-    ) -> io::Result<OwnedFd> {
-        self.socket(Job::Flow(protocol, client, ipv6))
+    /// A socket to be connected to a container, bound to a client's address, as if the client were
+    /// here.
+    pub fn flow(&self, protocol: Protocol, client: SocketAddr) -> io::Result<OwnedFd> {
+        self.socket(Job::Flow(protocol, client))
+    }
+
+    /// So many sockets to be connected to containers. They may be bound to any address; to a port
+    /// below 1024 only by this thread.
+    pub fn flows(&self, protocol: Protocol, ipv6: bool, count: usize) -> io::Result<Vec<OwnedFd>> {
+        match self.ask(Job::Flows(protocol, ipv6, count))? {
+            Made::Sockets(sockets) => Ok(sockets),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// Has packets to this client come to sockets of ours, or no more.
@@ -174,8 +181,12 @@ fn serve(netlink: &Socket, queue: &Receiver<(Job, SyncSender<Answer>)>) {
     for (job, answer) in queue {
         let done = match job {
             Job::Bind(protocol, address) => bind(protocol, address).map(Made::Socket),
-            Job::Flow(protocol, client, ipv6) => flow(protocol, client, ipv6).map(Made::Socket),
-            Job::Link(mtu) => link(netlink, mtu).map(Made::Link),
+            Job::Flow(protocol, client) => flow(protocol, client).map(Made::Socket),
+            Job::Flows(protocol, ipv6, count) => (0..count)
+                .map(|_| transparent(protocol, ipv6))
+                .collect::<io::Result<_>>()
+                .map(Made::Sockets),
+            Job::Link(bridge, mtu) => link(netlink, &bridge, mtu).map(Made::Link),
             Job::Client(client, here) => set_client(netlink, client, here).map(|()| Made::Done),
             Job::Port {
                 protocol,
@@ -213,10 +224,12 @@ fn serve(netlink: &Socket, queue: &Receiver<(Job, SyncSender<Answer>)>) {
 const DEVICE: &str = "out";
 
 /// Makes the device that leads out; what comes back by it is passed on to the bridge.
-fn link(netlink: &Socket, mtu: u32) -> io::Result<Link> {
+fn link(netlink: &Socket, bridge: &str, mtu: u32) -> io::Result<Link> {
     let link = Link::open(DEVICE, mtu)?;
     netlink.set_ipv4(netlink.index(DEVICE)?, &[(FORWARDING, 1)])?;
-    Ok(link)
+    // A bridge without members says less than it takes once it has some.
+    let known = netlink.longest_ipv4(bridge)?.is_some();
+    Ok(link.with_longest(if known { LONGEST } else { 0 }))
 }
 
 /// A socket of this namespace.
@@ -265,16 +278,20 @@ pub fn listen_here(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedF
     bind(protocol, address)
 }
 
-fn flow(protocol: Protocol, client: Option<SocketAddr>, ipv6: bool) -> io::Result<OwnedFd> {
+/// A socket that may be bound to an address of somebody else's.
+fn transparent(protocol: Protocol, ipv6: bool) -> io::Result<OwnedFd> {
     let socket = socket(protocol, ipv6)?;
     if protocol == Protocol::Tcp {
         sockopt::set_tcp_nodelay(&socket, true)?;
     }
-    if let Some(client) = client {
-        transparent::allow(&socket, ipv6)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        rustix::net::bind(&socket, &client)?;
-    }
+    transparent::allow(&socket, ipv6)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(socket)
+}
+
+fn flow(protocol: Protocol, client: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = transparent(protocol, client.is_ipv6())?;
+    rustix::net::bind(&socket, &client)?;
     Ok(socket)
 }
 

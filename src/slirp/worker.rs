@@ -176,7 +176,7 @@ impl WayOut {
     }
 
     fn try_start(state: &NetworkState, helper: &Helper) -> io::Result<Self> {
-        let link = helper.link(state.mtu)?;
+        let link = helper.link(&state.bridge, state.mtu)?;
         let four = state.gateways.iter().find_map(|gateway| match gateway {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
@@ -201,7 +201,9 @@ impl WayOut {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let _told = told;
-                while egress.turn(None, &mut Instant::now).unwrap_or(false) {}
+                if let Err(error) = egress.serve() {
+                    tracing::error!("a way out is shut: {error}");
+                }
             })?;
         Ok(Self(stop))
     }

@@ -15,6 +15,9 @@ use crate::sys::tun;
 /// The longest that is read at once: the kernel's header and the largest IP packet.
 pub(super) const MOST: usize = vnet::LEN + 65_575;
 
+/// The kernel's own limit (linux/netdevice.h).
+const GSO_MAX_SIZE: u32 = 8 * 65_535;
+
 /// Packets that wait in the device while we are busy. The kernel's 500 are one burst of a program
 /// with many connections; what doesn't fit is lost and sent again.
 const QUEUE: u32 = 4096;
@@ -25,6 +28,8 @@ const QUEUE: u32 = 4096;
 pub struct Link {
     device: OwnedFd,
     segments_udp: bool,
+    /// Bytes of an IPv4 packet.
+    longest: u32,
 }
 
 impl Link {
@@ -62,10 +67,7 @@ impl Link {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Err(error),
             _ => {}
         }
-        Ok(Self {
-            device,
-            segments_udp,
-        })
+        Ok(Self::over(device, segments_udp))
     }
 
     /// A link over a descriptor that gives and takes one packet a call, each after a
@@ -76,7 +78,21 @@ impl Link {
         Self {
             device,
             segments_udp,
+            longest: u16::MAX.into(),
         }
+    }
+
+    /// The same, of which the way to the containers is known to take IPv4 packets of so many bytes
+    /// whole: Linux 6.3 takes more than IPv4 has numbers for ("BIG TCP").
+    #[must_use]
+    pub fn with_longest(mut self, bytes: u32) -> Self {
+        self.longest = bytes.clamp(u16::MAX.into(), GSO_MAX_SIZE);
+        self
+    }
+
+    /// The longest IPv4 packet, of however many segments, that is to be written.
+    pub(super) fn longest(&self) -> u32 {
+        self.longest
     }
 
     /// The descriptor, and whether runs of UDP datagrams cross it: what [`Link::over`] takes.

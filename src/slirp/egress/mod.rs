@@ -16,11 +16,15 @@
 //!
 //! *Offloads.* The device has a `virtio_net_hdr`: a TCP segment of 64 KiB crosses it as one packet
 //! whatever the MTU, with its checksum left open, and so does a run of UDP datagrams (Linux 6.2).
-//! That is where the speed comes from: a system call on either side per 64 KiB.
+//! That is where the speed comes from: a system call on either side per 64 KiB. Towards containers an
+//! IPv4 segment may be longer yet, where the kernel and the interfaces on the way take that
+//! ([`Link::with_longest`]).
 //!
 //! *The reactor* ([`Egress::turn`]) is one epoll set with the device, every flow's socket and the
 //! descriptor that says stop. Host sockets of TCP are edge-triggered and registered once; the
 //! state of readiness is the flow's. Timers are lazy (`timers`), so an idle network wakes nobody.
+//! After something was to do it looks for more for some microseconds before it sleeps, giving way
+//! to whoever needs the processor: an answer that comes meanwhile need not wake it.
 //!
 //! *TCP* ends here (`tcp`): the state of the container's side mirrors the host socket's, with no
 //! buffer between. Data for the container stays in the host's socket, peeked at, until the
@@ -66,7 +70,6 @@ pub mod wire;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
 
 pub use confine::{SYSTEM_CALLS, confine};
 pub use link::Link;
@@ -143,6 +146,5 @@ impl Default for Settings {
 pub fn serve(link: Link, settings: &Settings, stop: BorrowedFd<'_>) -> io::Result<()> {
     let mut egress = Egress::new(link, settings)?;
     egress.stop_at(stop)?;
-    while egress.turn(None, &mut Instant::now)? {}
-    Ok(())
+    egress.serve()
 }

@@ -23,6 +23,10 @@ use super::{Limits, Settings};
 /// Packets read from the device before sockets have their turn.
 const PACKETS: usize = 64;
 
+/// How long it looks for more before it sleeps: an answer that is on its way takes less, and being
+/// woken is a good part of its way.
+const LINGER: Duration = Duration::from_micros(50);
+
 /// Room for packets that wait to be sent on together.
 const ARENA: usize = 4 * link::MOST;
 
@@ -109,6 +113,7 @@ impl Egress {
         let mut settings = *settings;
         // IPv6's smallest; below it neither family's headers would leave room.
         settings.mtu = settings.mtu.clamp(1280, 65_535);
+        let room = (2 * link::MOST).max(link.longest() as usize);
         let Limits {
             tcp,
             udp,
@@ -130,7 +135,7 @@ impl Egress {
                 timers: Timers::default(),
                 settings,
                 budget: Budget::new(held),
-                buffer: vec![0; 2 * link::MOST].into(),
+                buffer: vec![0; room].into(),
                 peeking: true,
                 fragment_id: 0,
             },
@@ -158,6 +163,27 @@ impl Egress {
         self.tcp.len() + self.udp.len() + self.echo.len()
     }
 
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// As epoll_wait(2).
+    pub fn serve(&mut self) -> io::Result<()> {
+        // When something was last to be done, while more is looked for.
+        let mut last = None;
+        loop {
+            match self.step(None, last.is_some(), &mut Instant::now)? {
+                Step::Stopped => return Ok(()),
+                Step::Busy => last = Some(Instant::now()),
+                Step::Quiet if last.is_some_and(|at| at.elapsed() < LINGER) => {}
+                Step::Quiet => last = None,
+            }
+            if last.is_some() {
+                // Whoever is to answer may need this processor.
+                std::thread::yield_now();
+            }
+        }
+    }
+
     /// Waits for something to do, at most for `patience`, and does it. `clock` tells the time, so
     /// that tests can. False once told to stop.
     ///
@@ -168,8 +194,18 @@ impl Egress {
         patience: Option<Duration>,
         clock: &mut dyn FnMut() -> Instant,
     ) -> io::Result<bool> {
+        Ok(self.step(patience, false, clock)? != Step::Stopped)
+    }
+
+    /// As [`Egress::turn`]. While it lingers it does not wait, and what is owed stays so.
+    fn step(
+        &mut self,
+        patience: Option<Duration>,
+        lingers: bool,
+        clock: &mut dyn FnMut() -> Instant,
+    ) -> io::Result<Step> {
         let mut wait = patience;
-        if self.tcp.owes() {
+        if lingers || self.tcp.owes() {
             // What is owed goes along with an answer that is there already, or by itself.
             wait = Some(Duration::ZERO);
         } else if let Some(next) = self.shared.timers.next() {
@@ -190,14 +226,14 @@ impl Egress {
             let (id, flags) = (Id::unpack(token), event.flags);
             match Kind::of(token) {
                 Some(Kind::Link) => self.read_link(now),
-                Some(Kind::Stop) => return Ok(false),
+                Some(Kind::Stop) => return Ok(Step::Stopped),
                 Some(Kind::Tcp) => self.tcp.event(&mut self.shared, id, flags, now),
                 Some(Kind::Udp) => self.udp.event(&mut self.shared, id, flags, now),
                 Some(Kind::Echo) => self.echo.event(&mut self.shared, id, flags, now),
                 None => {}
             }
         }
-        if self.tcp.owes() {
+        if self.tcp.owes() && !(quiet && lingers) {
             self.tcp.settle_debts(&mut self.shared, quiet);
         }
         while let Some(token) = self.shared.timers.due(now) {
@@ -209,7 +245,7 @@ impl Egress {
                 _ => {}
             }
         }
-        Ok(true)
+        Ok(if quiet { Step::Quiet } else { Step::Busy })
     }
 
     /// Reads packets until none waits, or sockets must have their turn.
@@ -312,6 +348,17 @@ impl Egress {
         }
         Next::Done
     }
+}
+
+/// What a turn was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There was something to do.
+    Busy,
+    /// Nothing but timers, or what was owed.
+    Quiet,
+    /// The end was told.
+    Stopped,
 }
 
 /// What of a packet's headers matters to the protocols above.

@@ -44,6 +44,10 @@ use udp::Conversations;
 /// How often a socket is tried again that could not be bound.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Sockets that are made at once, ahead of the conversations that they are for: to have one made
+/// means to wait for another thread.
+const STOCK: usize = 32;
+
 /// Bytes that are moved in one go.
 const BUFFER: usize = 256 << 10;
 
@@ -54,6 +58,7 @@ pub struct Ports {
     missing: Vec<(Publication, IpAddr)>,
     again: Option<Instant>,
     clients: Clients,
+    stock: Stock,
     flows: Flows,
     conversations: Conversations,
     state: Local,
@@ -120,23 +125,61 @@ impl Local {
     }
 }
 
-/// A socket in the network's namespace for one client, not connected yet; and the client, where its
-/// address is the socket's.
-fn socket_for(
-    protocol: Protocol,
-    client: SocketAddr,
-    target: SocketAddr,
-    (local, clients, helper): (&Local, &mut Clients, &Helper),
-) -> io::Result<(OwnedFd, Option<IpAddr>)> {
-    if local.shows(client, target) {
-        let bound = helper.flow(protocol, Some(client), target.is_ipv6());
-        if let Ok(socket) = bound
-            && clients.enter(client.ip(), helper).is_ok()
-        {
-            return Ok((socket, Some(client.ip())));
+/// Sockets in the network's namespace that are for nobody yet, by protocol and family.
+#[derive(Debug, Default)]
+struct Stock(HashMap<(Protocol, bool), Vec<OwnedFd>>);
+
+impl Stock {
+    fn take(&mut self, protocol: Protocol, ipv6: bool, helper: &Helper) -> io::Result<OwnedFd> {
+        let there = self.0.entry((protocol, ipv6)).or_default();
+        if there.is_empty() {
+            *there = helper.flows(protocol, ipv6, STOCK)?;
+        }
+        there.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// What there is for new conversations.
+struct Around<'a> {
+    local: &'a Local,
+    clients: &'a mut Clients,
+    stock: &'a mut Stock,
+    helper: &'a Helper,
+}
+
+impl Around<'_> {
+    /// A socket in the network's namespace for one client, not connected yet; and the client, where
+    /// its address is the socket's.
+    fn socket_for(
+        &mut self,
+        protocol: Protocol,
+        client: SocketAddr,
+        target: SocketAddr,
+    ) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+        let socket = self.stock.take(protocol, target.is_ipv6(), self.helper)?;
+        if self.local.shows(client, target) {
+            let bound = match rustix::net::bind(&socket, &client) {
+                Ok(()) => Some(socket),
+                // A port of those that take a capability.
+                Err(_) => self.helper.flow(protocol, client).ok(),
+            };
+            if let Some(bound) = bound
+                && self.clients.enter(client.ip(), self.helper).is_ok()
+            {
+                return Ok((bound, Some(client.ip())));
+            }
+            let other = self.stock.take(protocol, target.is_ipv6(), self.helper)?;
+            return Ok((other, None));
+        }
+        Ok((socket, None))
+    }
+
+    /// Counts one conversation of a client's less.
+    fn leave(&mut self, client: Option<IpAddr>) {
+        if let Some(client) = client {
+            self.clients.leave(client, self.helper);
         }
     }
-    Ok((helper.flow(protocol, None, target.is_ipv6())?, None))
 }
 
 impl Ports {
@@ -147,6 +190,7 @@ impl Ports {
             missing: Vec::new(),
             again: None,
             clients: Clients::default(),
+            stock: Stock::default(),
             flows: Flows::default(),
             conversations: Conversations::default(),
             state: Local::default(),
@@ -173,7 +217,7 @@ impl Ports {
         });
         let gone: Vec<u64> = gone.map(|(token, _)| *token).collect();
         for token in gone {
-            self.close(token, helper, reactor);
+            self.close(token, helper);
         }
         self.missing.clear();
         for (publication, target) in wanted {
@@ -229,11 +273,11 @@ impl Ports {
         );
     }
 
-    fn close(&mut self, token: u64, helper: &Helper, reactor: &Reactor) {
+    fn close(&mut self, token: u64, helper: &Helper) {
         let Some(listener) = self.listeners.remove(&token) else {
             return;
         };
-        self.flows.reset(token, &mut self.clients, helper, reactor);
+        self.flows.reset(token, &mut self.clients, helper);
         self.conversations.end(token, &mut self.clients, helper);
         let (protocol, target) = (listener.publication.protocol, listener.target);
         let mut others = self.listeners.values();
@@ -279,7 +323,12 @@ impl Ports {
     /// Deals with what became ready, if it is of a published port.
     pub fn handle(&mut self, ready: Ready, helper: &Helper, reactor: &mut Reactor) -> bool {
         if let Some(listener) = self.listeners.get(&ready.token) {
-            let around = (&self.state, &mut self.clients, helper);
+            let around = Around {
+                local: &self.state,
+                clients: &mut self.clients,
+                stock: &mut self.stock,
+                helper,
+            };
             match listener.publication.protocol {
                 Protocol::Tcp => self.flows.accept(ready.token, listener, around, reactor),
                 Protocol::Udp | Protocol::Sctp => {

@@ -13,7 +13,7 @@
 //!
 //! A socket that has ended in both directions is not watched any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
 
-use super::{Clients, Listener, Local, socket_for};
+use super::{Around, Clients, Listener};
 use crate::slirp::helper::Helper;
 use crate::slirp::reactor::{Reactor, Ready};
 use crate::types::port::Protocol;
@@ -57,7 +57,7 @@ struct Side {
     socket: OwnedFd,
     token: u64,
     /// What it has yet to take.
-    kept: Vec<u8>,
+    kept: VecDeque<u8>,
     /// It has sent its end.
     ended: bool,
     /// It was told the other's end.
@@ -79,7 +79,7 @@ impl Flows {
         &mut self,
         token: u64,
         listener: &Listener,
-        (local, clients, helper): (&Local, &mut Clients, &Helper),
+        mut around: Around<'_>,
         reactor: &mut Reactor,
     ) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -93,17 +93,14 @@ impl Flows {
             let Ok(client) = client else { continue };
             let _ = sockopt::set_tcp_nodelay(&socket, true);
             let target = listener.target;
-            let around = (local, &mut *clients, helper);
-            match socket_for(Protocol::Tcp, client, target, around) {
+            match around.socket_for(Protocol::Tcp, client, target) {
                 Ok((inner, shown)) => {
                     let connected = rustix::net::connect(&inner, &target);
                     if matches!(connected, Ok(()) | Err(Errno::INPROGRESS)) {
                         self.add(token, [socket, inner], shown, reactor);
                         continue;
                     }
-                    if let Some(client) = shown {
-                        clients.leave(client, helper);
-                    }
+                    around.leave(shown);
                     reset(&socket);
                 }
                 Err(_) => reset(&socket),
@@ -121,7 +118,7 @@ impl Flows {
         let sides = sockets.map(|socket| Side {
             socket,
             token: reactor.token(),
-            kept: Vec::new(),
+            kept: VecDeque::new(),
             ended: false,
             shut: false,
             watched: None,
@@ -160,26 +157,18 @@ impl Flows {
             Ok(()) if !flow.is_over() => flow.watch(reactor),
             outcome => {
                 let broken = outcome.is_err();
-                self.end(number, broken, clients, helper, reactor);
+                self.end(number, broken, clients, helper);
             }
         }
         true
     }
 
-    fn end(
-        &mut self,
-        number: u64,
-        broken: bool,
-        clients: &mut Clients,
-        helper: &Helper,
-        reactor: &Reactor,
-    ) {
+    fn end(&mut self, number: u64, broken: bool, clients: &mut Clients, helper: &Helper) {
         let Some(flow) = self.flows.remove(&number) else {
             return;
         };
         for side in &flow.sides {
             self.sides.remove(&side.token);
-            reactor.remove(&side.socket);
             if broken {
                 reset(&side.socket);
             }
@@ -193,20 +182,14 @@ impl Flows {
     }
 
     /// Resets all connections of a port.
-    pub(super) fn reset(
-        &mut self,
-        listener: u64,
-        clients: &mut Clients,
-        helper: &Helper,
-        reactor: &Reactor,
-    ) {
+    pub(super) fn reset(&mut self, listener: u64, clients: &mut Clients, helper: &Helper) {
         let of_it = self
             .flows
             .iter()
             .filter(|(_, flow)| flow.listener == listener);
         let numbers: Vec<u64> = of_it.map(|(number, _)| *number).collect();
         for number in numbers {
-            self.end(number, true, clients, helper, reactor);
+            self.end(number, true, clients, helper);
         }
     }
 }
@@ -253,7 +236,7 @@ impl Flow {
                     let all = buffer.get(..length).unwrap_or_default();
                     let sent = send(&self.sides[to].socket, all)?;
                     let rest = all.get(sent..).unwrap_or_default();
-                    self.sides[to].kept.extend_from_slice(rest);
+                    self.sides[to].kept.extend(rest);
                     if length < buffer.len() {
                         break;
                     }
@@ -268,10 +251,10 @@ impl Flow {
 
     fn flush(&mut self, place: usize) -> Result<(), Errno> {
         let side = &mut self.sides[place];
-        let sent = send(&side.socket, &side.kept)?;
+        let sent = send(&side.socket, side.kept.as_slices().0)?;
         side.kept.drain(..sent);
         if side.kept.is_empty() {
-            side.kept = Vec::new();
+            side.kept = VecDeque::new();
         }
         self.pass_end_on(1 - place);
         Ok(())
@@ -300,11 +283,13 @@ impl Flow {
             if !side.ended && !full && !connecting {
                 flags |= EventFlags::IN;
             }
-            if !side.kept.is_empty() || (connecting && place == CONTAINER) {
+            if !side.kept.is_empty() || connecting {
                 flags |= EventFlags::OUT;
             }
-            // The kernel tells of its end whatever is asked for, again and again.
-            let wanted = (!(side.ended && side.shut)).then_some(flags);
+            // The kernel tells of its end whatever is asked for, again and again. Of the client's it
+            // need not be known before there is somebody to tell.
+            let over = (side.ended && side.shut) || (connecting && place == HOST);
+            let wanted = (!over).then_some(flags);
             if wanted == side.watched {
                 continue;
             }

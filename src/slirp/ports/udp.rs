@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{Clients, Listener, Local, socket_for};
+use super::{Around, Clients, Listener};
 use crate::slirp::helper::Helper;
 use crate::slirp::reactor::{Reactor, Ready};
 use crate::types::port::Protocol;
@@ -52,7 +52,7 @@ impl Conversations {
         &mut self,
         token: u64,
         listener: &Listener,
-        (local, clients, helper): (&Local, &mut Clients, &Helper),
+        mut around: Around<'_>,
         reactor: &mut Reactor,
         buffer: &mut [u8],
     ) {
@@ -68,13 +68,10 @@ impl Conversations {
             let known = self.known.get(&(token, client)).copied();
             let number = match known {
                 Some(number) => number,
-                None => {
-                    let around = (local, &mut *clients, helper);
-                    match self.begin(token, listener, client, around, reactor) {
-                        Some(number) => number,
-                        None => continue,
-                    }
-                }
+                None => match self.begin(token, listener, client, &mut around, reactor) {
+                    Some(number) => number,
+                    None => continue,
+                },
             };
             if let Some(conversation) = self.all.get_mut(&number) {
                 conversation.last = Instant::now();
@@ -90,22 +87,20 @@ impl Conversations {
         token: u64,
         listener: &Listener,
         client: SocketAddr,
-        (local, clients, helper): (&Local, &mut Clients, &Helper),
+        around: &mut Around<'_>,
         reactor: &mut Reactor,
     ) -> Option<u64> {
         if self.all.len() >= MOST {
             let quietest = self.all.iter().min_by_key(|(_, it)| it.last);
             let quietest = quietest.map(|(number, _)| *number)?;
-            self.finish(quietest, clients, helper);
+            self.finish(quietest, around.clients, around.helper);
         }
-        let around = (local, &mut *clients, helper);
-        let (socket, shown) = socket_for(Protocol::Udp, client, listener.target, around).ok()?;
+        let made = around.socket_for(Protocol::Udp, client, listener.target);
+        let (socket, shown) = made.ok()?;
         let number = reactor.token();
         let connected = rustix::net::connect(&socket, &listener.target);
         if connected.is_err() || reactor.add(&socket, number, EventFlags::IN).is_err() {
-            if let Some(shown) = shown {
-                clients.leave(shown, helper);
-            }
+            around.leave(shown);
             return None;
         }
         self.known.insert((token, client), number);

@@ -23,6 +23,7 @@ const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -43,6 +44,11 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_F_NODAD: u8 = 2;
+
+/// The longest IPv4 packet that crosses bridges and pairs whole, in bytes, of segments that fit the
+/// MTU: three times what IPv4's own length can say, which Linux 6.3 takes and before it ignores.
+/// More gains nothing.
+pub const LONGEST: u32 = 192 << 10;
 
 /// `IFF_UP`.
 const UP: u32 = 1;
@@ -112,6 +118,7 @@ impl Socket {
                 .text(IFLA_IFNAME, pair.near)
                 .u32(IFLA_MTU, pair.mtu)
                 .u32(IFLA_MASTER, pair.bridge)
+                .u32(IFLA_GSO_IPV4_MAX_SIZE, LONGEST)
                 .nest(IFLA_LINKINFO, |it| {
                     it.text(IFLA_INFO_KIND, "veth")
                         .nest(IFLA_INFO_DATA, |it| it.nest(VETH_INFO_PEER, far))
@@ -146,6 +153,22 @@ impl Socket {
             },
         )?;
         Ok(found)
+    }
+
+    /// The longest IPv4 packet that an interface takes whole; none where the kernel does not know of
+    /// any over 64 KiB.
+    pub fn longest_ipv4(&self, name: &str) -> io::Result<Option<u32>> {
+        let mut longest = None;
+        let message = Message::new(GET_LINK, 0, &info(0, 0, 0)).text(IFLA_IFNAME, name);
+        self.get(message, |_, attributes| {
+            longest = attributes.u32(IFLA_GSO_IPV4_MAX_SIZE);
+        })?;
+        Ok(longest)
+    }
+
+    /// Has a bridge take IPv4 packets of [`LONGEST`] whole; one that never had a port refuses.
+    pub fn lengthen(&self, index: u32) -> io::Result<()> {
+        self.request(set(index).u32(IFLA_GSO_IPV4_MAX_SIZE, LONGEST))
     }
 
     /// Brings an interface up.

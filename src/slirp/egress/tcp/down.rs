@@ -9,15 +9,16 @@ use super::super::wire::tcp::{Segment, flags};
 use super::{End, Flow, Stage, Verdict};
 use crate::sys::inet;
 
-/// The longest IP packet.
-const LONGEST: u16 = u16::MAX;
-
 /// Bursts of one flow before others have their turn; acknowledgements bring it back.
 const BURSTS: usize = 16;
 
 /// What may be in flight and more still be read, where peeking has no offset and so copies that
 /// again.
 const REREAD: u32 = 64 << 10;
+
+/// Acknowledged bytes that are thrown away at once rather than when half of what is in flight is: each
+/// time the host's socket tells its peer of more room, and most of that work is ours.
+const RELEASE: u32 = 256 << 10;
 
 /// Duplicate acknowledgements that mean a loss (RFC 5681).
 const DUPLICATES: u8 = 3;
@@ -55,8 +56,11 @@ impl Flow {
         self.retries = 0;
         self.duplicates = 0;
         let fin = self.ended && segment.ack == self.next;
-        self.discard(fresh - u32::from(fin))?;
+        self.stale += fresh - u32::from(fin);
         self.una = segment.ack;
+        if !self.peeks {
+            self.release()?;
+        }
         match self.recovering {
             Some(until) if self.una.before(until) => self.resend(shared)?,
             _ => self.recovering = None,
@@ -64,11 +68,14 @@ impl Flow {
         Ok(true)
     }
 
-    /// Throws away in the host's socket what the container has.
-    fn discard(&self, mut bytes: u32) -> Verdict {
-        while bytes > 0 {
-            match inet::discard(&self.socket, bytes as usize) {
-                Ok(gone) if gone > 0 => bytes -= gone as u32,
+    /// Throws away in the host's socket what the container has, when that is worth it.
+    pub(super) fn release(&mut self) -> Verdict {
+        if self.peeks && self.stale < RELEASE.min(self.next.since(self.una)) {
+            return Ok(());
+        }
+        while self.stale > 0 {
+            match inet::discard(&self.socket, self.stale as usize) {
+                Ok(gone) if gone > 0 => self.stale -= gone as u32,
                 // It was there when it was peeked at, and nobody else reads.
                 _ => return Err(End::ResetBoth),
             }
@@ -77,10 +84,14 @@ impl Flow {
     }
 
     /// The longest payload that is sent at once: whole segments, as many as one packet holds.
-    fn burst(&self) -> u32 {
-        let room = LONGEST - self.key.pair.header_len() - 20 - 40;
-        let mss = self.mss.max(1);
-        u32::from((room / mss).max(1) * mss)
+    fn burst(&self, shared: &Shared) -> u32 {
+        let longest = match self.key.pair.is_v6() {
+            true => u16::MAX.into(),
+            false => shared.link.longest(),
+        };
+        let room = longest - u32::from(self.key.pair.header_len()) - 20 - 40;
+        let mss = u32::from(self.mss.max(1));
+        (room / mss).max(1) * mss
     }
 
     /// Sends what the host's socket has and the container's window takes.
@@ -94,7 +105,7 @@ impl Flow {
             }
             let in_flight = self.next.since(self.una);
             let room = self.window.saturating_sub(in_flight);
-            let burst = self.burst();
+            let burst = self.burst(shared);
             // A nearly closed window is left to open (RFC 9293 3.8.6.2.1).
             let silly = room < burst.min(self.widest / 2) && in_flight > 0;
             if room == 0 || silly || (!self.peeks && in_flight > REREAD) {
@@ -142,10 +153,10 @@ impl Flow {
             }
             return Ok(());
         }
-        if self.peeks && inet::set_peek_offset(&self.socket, 0).is_err() {
+        if self.peeks && inet::set_peek_offset(&self.socket, self.stale).is_err() {
             return Err(End::ResetBoth);
         }
-        let want = data.min(self.burst()) as usize;
+        let want = data.min(self.burst(shared)) as usize;
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let got = match recv(&self.socket, &mut shared.buffer[..want], flags) {
             Ok((got, _)) if got > 0 => got,
@@ -155,7 +166,7 @@ impl Flow {
         let bytes = std::mem::take(&mut shared.buffer);
         self.send_data(shared, self.una, &bytes[..got]);
         shared.buffer = bytes;
-        if self.peeks && inet::set_peek_offset(&self.socket, data).is_err() {
+        if self.peeks && inet::set_peek_offset(&self.socket, self.stale + data).is_err() {
             return Err(End::ResetBoth);
         }
         Ok(())

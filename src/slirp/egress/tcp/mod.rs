@@ -180,6 +180,8 @@ struct Flow {
     una: Seq,
     /// The next one to be sent.
     next: Seq,
+    /// Acknowledged bytes that are still in the host's socket.
+    stale: u32,
     /// What it may have in flight.
     window: u32,
     /// The widest that it ever was.
@@ -399,6 +401,7 @@ impl Flow {
         self.heard = now;
         let progress = self.acknowledgement(shared, segment)?;
         self.data(shared, segment)?;
+        self.release()?;
         self.pump(shared)?;
         self.settle(shared, now, progress);
         self.finished()

@@ -138,6 +138,7 @@ impl Flow {
             offered: 0,
             una: start,
             next: start,
+            stale: 0,
             window: segment.window.into(),
             widest: segment.window.into(),
             window_seq: segment.seq,

@@ -237,7 +237,8 @@ impl Header {
             Pair::V4(source, destination) => {
                 let mut bytes = [0; 20];
                 bytes[0] = 0x45;
-                let total = u16::try_from(length + 20).unwrap_or(u16::MAX);
+                // Zero says that the kernel knows better, for it has the whole packet (Linux 6.3).
+                let total = u16::try_from(length + 20).unwrap_or(0);
                 bytes[2..4].copy_from_slice(&total.to_be_bytes());
                 // An id is needed by fragments alone (RFC 6864).
                 let (id, place) = match fragment {

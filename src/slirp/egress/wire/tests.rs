@@ -159,3 +159,13 @@ fn extension_headers_are_walked_and_bounded() {
         Some(ip::UDP)
     );
 }
+
+#[test]
+fn a_packet_longer_than_ipv4_can_say_leaves_its_length_to_the_kernel() {
+    let pair = Pair::V4([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    for (length, told) in [(65_515, u16::MAX), (65_516, 0), (190_000, 0)] {
+        let mut header = header::Header::new(vnet::Offer::Whole);
+        header.push_ip(pair, ip::TCP, length, None);
+        assert_eq!(&header.packet()[2..4], &told.to_be_bytes(), "{length}");
+    }
+}
