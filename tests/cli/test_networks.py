@@ -81,6 +81,14 @@ class Verbs(Networked):
         self.docker("network", "rm", name, out=name)
         self.docker("network", "inspect", name, code=1, err=re.compile(f"network {name} not found|No such network: {name}"))
 
+    def test_prune(self):
+        idle, labelled, used = self.network("--label", "mine"), self.network("--label", "mine", "--label", "keep"), self.network("--label", "mine")
+        # One that is only asked for counts as well.
+        self.docker("create", "--name", self.name(), "--network", used, "busybox")
+        self.docker("network", "prune", "-f", "--filter", "label=mine", "--filter", "label!=keep", out=f"Deleted Networks:\n{idle}")
+        self.docker("network", "prune", "-f", "--filter", "label=mine", out=f"Deleted Networks:\n{labelled}")
+        self.docker("network", "ls", "--filter", "label=mine", "--format", "{{.Name}}", out=used)
+
     def test_what_makes_no_network(self):
         name = self.network("--subnet", "10.214.0.0/24")
         for args, text in (
