@@ -33,6 +33,20 @@ pub fn negotiate(text: Option<&str>) -> Result<ApiVersion, Failure> {
     Ok(ApiVersion::new(at(0) as u16, at(1) as u16))
 }
 
+/// The last version whose images docker-compose 1 understands.
+const COMPOSE_1: ApiVersion = ApiVersion::new(1, 44);
+
+/// The version in which a client is told of an image, where it asked for another one.
+///
+/// docker-compose 1 asks for whatever is the newest, and then wants fields that went with 1.45: it
+/// cannot make a container of a changed service anew without them. All else it understands.
+pub fn of_images(asked: ApiVersion, user_agent: &[u8]) -> ApiVersion {
+    match user_agent.starts_with(b"docker-compose/1.") {
+        true => asked.min(COMPOSE_1),
+        false => asked,
+    }
+}
+
 /// Whether errors to a client of this version are plain text: such clients show a JSON body as it
 /// is. Docker does this below 1.24.
 pub fn wants_plain_errors(text: &str) -> bool {
@@ -89,6 +103,17 @@ mod tests {
         }
         for new in ["2", "1.55.1", "1.56", "99999999999999999999999.1", "2.0"] {
             assert!(refusal(new).contains("too new"), "{new}");
+        }
+    }
+
+    #[test]
+    fn compose_1_is_answered_as_it_understands() {
+        let compose = b"docker-compose/1.29.2 docker-py/5.0.3 Linux/6.1";
+        assert_eq!(of_images(ApiVersion::MAX, compose), COMPOSE_1);
+        let old = ApiVersion::new(1, 38);
+        assert_eq!(of_images(old, compose), old);
+        for other in [&b"docker-compose/2.1"[..], b"Docker-Client/28.2.2", b""] {
+            assert_eq!(of_images(ApiVersion::MAX, other), ApiVersion::MAX);
         }
     }
 

@@ -9,9 +9,11 @@ use tokio::sync::oneshot;
 use super::registries::{cancelled_by_leaving, proof};
 use super::{Request, State, filters, quick, shaped, slow, spawn};
 use crate::api::progress::JsonMessage;
+use crate::api::shape::Shape;
 use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::backlog::Backlog;
 use crate::daemon::request::{BodyReader, DISCARD_LIMIT};
+use crate::daemon::version;
 use crate::engine;
 use crate::engine::images::ImageListOptions;
 use crate::engine::pull::PullRequest;
@@ -57,7 +59,10 @@ pub async fn inspect(state: State, request: Request) -> Result<Answer, Failure> 
         engine.image_inspect(&name, platform.as_ref())
     })
     .await?;
-    Ok(shaped(&request, &found))
+    let agent = request.headers.get(hyper::header::USER_AGENT);
+    let agent = agent.map_or(&b""[..], |agent| agent.as_bytes());
+    let version = version::of_images(request.version, agent);
+    Ok(answer::ok(&found.to_json(version)))
 }
 
 /// `GET /images/{name}/history`.
