@@ -99,6 +99,27 @@ pub fn replace_addresses(
     changed
 }
 
+/// Returns an /etc/hosts with a linked container's new addresses: of each line whose first name is
+/// its alias, by family.
+pub fn replace_linked(text: &str, alias: &str, addresses: &[IpAddr]) -> String {
+    let mut changed = String::with_capacity(text.len());
+    for line in text.lines() {
+        let parts = line.split_once('\t');
+        let old = parts.filter(|(_, names)| names.split([' ', '.']).next() == Some(alias));
+        let old = old.and_then(|(address, names)| Some((address.parse::<IpAddr>().ok()?, names)));
+        let new = old.and_then(|(old, names)| {
+            let mut same = addresses.iter().filter(|it| it.is_ipv6() == old.is_ipv6());
+            Some((same.next()?, names))
+        });
+        match new {
+            // Writing to a string does not fail.
+            Some((address, names)) => drop(writeln!(changed, "{address}\t{names}")),
+            None => drop(writeln!(changed, "{line}")),
+        }
+    }
+    changed
+}
+
 fn line(text: &mut String, address: &str, names: &str) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{address}\t{names}");
@@ -250,6 +271,15 @@ mod tests {
         );
         assert_eq!(hosts("box", "", &[], &[], false), "127.0.0.1\tlocalhost\n");
         assert_eq!(hostname("box"), "box\n");
+    }
+
+    #[test]
+    fn linked_containers_move() {
+        let text = "172.17.0.2\tdb box\n172.17.0.3\tdbs\nfd00::2\tdb box\n# db\n";
+        assert_eq!(
+            replace_linked(text, "db", &["172.17.0.9".parse().unwrap()]),
+            "172.17.0.9\tdb box\n172.17.0.3\tdbs\nfd00::2\tdb box\n# db\n"
+        );
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct Record {
     pub host_config: HostConfig,
     /// Networks asked for.
     pub networking: NetworkingConfig,
+    /// Others that it finds by an alias in the default network.
+    #[serde(default)]
+    pub links: Vec<Link>,
     /// Its places in networks while it runs, by the networks' names.
     #[serde(default)]
     pub endpoints: BTreeMap<String, Endpoint>,
@@ -81,6 +84,15 @@ pub struct Record {
     pub health: Option<Health>,
     /// The host's boot in which `state` was written (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
+}
+
+/// Another container, and what it is called by one that is linked to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The other.
+    pub container: ContainerId,
+    /// How it is called.
+    pub alias: String,
 }
 
 /// A container's place in a network.

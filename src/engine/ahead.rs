@@ -149,6 +149,7 @@ fn can_be_ahead(record: &Record, is_plain: impl Fn(&MountPoint) -> bool) -> bool
     };
     record.driver != Driver::Copy
         && record.mounts.iter().all(is_theirs)
+        && record.links.is_empty()
         && !modes.iter().any(|mode| mode.starts_with("container:"))
 }
 

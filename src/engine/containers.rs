@@ -447,6 +447,7 @@ mod tests {
             networking: Default::default(),
             mounts: Vec::new(),
             state: State::Created { failure: None },
+            links: Vec::new(),
             endpoints: BTreeMap::new(),
             ports: BTreeMap::new(),
             finished: None,

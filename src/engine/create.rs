@@ -16,7 +16,7 @@ use crate::api::container::{
 use crate::api::volume::CreateRequest as VolumeRequest;
 use crate::container::mounts::{self, MountError};
 use crate::container::record::{MountKind, MountPoint, MountedImage, Record, State};
-use crate::container::spec::{self, log};
+use crate::container::spec::{self, NetworkMode, log};
 use crate::engine::containers::Container;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
@@ -202,7 +202,7 @@ impl Engine {
         image: &Image,
         image_name: String,
         config: ContainerConfig,
-        host_config: HostConfig,
+        mut host_config: HostConfig,
         networking: NetworkingConfig,
         read_only_non_recursive: bool,
     ) -> Result<()> {
@@ -216,6 +216,8 @@ impl Engine {
         }
         self.spread_from_data_root(&mut mounts)?;
         self.mounts_of_others(&host_config, &mut mounts)?;
+        let links = self.settle_links(&host_config)?;
+        host_config.links = None;
         let mounted = self.hold_mounted(&mut mounts)?;
         let mut record = Record {
             id: *id,
@@ -231,6 +233,7 @@ impl Engine {
             networking,
             mounts,
             state: State::Created { failure: None },
+            links,
             endpoints: BTreeMap::new(),
             ports: PortMap::new(),
             finished: None,
@@ -420,15 +423,8 @@ impl Engine {
 
 /// What was asked for and is not done, a sentence each.
 fn not_done(host: &HostConfig) -> Vec<String> {
-    let all = [
-        (is_limited(host), NO_LIMITS),
-        (
-            host.links.as_ref().is_some_and(|links| !links.is_empty()),
-            "This version of moss has no links. Links discarded.",
-        ),
-    ];
-    let asked = all.into_iter().filter(|(asked, _)| *asked);
-    asked.map(|(_, sentence)| sentence.to_owned()).collect()
+    let all = is_limited(host).then_some(NO_LIMITS);
+    all.into_iter().map(str::to_owned).collect()
 }
 
 /// What is asked of the volume at this place: `--mount` can say more than a name.
@@ -470,6 +466,12 @@ fn warnings_of(platform: Option<&str>, image: &Image, host: &HostConfig) -> Vec<
     if host.network_mode == "host" && published.is_some_and(|map| !map.is_empty()) {
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
+    let linked = host.links.as_ref().is_some_and(|links| !links.is_empty());
+    if linked && NetworkMode::parse(&host.network_mode) == NetworkMode::Default {
+        let sentence = "Links on the default bridge network are deprecated and will be removed in \
+                        a future release. Use a custom network instead.";
+        warnings.push(sentence.to_owned());
+    }
     let (have, here) = (
         Platform::new(&image.os, &image.architecture, &image.variant),
         Platform::host(),
@@ -487,7 +489,6 @@ fn warnings_of(platform: Option<&str>, image: &Image, host: &HostConfig) -> Vec<
 fn fill_defaults(config: &mut ContainerConfig, host: &mut HostConfig, daemons: &Reloadable) {
     config.volumes.get_or_insert_default();
     host.port_bindings.get_or_insert_default();
-    host.links = None;
     // Neither is to be had in a cgroup of version 2; -1 is how clients leave the one unsaid.
     host.memory_swappiness = None;
     host.oom_kill_disable = None;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::api::container::{
-    Inspect, MountPoint as ApiMountPoint, NetworkSettings, State as ApiState, TopResponse,
+    HostConfig, Inspect, MountPoint as ApiMountPoint, NetworkSettings, State as ApiState,
+    TopResponse,
 };
 use crate::api::storage::DriverData;
 use crate::container::protocol::Exit;
@@ -65,7 +66,10 @@ impl Engine {
             driver: record.driver.name().to_owned(),
             platform: record.os.clone(),
             exec_ids,
-            host_config: record.host_config.clone(),
+            host_config: HostConfig {
+                links: self.shown_links(&record),
+                ..record.host_config.clone()
+            },
             graph_driver: Some(DriverData {
                 name: record.driver.name().to_owned(),
                 data: Some(BTreeMap::from([

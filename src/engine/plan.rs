@@ -188,7 +188,7 @@ impl Engine {
             host.to_mut().devices = Some(devices::expand(asked)?);
         }
         let input = SpecInput {
-            config: &record.config,
+            config: &self.linked_config(record),
             host: &host,
             mounts: &mounts,
             files: &files,
@@ -219,7 +219,7 @@ impl Engine {
         let mut process = self.plan(record, directory, &joined, None)?.process;
         process.args = exec.cmd.clone().unwrap_or_default();
         process.env = spec::environment(
-            &record.config,
+            &self.linked_config(record),
             exec.tty,
             exec.env.as_deref().unwrap_or_default(),
         );
@@ -278,17 +278,19 @@ impl Engine {
     ) -> Result<()> {
         self.write_resolv_conf(record, directory, surroundings)?;
         let name = &record.config.hostname;
+        let (told, gateway) = (
+            &self.settings.containers.host_gateways,
+            surroundings.gateway,
+        );
+        let mut extra = extra_hosts(&record.host_config, told, gateway);
+        extra.extend(self.linked_hosts(record));
         let contents = [
             files::hostname(name),
             files::hosts(
                 name,
                 &record.config.domainname,
                 &surroundings.addresses,
-                &extra_hosts(
-                    &record.host_config,
-                    &self.settings.containers.host_gateways,
-                    surroundings.gateway,
-                ),
+                &extra,
                 true,
             ),
         ];

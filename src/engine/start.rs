@@ -215,6 +215,7 @@ impl Engine {
         if let Err(error) = container.save(false) {
             tracing::error!("{}", Error::system(&error));
         }
+        self.tell_linking(&record);
         self.container_event(&record, "start", []);
         self.begin_checking(container);
         self.janitor.provide();
@@ -269,6 +270,7 @@ impl Engine {
             ));
         }
         let joined = self.joined(record)?;
+        self.check_links(record)?;
         for point in record
             .mounts
             .iter()

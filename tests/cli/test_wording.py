@@ -177,16 +177,10 @@ class Wording(Case):
                   "Invalid container name (/a b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", {"Image": "busybox"})
 
     def test_what_is_not_done_is_said(self):
-        asked = {
-            "limit": {"Memory": 1 << 30},
-            "link": {"Links": ["a:b"]},
-        }
-        for word, host in asked.items():
-            body = {"Image": "busybox", "HostConfig": {"NetworkMode": "none", **host}}
-            status, _, answer = self.daemon.http("POST", "/v1.55/containers/create", body, {"Content-Type": "application/json"})
-            self.equal((status, [one for one in answer["Warnings"] if word in one] != []), (201, True), f"a warning of {word}")
-            self.equal(len(answer["Warnings"]), 1, f"number of warnings of {word}")
-            self.docker("rm", answer["Id"])
+        body = {"Image": "busybox", "HostConfig": {"NetworkMode": "none", "Memory": 1 << 30}}
+        status, _, answer = self.daemon.http("POST", "/v1.55/containers/create", body, {"Content-Type": "application/json"})
+        self.equal((status, len(answer["Warnings"]), "limit" in answer["Warnings"][0]), (201, 1, True), "a warning of limits")
+        self.docker("rm", answer["Id"])
 
     def test_what_cannot_be_had(self):
         self.docker("create", "--storage-opt", "size=1G", "busybox", code=1, err=re.compile(

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `endpoints` | what a container asks for, and what the API shows of it |
 //! | `join` | a start puts a container into its networks, its end takes it out |
+//! | `links` | what stands for names in the default network |
 //! | `repair` | what a daemon does first |
 //! | `connect` | connect and disconnect |
 //! | `ports` | which places of the host ports are published at |
@@ -14,6 +15,7 @@
 mod connect;
 mod endpoints;
 mod join;
+mod links;
 mod outside;
 mod ports;
 mod repair;
