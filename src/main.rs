@@ -4,6 +4,7 @@
 //! anything else: no command line parser, no threads. A shim never gets here: it is forked by the
 //! keeper. Everything else is what a person typed.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,8 @@ use moss::container;
 use moss::daemon;
 use moss::engine::config::Options;
 use moss::overlay;
-use moss::userns::{keeper, probe};
+use moss::slirp::egress;
+use moss::userns::{keeper, probe, seccomp};
 
 fn main() {
     let arguments: Vec<String> = std::env::args_os()
@@ -41,7 +43,13 @@ fn shim([connection, leash]: [OwnedFd; 2]) -> i32 {
 
 /// What the keeper's networks are served by.
 fn slirp([link]: [OwnedFd; 1]) -> i32 {
-    moss::slirp::run(&link)
+    moss::slirp::run(&link, confine)
+}
+
+/// Confines a thread of slirp's that reads what containers send.
+fn confine() -> io::Result<()> {
+    let filter = seccomp::only(egress::SYSTEM_CALLS).map_err(io::Error::other)?;
+    egress::confine(&filter)
 }
 
 /// Which driver makes root filesystems in `directory`, for `moss doctor`.

@@ -19,10 +19,10 @@ use moss::slirp::egress::{self, Link, Settings};
 use moss::sys::loopback;
 use moss::sys::netlink::Socket;
 use moss::sys::netlink::link::LONGEST;
-use moss::userns::plan::FilterInstruction;
 use moss::userns::seccomp;
 use nix::sched::{CloneFlags, setns, unshare};
-use oci_spec::runtime::{LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, send, sendto,
     socket_with,
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     };
     let (stop, stopper) = std::io::pipe().expect("a pipe");
     let server = std::thread::spawn(move || {
-        egress::confine(&filter()).expect("confined");
+        confine();
         let settings = Settings {
             gateway_v4: Some(GATEWAY),
             gateway_v6: Some(GATEWAY6),
@@ -172,28 +172,22 @@ fn add_address(index: u32, address: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// The filter of the serving thread.
-fn filter() -> Vec<moss::sys::seccomp::Instruction> {
-    let allowed = LinuxSyscallBuilder::default()
-        .names(
-            egress::SYSTEM_CALLS
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect::<Vec<_>>(),
-        )
-        .action(LinuxSeccompAction::ScmpActAllow)
-        .build()
-        .expect("a rule");
-    let policy = LinuxSeccompBuilder::default()
-        .default_action(LinuxSeccompAction::ScmpActKillProcess)
-        .syscalls(vec![allowed])
-        .build()
-        .expect("a policy");
-    seccomp::compile(&policy)
-        .expect("a program")
-        .into_iter()
-        .map(|FilterInstruction(code, jt, jf, k)| (code, jt, jf, k))
-        .collect()
+/// Confines the serving thread as slirp does, and sees that what is not its business fails there.
+fn confine() {
+    let filter = seccomp::only(egress::SYSTEM_CALLS).expect("a filter");
+    egress::confine(&filter).expect("confined");
+    let refused = |error: Errno| assert_eq!(error, Errno::PERM);
+    let unix = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::empty(),
+        None,
+    );
+    refused(unix.expect_err("a socket of the host's services"));
+    let file = rustix::fs::open("/proc/self/status", OFlags::RDONLY, Mode::empty());
+    refused(file.expect_err("a file"));
+    let name = nix::sys::utsname::uname();
+    assert_eq!(name.expect_err("the host's name"), nix::Error::EPERM);
 }
 
 /// Has a thread do something as the container.

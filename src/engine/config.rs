@@ -74,6 +74,8 @@ pub struct Config {
     pub host_socket: bool,
     /// Whether the compressed blobs of pulled layers stay.
     pub keep_blobs: bool,
+    /// Whether containers reach the host's loopback by their gateway's address.
+    pub host_loopback: bool,
     /// How often a layer is tried without getting further; `None` for the default.
     pub download_attempts: Option<u32>,
     /// How many entries a layer may have; `None` for the default.
@@ -201,6 +203,7 @@ impl Config {
             push_compression: compression(&all)?,
             host_socket: host_socket(&all)?,
             keep_blobs: flag(&all, "keep-blobs")?.unwrap_or(false),
+            host_loopback: flag(&all, "host-loopback")?.unwrap_or(false),
             layer_entries: count(&all, "max-layer-entries")?,
             containers: Containers::of(&all)?,
             pidfile: text_of(&all, "pidfile")?.map(PathBuf::from),

@@ -111,6 +111,8 @@ pub struct Settings {
     pub push_compression: image::Format,
     /// Whether the compressed blobs of pulled layers stay.
     pub keep_blobs: bool,
+    /// Whether containers reach the host's loopback by their gateway's address.
+    pub host_loopback: bool,
     /// What an image's layer may be.
     pub layer_limits: image::Limits,
     /// What holds for containers that do not say themselves.

@@ -15,8 +15,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::egress::Link;
 use crate::sys::netlink::link::{FORWARDING, LONGEST};
-use crate::sys::netlink::routing::{Action, Kind, Route, Rule};
-use crate::sys::netlink::{Socket, or_exists, or_gone};
+use crate::sys::netlink::routing::{Action, Kind, LOCAL, Route, Rule};
+use crate::sys::netlink::{Block, Socket, or_exists, or_gone};
 use crate::sys::{netns, transparent};
 use crate::types::port::Protocol;
 
@@ -25,6 +25,24 @@ const CLIENTS: u32 = 100;
 
 /// Preference of the rules that lead to it.
 const PREFERENCE: u32 = 50;
+
+/// The table that leads out whatever it is asked for.
+const WAY_OUT: u32 = 101;
+
+/// Preference of the rules for what comes to the gateways' addresses and is for us.
+const OURS: u32 = 6;
+/// Preference of those for what is for the host by these addresses.
+const HOST: u32 = 7;
+/// Preference of the rule for our own addresses: as the kernel has it, and after those above.
+const OWN_FIRST: u32 = 0;
+const OWN_LATER: u32 = 8;
+
+/// Numbers of protocols.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// The port of name servers.
+const DNS: u16 = 53;
 
 /// Index of the loopback interface.
 const LOOPBACK: u32 = 1;
@@ -39,6 +57,12 @@ enum Job {
     Flows(Protocol, bool, usize),
     /// The network's way out, from that bridge, with packets of at most this length.
     Link(String, u32),
+    /// Have what members send to these gateways of a bridge go out by that way, or no more.
+    Host {
+        bridge: String,
+        gateways: Vec<IpAddr>,
+        reached: bool,
+    },
     /// Have packets to this client come to sockets of ours, or no more.
     Client(IpAddr, bool),
     /// Look for such sockets for what a container sends from this port, or no more.
@@ -111,6 +135,17 @@ impl Helper {
             Made::Link(link) => Ok(link),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// Has what members of a bridge send to its own addresses by TCP and UDP go out by the way that
+    /// leads there, or no more.
+    pub fn set_host(&self, bridge: &str, gateways: &[IpAddr], reached: bool) -> io::Result<()> {
+        let job = Job::Host {
+            bridge: bridge.to_owned(),
+            gateways: gateways.to_vec(),
+            reached,
+        };
+        self.ask(job).map(|_| ())
     }
 
     /// A socket that listens at this address, or is bound to it.
@@ -187,6 +222,11 @@ fn serve(netlink: &Socket, queue: &Receiver<(Job, SyncSender<Answer>)>) {
                 .collect::<io::Result<_>>()
                 .map(Made::Sockets),
             Job::Link(bridge, mtu) => link(netlink, &bridge, mtu).map(Made::Link),
+            Job::Host {
+                bridge,
+                gateways,
+                reached,
+            } => set_host(netlink, &bridge, &gateways, reached).map(|()| Made::Done),
             Job::Client(client, here) => set_client(netlink, client, here).map(|()| Made::Done),
             Job::Port {
                 protocol,
@@ -196,23 +236,29 @@ fn serve(netlink: &Socket, queue: &Receiver<(Job, SyncSender<Answer>)>) {
                 add,
             } => {
                 let number = match protocol {
-                    Protocol::Tcp => libc::IPPROTO_TCP,
-                    Protocol::Udp | Protocol::Sctp => libc::IPPROTO_UDP,
+                    Protocol::Tcp => TCP,
+                    Protocol::Udp | Protocol::Sctp => UDP,
                 };
-                let rule = Rule {
+                let to_clients = Rule {
                     preference: PREFERENCE,
                     ipv6: container.is_ipv6(),
                     interface: Some(&bridge),
-                    from: Some((container, if container.is_ipv6() { 128 } else { 32 })),
-                    to: None,
-                    source_port: Some((u8::try_from(number).unwrap_or_default(), port)),
+                    from: Some(alone(container)),
+                    protocol: Some(number),
+                    source_port: Some(port),
                     action: Action::Table(CLIENTS),
+                    ..Rule::default()
                 };
-                let done = match add {
-                    true => or_exists(netlink.add_rule(&rule)),
-                    false => or_gone(netlink.delete_rule(&rule)),
+                // Where a client has the gateway's address, that is not the host that it stands for.
+                let to_gateway = Rule {
+                    preference: OURS,
+                    action: Action::Table(LOCAL),
+                    ..to_clients
                 };
-                done.map(|()| Made::Done)
+                let all = [to_clients, to_gateway];
+                let mut all = all.iter();
+                all.try_for_each(|rule| set_rule(netlink, rule, add))
+                    .map(|()| Made::Done)
             }
         };
         // Whoever asked may have gone.
@@ -222,6 +268,88 @@ fn serve(netlink: &Socket, queue: &Receiver<(Job, SyncSender<Answer>)>) {
 
 /// Name of the device that leads out.
 const DEVICE: &str = "out";
+
+/// The whole of an address.
+fn alone(address: IpAddr) -> Block {
+    (address, if address.is_ipv6() { 128 } else { 32 })
+}
+
+fn set_rule(netlink: &Socket, rule: &Rule<'_>, there: bool) -> io::Result<()> {
+    match there {
+        true => or_exists(netlink.add_rule(rule)),
+        false => or_gone(netlink.delete_rule(rule)),
+    }
+}
+
+/// Has the gateways' addresses, which are this namespace's own, stand for the host: but for names,
+/// which are answered here, and for what answers connections of ours.
+fn set_host(netlink: &Socket, bridge: &str, gateways: &[IpAddr], reached: bool) -> io::Result<()> {
+    if reached {
+        // What comes back has a source that is our own, by an interface that does not lead there.
+        // What cannot be written is so already, or is told by the first connection that fails.
+        for (interface, name, value) in [
+            (DEVICE, "accept_local", "1"),
+            (DEVICE, "rp_filter", "0"),
+            ("all", "rp_filter", "0"),
+        ] {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{interface}/{name}"), value);
+        }
+    }
+    for ipv6 in [false, true] {
+        let of_family = || gateways.iter().filter(|gateway| gateway.is_ipv6() == ipv6);
+        if of_family().next().is_none() {
+            continue;
+        }
+        let own = |preference| Rule {
+            preference,
+            ipv6,
+            action: Action::Table(LOCAL),
+            ..Rule::default()
+        };
+        set_rule(netlink, &own(OWN_LATER), true)?;
+        for (gateway, protocol) in of_family().flat_map(|it| [(*it, TCP), (*it, UDP)]) {
+            let to_host = Rule {
+                preference: HOST,
+                ipv6,
+                interface: Some(bridge),
+                to: Some(alone(gateway)),
+                protocol: Some(protocol),
+                action: Action::Table(WAY_OUT),
+                ..Rule::default()
+            };
+            let names = Rule {
+                preference: OURS,
+                destination_port: Some(DNS),
+                action: Action::Table(LOCAL),
+                ..to_host
+            };
+            set_rule(netlink, &names, reached)?;
+            set_rule(netlink, &to_host, reached)?;
+        }
+        if reached {
+            netlink.replace_route(&Route {
+                to: (unspecified(ipv6), 0),
+                kind: Kind::Unicast,
+                via: None,
+                interface: Some(netlink.index(DEVICE)?),
+                source: None,
+                table: WAY_OUT,
+            })?;
+        }
+        set_rule(netlink, &own(OWN_FIRST), !reached)?;
+        if !reached {
+            set_rule(netlink, &own(OWN_LATER), false)?;
+        }
+    }
+    Ok(())
+}
+
+fn unspecified(ipv6: bool) -> IpAddr {
+    match ipv6 {
+        false => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        true => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
 
 /// Makes the device that leads out; what comes back by it is passed on to the bridge.
 fn link(netlink: &Socket, bridge: &str, mtu: u32) -> io::Result<Link> {
@@ -297,7 +425,7 @@ fn flow(protocol: Protocol, client: SocketAddr) -> io::Result<OwnedFd> {
 
 fn set_client(netlink: &Socket, client: IpAddr, here: bool) -> io::Result<()> {
     let route = Route {
-        to: (client, if client.is_ipv6() { 128 } else { 32 }),
+        to: alone(client),
         kind: Kind::Local,
         via: None,
         interface: Some(LOOPBACK),

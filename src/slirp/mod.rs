@@ -3,7 +3,7 @@
 //! ```text
 //!  keeper ── link ──▶ main thread           starts and ends the networks' threads
 //!                      ├── worker  (host's namespace, no capability)     names, published ports
-//!                      ├── egress  (host's namespace, no capability)     the way out
+//!                      ├── egress  (host's namespace, confined)          the way out
 //!                      └── helper  (network's namespace, two capabilities)  makes sockets there
 //! ```
 //!
@@ -24,6 +24,7 @@ pub mod state;
 mod worker;
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,8 +73,11 @@ pub enum Order {
     },
 }
 
+/// Confines the calling thread, which is to read what containers send.
+pub type Confine = fn() -> io::Result<()>;
+
 /// The process's life; returns its exit status.
-pub fn run(link: &OwnedFd) -> i32 {
+pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
     // Names and descriptors are all that is left of the keeper that was forked.
     let _ = rustix::thread::set_name(c"moss-slirp");
     let mut networks: HashMap<String, Worker> = HashMap::new();
@@ -96,7 +100,7 @@ pub fn run(link: &OwnedFd) -> i32 {
                 // The one before holds the port of names; it goes first.
                 networks.remove(&network);
                 book.add(&network);
-                match Worker::start(network.clone(), namespace, Arc::clone(book)) {
+                match Worker::start(network.clone(), namespace, Arc::clone(book), confine) {
                     Ok(worker) => drop(networks.insert(network, worker)),
                     Err(error) => tracing::error!("network {network} is not served: {error}"),
                 }

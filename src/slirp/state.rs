@@ -44,6 +44,8 @@ pub struct NetworkState {
     pub mtu: u32,
     /// Members find each other by name.
     pub names: bool,
+    /// The gateways' addresses lead to the host's loopback, too.
+    pub host_loopback: bool,
     /// Who is in it.
     pub members: Vec<MemberState>,
 }

@@ -7,13 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CapabilitySet;
 
+use super::Confine;
 use super::dns::Dns;
 use super::egress::{Egress, Settings};
 use super::helper::{Helper, set_capabilities};
@@ -46,7 +48,12 @@ pub struct Worker {
 
 impl Worker {
     /// Starts the worker of a network.
-    pub fn start(network: String, namespace: OwnedFd, book: Arc<Book>) -> io::Result<Self> {
+    pub fn start(
+        network: String,
+        namespace: OwnedFd,
+        book: Arc<Book>,
+        confine: Confine,
+    ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (changes, queue) = channel();
         let ears = Arc::clone(&wake);
@@ -54,7 +61,8 @@ impl Worker {
             .name("network".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || {
-                if let Err(error) = work(&network, namespace, &book, &queue, &ears) {
+                let changes = (&queue, &*ears);
+                if let Err(error) = work(&network, namespace, &book, changes, confine) {
                     tracing::error!("network {network} is not served: {error}");
                 }
             })?;
@@ -90,8 +98,8 @@ fn work(
     network: &str,
     namespace: OwnedFd,
     book: &Book,
-    changes: &Receiver<Given>,
-    wake: &OwnedFd,
+    (changes, wake): (&Receiver<Given>, &OwnedFd),
+    confine: Confine,
 ) -> io::Result<()> {
     let helper = Helper::start(namespace)?;
     set_capabilities(CapabilitySet::empty())?;
@@ -100,7 +108,8 @@ fn work(
     reactor.add(wake, awake, EventFlags::IN)?;
     let mut dns = resolver(network, &book.get(network), &helper, &mut reactor);
     let mut again = None;
-    let (mut tried, mut _way_out) = (false, None);
+    let mut way_out = None;
+    let mut changed = true;
     let mut ports = Ports::new();
     ports.apply(&book.get(network), Vec::new(), &helper, &mut reactor);
     loop {
@@ -117,6 +126,7 @@ fn work(
                 loop {
                     match changes.try_recv() {
                         Ok(given) => {
+                            changed = true;
                             ports.apply(&book.get(network), given, &helper, &mut reactor);
                         }
                         Err(TryRecvError::Empty) => break,
@@ -137,36 +147,50 @@ fn work(
             dns.expire(now, &mut reactor);
         }
         ports.expire(now, &helper, &mut reactor);
-        if !tried && !book.get(network).id.is_empty() {
-            tried = true;
-            _way_out = WayOut::start(&book.get(network), &helper);
-        }
         // Its port may be held for a moment yet by a process that is about to end.
         if dns.is_none() && again.is_none_or(|again| again <= now) {
             dns = resolver(network, &book.get(network), &helper, &mut reactor);
             again = dns.is_none().then(|| now + AGAIN);
         }
+        if changed {
+            let state = book.get(network);
+            let known = way_out.as_ref().map(|(loopback, _)| *loopback);
+            if !state.id.is_empty() && known != Some(state.host_loopback) {
+                // The device of the one before has the name.
+                drop(way_out.take());
+                let started = WayOut::start(&state, &helper, confine);
+                way_out = Some((state.host_loopback, started));
+            }
+            changed = state.id.is_empty();
+        }
     }
 }
 
-/// A network's thread that turns its packets into sockets of the host ([`super::egress`]); it ends
-/// when this is dropped.
-struct WayOut(OwnedFd);
+/// A network's thread that turns its packets into sockets of the host ([`super::egress`]); it has
+/// ended when this is dropped, and its device is gone.
+struct WayOut {
+    stop: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Drop for WayOut {
     fn drop(&mut self) {
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // Where it panicked, that was told.
+            let _ = thread.join();
+        }
     }
 }
 
 impl WayOut {
     /// Starts it for a network that is to have one; where the host has no TUN devices there is none,
     /// and everything else goes on.
-    fn start(state: &NetworkState, helper: &Helper) -> Option<Self> {
+    fn start(state: &NetworkState, helper: &Helper, confine: Confine) -> Option<Self> {
         if state.internal {
             return None;
         }
-        match Self::try_start(state, helper) {
+        match Self::try_start(state, helper, confine) {
             Ok(started) => Some(started),
             Err(error) => {
                 tracing::warn!("network {} has no way out: {error}", state.name);
@@ -175,8 +199,9 @@ impl WayOut {
         }
     }
 
-    fn try_start(state: &NetworkState, helper: &Helper) -> io::Result<Self> {
+    fn try_start(state: &NetworkState, helper: &Helper, confine: Confine) -> io::Result<Self> {
         let link = helper.link(&state.bridge, state.mtu)?;
+        helper.set_host(&state.bridge, &state.gateways, state.host_loopback)?;
         let four = state.gateways.iter().find_map(|gateway| match gateway {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
@@ -188,6 +213,7 @@ impl WayOut {
         let settings = Settings {
             gateway_v4: four,
             gateway_v6: six,
+            host_loopback: state.host_loopback,
             mtu: state.mtu,
             ..Settings::default()
         };
@@ -196,16 +222,25 @@ impl WayOut {
         let told = stop.try_clone()?;
         let mut egress = Egress::new(link, &settings)?;
         egress.stop_at(told.as_fd())?;
-        std::thread::Builder::new()
+        let (ready, confined) = sync_channel(1);
+        let thread = std::thread::Builder::new()
             .name("egress".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || {
                 let _told = told;
-                if let Err(error) = egress.serve() {
+                let done = confine();
+                let serves = done.is_ok();
+                let _ = ready.send(done);
+                if serves && let Err(error) = egress.serve() {
                     tracing::error!("a way out is shut: {error}");
                 }
             })?;
-        Ok(Self(stop))
+        let started = Self {
+            stop,
+            thread: Some(thread),
+        };
+        confined.recv().map_err(|_| io::ErrorKind::BrokenPipe)??;
+        Ok(started)
     }
 }
 
@@ -216,9 +251,12 @@ fn resolver(
     helper: &Helper,
     reactor: &mut Reactor,
 ) -> Option<Dns> {
-    let address = match state.names {
-        true => RESOLVER,
-        false => *state.gateways.iter().find(|gateway| gateway.is_ipv4())?,
+    let ipv4 = state.gateways.iter().find(|gateway| gateway.is_ipv4());
+    let address = match ipv4 {
+        Some(_) if state.names => RESOLVER,
+        Some(gateway) => *gateway,
+        // Its members have no address that 127.0.0.11 could answer.
+        None => *state.gateways.first()?,
     };
     let address = SocketAddr::new(address, DNS);
     let bound = helper.bind(Protocol::Udp, address).and_then(|udp| {

@@ -15,7 +15,7 @@ const MEMINFO_SNDBUF: usize = 3;
 const MEMINFO_WMEM_QUEUED: usize = 5;
 const MEMINFO_VARS: usize = 9;
 
-fn set<T>(socket: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and length name `value`, which the kernel only reads during the call.
     let done = unsafe {
         libc::setsockopt(
@@ -115,18 +115,18 @@ pub fn send_space(socket: impl AsFd) -> io::Result<SendSpace> {
 }
 
 /// An address as the kernel takes it.
-union Name {
+pub(super) union Name {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 impl Name {
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         // SAFETY: both members are plain data for which all zeroes is a valid value.
         unsafe { zeroed() }
     }
 
-    fn of(address: SocketAddr) -> (Self, libc::socklen_t) {
+    pub(super) fn of(address: SocketAddr) -> (Self, libc::socklen_t) {
         let mut name = Self::empty();
         match address {
             SocketAddr::V4(v4) => {
@@ -155,7 +155,7 @@ impl Name {
         }
     }
 
-    fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         // SAFETY: every byte of the union was initialised by `empty`, any bits are valid in both
         // members, and both begin with the family.
         let (v4, v6) = unsafe { (self.v4, self.v6) };
@@ -176,7 +176,7 @@ impl Name {
 }
 
 /// Room for the control messages of one datagram, aligned as `cmsghdr` must be.
-type Control = [u64; 16];
+pub(super) type Control = [u64; 16];
 
 /// Sends one datagram made of `pieces`, or, with `segment`, as many datagrams of that many bytes
 /// as there are (`UDP_SEGMENT`; the last may be shorter).
@@ -303,7 +303,11 @@ pub fn receive_datagrams(
 ///
 /// # Safety
 /// `header` is as recvmsg or recvmmsg left it, and its control bytes are still there.
-unsafe fn control_message<T: Copy>(header: &libc::msghdr, level: i32, kind: i32) -> Option<T> {
+pub(super) unsafe fn control_message<T: Copy>(
+    header: &libc::msghdr,
+    level: i32,
+    kind: i32,
+) -> Option<T> {
     // SAFETY: by the function's contract; the macros walk inside `msg_controllen` bytes.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);

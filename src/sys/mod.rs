@@ -20,6 +20,7 @@ pub mod netns;
 pub mod nsfs;
 pub mod paths;
 pub mod pidfd;
+pub mod pktinfo;
 pub mod prctl;
 pub mod resolve;
 pub mod rlimit;

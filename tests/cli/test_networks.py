@@ -159,6 +159,33 @@ class Reach(Networked):
             cat /proc/sys/net/ipv4/ip_unprivileged_port_start"""
         self.in_container("--network", name, shell=script, out=f"1\n1\n1\n1\n2\n0\nname = {other}.{name}\nnameserver 127.0.0.11\n0")
 
+    def test_names_without_ipv4(self):
+        name = self.network("--ipv6")
+        self.docker("network", "rm", name)
+        self.daemon.http("POST", "/v1.51/networks/create", {"Name": name, "EnableIPv4": False, "EnableIPv6": True})
+        target = self.run_detached("--network", name)
+        self.in_container("--network", name, shell=f"ping6 -c1 -W5 {target} | grep -c '1 packets received'; nslookup -type=a {target} | grep -c Address:.*[.]",
+                          out="1\n0", code=1)
+
+    def test_links_in_the_default_network(self):
+        target = self.run_detached("--expose", "80", "--expose", "81", "-e", "WORD=x", "--hostname", "box")
+        name = self.run_detached("--link", target + ":a-store")
+        address, script = self.address(target, "bridge"), "grep a-store /etc/hosts; env | grep ^A_STORE | sort | head -n 2; ping -c1 -W5 a-store >/dev/null && echo ok"
+        self.docker("exec", name, "sh", "-c", script, out=f"{address}\ta-store box {target}\nA_STORE_ENV_WORD=x\nA_STORE_NAME=/{name}/a-store\nok")
+        self.docker("exec", name, "sh", "-c", "echo $A_STORE_PORT $A_STORE_PORT_80_TCP_PORT_END", out=f"tcp://{address}:80 81")
+        self.equal(self.daemon.inspect(name)["HostConfig"]["Links"], [f"/{target}:/{name}/a-store"], "Links")
+        # Another has its address when it comes back.
+        self.docker("stop", "-t", "0", target)
+        self.docker("run", "--rm", "--name", self.name(), "--link", target, "busybox", code=125, err=re.compile(
+            f"Cannot link to a non running container: /{target} AS /.*/{target}"))
+        other = self.run_detached()
+        while self.address(other, "bridge") != address:
+            other = self.run_detached()
+        self.docker("start", target)
+        self.equal(self.address(target, "bridge") == address, False, "the same address again")
+        self.docker("exec", name, "grep", "a-store", "/etc/hosts", out=re.compile(f"^{self.address(target, 'bridge')}\ta-store"))
+        self.docker("run", "--rm", "--link", "nosuch", "busybox", code=125, err=re.compile("could not get container for nosuch: No such container: nosuch"))
+
     def test_networks_are_apart(self):
         one, two = self.network(), self.network()
         target = self.run_detached("--network", two, command=("sh", "-c", SERVE, "secret"))

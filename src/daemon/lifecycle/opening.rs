@@ -70,6 +70,7 @@ pub(super) fn open(
         storage_driver: driver,
         push_compression: config.push_compression.unwrap_or(Format::Gzip),
         keep_blobs: config.keep_blobs,
+        host_loopback: config.host_loopback,
         layer_limits: Limits {
             entries: config.layer_entries.unwrap_or(limits.entries),
             ..limits

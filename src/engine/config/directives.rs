@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::values::as_go_shows_it;
 
 /// Directives that are heeded, by the names that dockerd gives them in its file;
-/// `docker-sock-bind`, `keep-blobs`, `max-layer-entries` and `push-compression` are ours.
+/// `docker-sock-bind`, `host-loopback`, `keep-blobs`, `max-layer-entries` and `push-compression` are ours.
 const HEEDED: &[&str] = &[
     "data-root",
     "debug",
@@ -25,6 +25,7 @@ const HEEDED: &[&str] = &[
     "exec-root",
     "host-gateway-ip",
     "host-gateway-ips",
+    "host-loopback",
     "hosts",
     "init",
     "init-path",

@@ -161,6 +161,7 @@ impl Engine {
                     Error::io(format!("cannot make the network {}", network.name), &error)
                 };
                 let bridge = Bridge::make(&shape).map_err(failed)?;
+                self.foretell(network);
                 self.keeper
                     .pin(&network.id, bridge.namespace())
                     .map_err(|error| Error::system(&error))?;
@@ -290,17 +291,33 @@ impl Place {
             with_length(false, self.member.ipv4),
             with_length(true, self.member.ipv6),
         );
+        let asked = self.settings.ipam_config.as_ref();
+        let link_local = asked
+            .into_iter()
+            .flat_map(|it| it.link_local_ips.iter().flatten());
+        // As long as libnetwork has them.
+        let link_local = link_local.filter_map(|text| {
+            let address: IpAddr = text.parse().ok()?;
+            Prefix::new(address, if address.is_ipv6() { 64 } else { 16 })
+        });
         Wire {
             near: kernel::near(&self.member.endpoint),
             mac: self.member.mac,
-            addresses: four.into_iter().chain(six).collect(),
+            addresses: four.into_iter().chain(six).chain(link_local).collect(),
             names: self.has_names(),
         }
     }
 
-    /// Whether names are answered there.
+    /// Whether names are answered there at 127.0.0.11.
     fn has_names(&self) -> bool {
         !self.network.is_default() && self.member.ipv4.is_some()
+    }
+
+    /// The gateway that answers names, where that is not 127.0.0.11.
+    fn name_server(&self) -> Option<IpAddr> {
+        let only_ipv6 = self.network.subnet(false).is_none();
+        let gateway = self.network.subnet(only_ipv6)?.gateway;
+        (self.network.is_default() || only_ipv6).then_some(gateway)
     }
 
     /// The address of a family.
@@ -488,11 +505,11 @@ fn resolver(places: &[Place]) -> Option<Resolver> {
     if resolver_of(places).is_some() {
         return Some(Resolver::Names);
     }
-    let place = gateway_of(places, false)?;
-    place
-        .network
-        .subnet(false)
-        .map(|subnet| Resolver::Forwarder(subnet.gateway))
+    let mut places: Vec<&Place> = places.iter().filter(|it| it.bridge.is_some()).collect();
+    // One that knows names is better than one that knows none.
+    places.sort_by_key(|place| place.network.is_default());
+    let server = places.iter().find_map(|place| place.name_server());
+    server.map(Resolver::Forwarder)
 }
 
 impl Drop for Joining<'_> {

@@ -25,24 +25,7 @@ impl Engine {
             return;
         }
         let mut keeper = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = state(network, &self.networks.members(&network.id));
-        let root = &self.settings.exec_root;
-        let written = serde_json::to_vec(&state)
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| {
-                std::fs::create_dir_all(root.join(DIRECTORY))?;
-                atomic::write(
-                    &NetworkState::path(root, &network.id),
-                    &bytes,
-                    Durability::Lazy,
-                )
-            });
-        if let Err(error) = written {
-            tracing::error!(
-                "what is in network {} cannot be written: {error}",
-                network.name
-            );
-        }
+        self.write_state(network);
         // One message at least, with as many sockets as it takes.
         let mut rest = bound.as_slice();
         loop {
@@ -63,6 +46,34 @@ impl Engine {
             }
         }
         self.pin_again(&mut keeper);
+    }
+
+    /// Writes the file of a network that slirp is about to be given, which serves it from the first.
+    pub(super) fn foretell(&self, network: &network::Record) {
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_state(network);
+    }
+
+    fn write_state(&self, network: &network::Record) {
+        let mut state = state(network, &self.networks.members(&network.id));
+        state.host_loopback = self.settings.host_loopback && !network.internal;
+        let root = &self.settings.exec_root;
+        let written = serde_json::to_vec(&state)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| {
+                std::fs::create_dir_all(root.join(DIRECTORY))?;
+                atomic::write(
+                    &NetworkState::path(root, &network.id),
+                    &bytes,
+                    Durability::Lazy,
+                )
+            });
+        if let Err(error) = written {
+            tracing::error!(
+                "what is in network {} cannot be written: {error}",
+                network.name
+            );
+        }
     }
 
     /// Has a keeper that was made anew hold what the one before held; its slirp reads the rest.
@@ -136,6 +147,7 @@ fn state(network: &network::Record, members: &[Member]) -> NetworkState {
         internal: network.internal,
         mtu: network.mtu(),
         names: !network.is_default(),
+        host_loopback: false,
         members: members.collect(),
     }
 }

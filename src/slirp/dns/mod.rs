@@ -1,8 +1,8 @@
 //! Names: one server a network, at an address that its containers route to it.
 //!
 //! In a network that a user made it is 127.0.0.11, and the network's own names are answered there,
-//! for whoever asks by the address that it has ([`names`]). In the default network it is the
-//! gateway's address, and everything is passed on. What is passed on goes to the name servers of
+//! for whoever asks by the address that it has ([`names`]); where there is no IPv4, at the gateway's
+//! address. In the default network it is the gateway's, too, and all but the host's name is passed on. What is passed on goes to the name servers of
 //! the asker, or of the host ([`upstream`]), from the host's namespace, by the protocol that it came
 //! by: from a socket of its own, so a port of its own, under a random number; only the answer to the
 //! question counts, from the server that was asked. One that does not answer, or fails, is followed
@@ -195,10 +195,7 @@ impl Dns {
             Asker::Datagram(_) => query.size,
             Asker::Stream(_) => LONGEST,
         };
-        let known = match state.names {
-            true => names::look_up(&networks, &member.container, &query.name, query.kind),
-            false => None,
-        };
+        let known = names::look_up(&networks, &member.container, &query.name, query.kind);
         match known {
             Some(Known::Addresses(mut addresses)) => {
                 shuffle(&mut addresses);

@@ -2,7 +2,8 @@
 //!
 //! The rules are libnetwork's: a container finds those that share a network with it, by any of their
 //! names, also with the network's name behind it; what only has an address of the other family is
-//! there, without an answer; links are known to the one that has them alone.
+//! there, without an answer; links are known to the one that has them alone. The default network has
+//! no names but the host's.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,16 +30,15 @@ pub fn look_up(
     name: &str,
     kind: u16,
 ) -> Option<Known> {
+    if matches!(kind, A | AAAA) && name == HOST {
+        let gateways = networks.iter().filter(|network| !network.internal);
+        let gateways = gateways.flat_map(|network| &network.gateways);
+        let mut wanted = gateways.filter(|address| address.is_ipv6() == (kind == AAAA));
+        let address = wanted.next().copied();
+        return Some(Known::Addresses(address.into_iter().collect()));
+    }
     let networks = || networks.iter().filter(|network| network.names);
     match kind {
-        A | AAAA if name == HOST => {
-            let gateways = networks()
-                .filter(|network| !network.internal)
-                .map(|it| &it.gateways);
-            let wanted = |address: &&IpAddr| address.is_ipv6() == (kind == AAAA);
-            let addresses = gateways.take(1).flatten().filter(wanted).copied();
-            Some(Known::Addresses(addresses.collect()))
-        }
         A | AAAA | MX => {
             let found: Vec<&MemberState> = networks()
                 .map(|network| called(network, asker, name))
@@ -110,6 +110,7 @@ mod tests {
         let front = NetworkState {
             name: "Front".to_owned(),
             names: true,
+            gateways: vec!["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             members: vec![
                 asker,
                 member("c2", &["app_1", "app"], &["10.1.0.3"]),
@@ -119,6 +120,7 @@ mod tests {
         };
         let plain = NetworkState {
             name: "bridge".to_owned(),
+            gateways: vec!["10.2.0.1".parse().unwrap()],
             members: vec![member("c4", &["hidden"], &["10.2.0.2"])],
             ..NetworkState::default()
         };
@@ -144,6 +146,8 @@ mod tests {
         assert_eq!(ask("web", AAAA), addresses(&[]));
         assert_eq!(ask("web", MX), addresses(&[]));
         assert_eq!(ask("hidden", A), None);
+        assert_eq!(ask(HOST, A), addresses(&["10.2.0.1"]));
+        assert_eq!(ask(HOST, AAAA), addresses(&["fd00::1"]));
         assert_eq!(ask("example.org", A), None);
         let name = "3.0.1.10.in-addr.arpa";
         assert_eq!(ask(name, PTR), Some(Known::Name("app_1.Front".to_owned())));

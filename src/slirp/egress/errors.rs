@@ -69,7 +69,7 @@ pub(super) fn pass_on(
 }
 
 /// An error of the queue in ICMP's words.
-fn told(found: &SocketError) -> Option<Reason> {
+pub(super) fn told(found: &SocketError) -> Option<Reason> {
     match found.icmp {
         Some((kind, code)) => {
             let too_big = if found.destination.is_ipv6() {

@@ -321,7 +321,7 @@ impl Egress {
         match read.protocol {
             ip::TCP if read.trusted || pair.verifies(ip::TCP, bytes) => {
                 if let Some(segment) = tcp::parse(bytes) {
-                    self.tcp.segment(&mut self.shared, pair, &segment, now);
+                    self.tcp.segment(&mut self.shared, read, &segment, now);
                 }
             }
             ip::UDP => {

@@ -37,6 +37,7 @@ use rustix::event::epoll::EventFlags;
 use super::helper::{self, Helper};
 use super::reactor::{Reactor, Ready};
 use super::state::{NetworkState, Publication};
+use crate::sys::pktinfo;
 use crate::types::port::Protocol;
 use tcp::Flows;
 use udp::Conversations;
@@ -78,6 +79,7 @@ struct Listener {
     publication: Publication,
     target: SocketAddr,
     socket: OwnedFd,
+    since: Instant,
 }
 
 /// Clients whose addresses are here, and how many connections have them.
@@ -262,6 +264,12 @@ impl Ports {
             tracing::error!("port {port} is not served: {error}");
             return;
         }
+        if protocol == Protocol::Udp
+            && publication.host.is_unspecified()
+            && let Err(error) = pktinfo::tell_local(&socket, publication.host.is_ipv6())
+        {
+            tracing::warn!("port {port} may be answered from another address: {error}");
+        }
         let target = SocketAddr::new(target, port);
         self.listeners.insert(
             token,
@@ -269,6 +277,7 @@ impl Ports {
                 publication,
                 target,
                 socket,
+                since: Instant::now(),
             },
         );
     }
@@ -297,12 +306,14 @@ impl Ports {
         self.again
             .into_iter()
             .chain(self.conversations.deadline())
+            .chain(self.flows.deadline())
             .min()
     }
 
     /// Does what has to be done by now.
     pub fn expire(&mut self, now: Instant, helper: &Helper, reactor: &mut Reactor) {
         self.conversations.expire(now, &mut self.clients, helper);
+        self.flows.expire(now, &mut self.clients, helper, reactor);
         if self.again.is_some_and(|again| again <= now) {
             let mut missing = std::mem::take(&mut self.missing);
             missing.retain(|(publication, target)| {

@@ -5,6 +5,9 @@
 //! port and connected to the container's. A conversation ends [`QUIET`] after its last datagram, as
 //! Docker's proxy has it. There are at most [`MOST`] of them a network; one more replaces the one
 //! that has been quiet for longest.
+//!
+//! A client is answered from the address of the host that it sent to, whichever the host's routing
+//! would choose.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +20,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::{Around, Clients, Listener};
 use crate::slirp::helper::Helper;
 use crate::slirp::reactor::{Reactor, Ready};
+use crate::sys::pktinfo::{self, Local as Place};
 use crate::types::port::Protocol;
 
 /// How long nothing may be said.
@@ -32,14 +36,16 @@ const BURST: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Conversations {
     all: HashMap<u64, Conversation>,
-    /// By port and client.
-    known: HashMap<(u64, SocketAddr), u64>,
+    /// By port, client, and where it sent to.
+    known: HashMap<(u64, SocketAddr, Option<Place>), u64>,
 }
 
 #[derive(Debug)]
 struct Conversation {
     listener: u64,
     client: SocketAddr,
+    /// The address of the host that the client sent to, where there are several.
+    place: Option<Place>,
     /// The client's address is the socket's.
     shown: Option<IpAddr>,
     socket: OwnedFd,
@@ -57,18 +63,16 @@ impl Conversations {
         buffer: &mut [u8],
     ) {
         for _ in 0..BURST {
-            let received =
-                rustix::net::recvfrom(&listener.socket, &mut buffer[..], RecvFlags::empty());
-            let Ok((_, length, Some(from))) = received else {
+            let Ok((length, client, place)) = pktinfo::receive(&listener.socket, buffer) else {
                 return;
             };
-            let Ok(client) = SocketAddr::try_from(from) else {
+            let Some(client) = client else {
                 continue;
             };
-            let known = self.known.get(&(token, client)).copied();
+            let known = self.known.get(&(token, client, place)).copied();
             let number = match known {
                 Some(number) => number,
-                None => match self.begin(token, listener, client, &mut around, reactor) {
+                None => match self.begin(token, listener, (client, place), &mut around, reactor) {
                     Some(number) => number,
                     None => continue,
                 },
@@ -86,7 +90,7 @@ impl Conversations {
         &mut self,
         token: u64,
         listener: &Listener,
-        client: SocketAddr,
+        (client, place): (SocketAddr, Option<Place>),
         around: &mut Around<'_>,
         reactor: &mut Reactor,
     ) -> Option<u64> {
@@ -103,10 +107,11 @@ impl Conversations {
             around.leave(shown);
             return None;
         }
-        self.known.insert((token, client), number);
+        self.known.insert((token, client, place), number);
         let conversation = Conversation {
             listener: token,
             client,
+            place,
             shown,
             socket,
             last: Instant::now(),
@@ -136,8 +141,15 @@ impl Conversations {
                 Ok((_, length)) => {
                     conversation.last = Instant::now();
                     let bytes = buffer.get(..length).unwrap_or_default();
-                    let to = &conversation.client;
-                    let _ = rustix::net::sendto(&listener.socket, bytes, SendFlags::empty(), to);
+                    let to = conversation.client;
+                    let _ = match conversation.place {
+                        Some(place) => pktinfo::send(&listener.socket, bytes, to, place).map(drop),
+                        None => {
+                            let none = SendFlags::empty();
+                            let sent = rustix::net::sendto(&listener.socket, bytes, none, &to);
+                            sent.map(drop).map_err(std::io::Error::from)
+                        }
+                    };
                 }
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
                 // Nobody listens there yet, or any more; the next datagram may find somebody.
@@ -151,8 +163,12 @@ impl Conversations {
         let Some(conversation) = self.all.remove(&number) else {
             return;
         };
-        let (listener, client) = (conversation.listener, conversation.client);
-        self.known.remove(&(listener, client));
+        let known = (
+            conversation.listener,
+            conversation.client,
+            conversation.place,
+        );
+        self.known.remove(&known);
         let shown = conversation.shown;
         drop(conversation);
         if let Some(shown) = shown {

@@ -28,6 +28,7 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_IP_PROTO: u16 = 22;
 const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
 
 /// The main table, and that of the host's own addresses.
 pub const MAIN: u32 = 254;
@@ -84,8 +85,12 @@ pub struct Rule<'a> {
     pub from: Option<Block>,
     /// To there.
     pub to: Option<Block>,
-    /// Protocol and source port.
-    pub source_port: Option<(u8, u16)>,
+    /// Of this protocol of IP.
+    pub protocol: Option<u8>,
+    /// From this port, where the protocol has ports.
+    pub source_port: Option<u16>,
+    /// To this port.
+    pub destination_port: Option<u16>,
     /// What is done.
     pub action: Action,
 }
@@ -180,15 +185,20 @@ impl Rule<'_> {
         if let Some(to) = self.to {
             message = message.address(FRA_DST, to.0);
         }
-        match self.source_port {
-            Some((protocol, port)) => {
-                let [a, b] = port.to_ne_bytes();
-                message
-                    .u8(FRA_IP_PROTO, protocol)
-                    .bytes(FRA_SPORT_RANGE, &[a, b, a, b])
-            }
-            None => message,
+        if let Some(protocol) = self.protocol {
+            message = message.u8(FRA_IP_PROTO, protocol);
         }
+        let ports = [
+            (FRA_SPORT_RANGE, self.source_port),
+            (FRA_DPORT_RANGE, self.destination_port),
+        ];
+        for (attribute, port) in ports {
+            if let Some(port) = port {
+                let [a, b] = port.to_ne_bytes();
+                message = message.bytes(attribute, &[a, b, a, b]);
+            }
+        }
+        message
     }
 }
 

@@ -38,11 +38,13 @@ pub mod profile;
 mod table;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 pub use cache::Filters;
 pub use compile::{compile, compile_for};
 pub use profile::{KernelVersion, Profile, docker_default};
 pub use table::number;
+pub use threads::only;
 
 /// An architecture whose system calls a filter can judge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

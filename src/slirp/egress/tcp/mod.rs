@@ -56,7 +56,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 
-use super::reactor::{Kind, Shared};
+use super::reactor::{Kind, Read, Shared};
 use super::table::{Id, Table};
 use super::timers::Deadline;
 use super::wire::icmp::TooBig;
@@ -235,18 +235,18 @@ impl Tcp {
     pub(super) fn segment(
         &mut self,
         shared: &mut Shared,
-        pair: Pair,
+        read: &Read,
         segment: &Segment<'_>,
         now: Instant,
     ) {
         let key = Key {
-            pair,
+            pair: read.pair,
             guest: segment.source,
             remote: segment.destination,
         };
         let Some(id) = self.flows.find(&key) else {
             if segment.flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN {
-                self.open(shared, key, segment, now);
+                self.open(shared, key, segment, read.hop_limit, now);
             } else {
                 refuse(shared, key, segment);
             }

@@ -1,5 +1,6 @@
 //! From a container's SYN to a connection, or to the reason why there is none.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
@@ -10,12 +11,18 @@ use super::super::errors;
 use super::super::reactor::{Kind, Shared};
 use super::super::table::Id;
 use super::super::timers::Deadline;
+use super::super::udp::set_hop_limit;
+use super::super::wire::header::Header;
 use super::super::wire::icmp::Reason;
+use super::super::wire::ip::Pair;
 use super::super::wire::seq::Seq;
 use super::super::wire::tcp::{self, DEFAULT_MSS, Options, Segment, Spoken};
 use super::held::Held;
 use super::{Flow, Key, SCALE, SILENCE, Stage, Tcp, most_mss, refuse};
 use crate::sys::inet;
+
+/// SYNs of no higher hop limit look for the routers on their way: traceroute's own limit.
+const TRACED: u8 = 30;
 
 /// What every flow's socket is watched for, once and edge-triggered.
 pub(super) const EVENTS: EventFlags = EventFlags::IN
@@ -31,6 +38,7 @@ impl Tcp {
         shared: &mut Shared,
         key: Key,
         segment: &Segment<'_>,
+        hop_limit: u8,
         now: Instant,
     ) {
         let options = segment.options();
@@ -48,6 +56,11 @@ impl Tcp {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::STREAM, flags, None)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
+            if hop_limit <= TRACED {
+                set_hop_limit(&socket, key.pair.is_v6(), hop_limit);
+                // The router that it ends at is known by its error alone.
+                let _ = inet::set_receive_errors(&socket, key.pair.is_v6());
+            }
             let connected = match connect(&socket, &destination) {
                 Ok(()) => true,
                 Err(Errno::INPROGRESS) => false,
@@ -82,7 +95,10 @@ impl Tcp {
         };
         if let Some(error) = error {
             let (key, seq) = (flow.key, flow.received - 1);
-            tell(shared, key, seq, error);
+            match on_the_way(shared, flow) {
+                Some((from, reason)) => tell_from(shared, key, seq, from, reason),
+                None => tell(shared, key, seq, error),
+            }
             if let Some(mut flow) = self.flows.remove(id) {
                 flow.deadline.cancel(&mut shared.timers);
             }
@@ -152,20 +168,27 @@ impl Flow {
     }
 }
 
+/// The router that a SYN ended at, as the container may see it, and what that said.
+fn on_the_way(shared: &Shared, flow: &Flow) -> Option<(IpAddr, Reason)> {
+    let found = inet::next_error(&flow.socket, &mut [0; 64]).ok()??;
+    let offender = found.offender.filter(|_| found.icmp.is_some())?;
+    let seen = shared.settings.origin(SocketAddr::new(offender, 0))?;
+    Some((seen.ip(), errors::told(&found)?))
+}
+
+/// Passes on what a router said of the container's SYN.
+fn tell_from(shared: &Shared, key: Key, seq: Seq, from: IpAddr, reason: Reason) {
+    if let Some(pair) = Pair::new(from, key.pair.source()) {
+        shared
+            .link
+            .write_error(pair, reason, syn(key, seq).packet());
+    }
+}
+
 /// Tells the container why there is no connection; `seq` is its SYN's.
 fn tell(shared: &Shared, key: Key, seq: Seq, error: Errno) {
     let reason = errors::reason(error).filter(|&reason| reason != Reason::Port);
-    let spoken = Spoken {
-        source: key.guest,
-        destination: key.remote,
-        seq,
-        ack: Seq(0),
-        flags: tcp::flags::SYN,
-        window: 0,
-        options: Options::default(),
-        sack: &[],
-    };
-    let header = tcp::build(key.pair, &spoken, 0, u16::MAX);
+    let header = syn(key, seq);
     match reason {
         // The remote's address says so: one that the container can't mistake, and can't be local.
         Some(reason) => shared
@@ -178,4 +201,19 @@ fn tell(shared: &Shared, key: Key, seq: Seq, error: Errno) {
             }
         }
     }
+}
+
+/// The container's SYN, as far as it is quoted.
+fn syn(key: Key, seq: Seq) -> Header {
+    let spoken = Spoken {
+        source: key.guest,
+        destination: key.remote,
+        seq,
+        ack: Seq(0),
+        flags: tcp::flags::SYN,
+        window: 0,
+        options: Options::default(),
+        sack: &[],
+    };
+    tcp::build(key.pair, &spoken, 0, u16::MAX)
 }

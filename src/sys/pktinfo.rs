@@ -1,0 +1,181 @@
+//! Datagrams with the address of this host that they came to, and answers that leave from it
+//! (ip(7), `IP_PKTINFO`; ipv6(7), `IPV6_RECVPKTINFO`): what a socket that is bound to all addresses
+//! has to look at, lest its answers come from another address than was asked.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::inet::{Control, Name, control_message, set};
+
+/// The address of this host that a datagram came to, and the interface that it came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Local {
+    address: IpAddr,
+    interface: u32,
+}
+
+/// Has a socket tell of each datagram where it came to.
+///
+/// # Errors
+/// None is to be expected.
+pub fn tell_local(socket: impl AsFd, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, &1_i32)
+    } else {
+        set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, &1_i32)
+    }
+}
+
+/// Receives one datagram: its length, who sent it, and where it came to if the socket tells that.
+///
+/// # Errors
+/// As recvmsg(2); `WouldBlock` where nothing is there.
+pub fn receive(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<SocketAddr>, Option<Local>)> {
+    let mut name = Name::empty();
+    let mut control: Control = [0; 16];
+    let mut place = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_name = (&raw mut name).cast();
+    message.msg_namelen = size_of::<Name>() as libc::socklen_t;
+    message.msg_iov = &raw mut place;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: name, place, buffer and control outlive the call and are nobody else's meanwhile.
+    let got = unsafe {
+        libc::recvmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw mut message,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    let length = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel filled the header, whose control bytes are in `control`.
+    let (v4, v6) = unsafe {
+        (
+            control_message::<libc::in_pktinfo>(&message, libc::IPPROTO_IP, libc::IP_PKTINFO),
+            control_message::<libc::in6_pktinfo>(&message, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
+        )
+    };
+    // For what was sent to many, the address of this host that IPv4 tells beside is one to answer
+    // from; IPv6's is the group's, from which nothing can be sent.
+    let v4 = v4.map(|told| Local {
+        address: IpAddr::from(told.ipi_spec_dst.s_addr.to_ne_bytes()),
+        interface: 0,
+    });
+    let v6 = v6.map(|told| Local {
+        address: IpAddr::from(told.ipi6_addr.s6_addr),
+        interface: told.ipi6_ifindex,
+    });
+    let local = v4.or(v6).filter(|local| !local.address.is_multicast());
+    Ok((length, name.address(), local))
+}
+
+/// Sends one datagram from that address of this host.
+///
+/// # Errors
+/// As sendmsg(2): `EINVAL` or `EADDRNOTAVAIL` where the address is this host's no more.
+pub fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: Local) -> io::Result<usize> {
+    let (mut name, length) = Name::of(to);
+    let mut control: Control = [0; 16];
+    let mut place = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_name = (&raw mut name).cast();
+    message.msg_namelen = length;
+    message.msg_iov = &raw mut place;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    match from.address {
+        IpAddr::V4(address) => {
+            let told = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.octets()),
+                },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            put(&mut message, libc::IPPROTO_IP, libc::IP_PKTINFO, told);
+        }
+        IpAddr::V6(address) => {
+            // Elsewhere the route says by which interface.
+            let interface = if address.is_unicast_link_local() {
+                from.interface
+            } else {
+                0
+            };
+            let told = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: address.octets(),
+                },
+                ipi6_ifindex: interface,
+            };
+            put(&mut message, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, told);
+        }
+    }
+    // SAFETY: name, place, bytes and control outlive the call, which only reads them.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw const message,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes `data` the one control message of `message`, whose `msg_control` is a [`Control`].
+fn put<T>(message: &mut libc::msghdr, level: i32, kind: i32, data: T) {
+    const { assert!(size_of::<T>() + 2 * size_of::<libc::cmsghdr>() <= size_of::<Control>()) };
+    // SAFETY: `msg_control` has the aligned bytes of a `Control`, which by the assertion hold a
+    // header and the data.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<T>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const *message);
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<T>().write_unaligned(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn answers_come_from_the_address_that_was_asked() {
+        // All of 127.0.0.0/8 is this host's.
+        let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+        tell_local(&server, false).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for address in ["127.0.0.1", "127.0.0.9"] {
+            let asked: SocketAddr = format!("{address}:{port}").parse().unwrap();
+            client.send_to(b"who?", asked).unwrap();
+            let mut buffer = [0; 16];
+            let (length, from, local) = loop {
+                match receive(&server, &mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => break other.unwrap(),
+                }
+            };
+            assert_eq!((length, from), (4, Some(client.local_addr().unwrap())));
+            send(&server, b"me", from.unwrap(), local.unwrap()).unwrap();
+            assert_eq!(client.recv_from(&mut buffer).unwrap(), (2, asked));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+"""The way out, and ports, on a host of the tests' own: a network namespace with neighbours that play
+the world. What the host's addresses, routes and name servers are is theirs to change."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+
+from harness import Daemon, check, eventually, need, once, run
+from test_networks import Networked
+
+# A program for the host or a neighbour: answers each datagram with the address that asked, and each
+# connection with a word. Arguments: the word, and addresses to serve at.
+SERVER = """
+    import socket, sys, threading
+    word, port = sys.argv[1].encode(), int(sys.argv[2])
+    def streams(server):
+        while True:
+            connection, peer = server.accept()
+            connection.sendall(word + b" " + peer[0].encode() + b"\\n")
+            connection.close()
+    def datagrams(server):
+        while True:
+            _, peer = server.recvfrom(2000)
+            server.sendto(word + b" " + peer[0].encode(), peer)
+    for address in sys.argv[3:]:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        server, other = socket.socket(family), socket.socket(family, socket.SOCK_DGRAM)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for one in (server, other):
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((address, port))
+        server.listen()
+        threading.Thread(target=streams, args=(server,)).start()
+        threading.Thread(target=datagrams, args=(other,)).start()
+    print("serves", flush=True)
+"""
+
+# Answers every question for a name with one address.
+RESOLVER = """
+    import socket, sys
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((sys.argv[1], 53))
+    print("serves", flush=True)
+    while True:
+        question, peer = server.recvfrom(2000)
+        end = question.index(b"\\0", 12) + 5
+        server.sendto(question[:2] + bytes.fromhex("818000010001 00000000") + question[12:end]
+                      + bytes.fromhex("c00c00010001 0000000a 0004") + socket.inet_aton(sys.argv[2]), peer)
+"""
+
+# Asks by UDP from anywhere, and says who answered what.
+ASK = """
+    import socket, sys
+    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asker.settimeout(0.3)
+    for _ in range(100):
+        asker.sendto(b"?", (sys.argv[1], int(sys.argv[2])))
+        try:
+            answer, peer = asker.recvfrom(2000)
+        except OSError:
+            continue
+        print(peer[0], answer.decode())
+        break
+"""
+
+# In a container: answers datagrams at 5353 and connections at 80 with the address that they came from;
+# or asks, given an address and a port.
+ECHO = """use Socket; use IO::Socket::INET;
+    if ($ARGV[0]) {
+        $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], Proto => "udp") or die $!;
+        for (1..100) { syswrite($s, "?"); vec($r = "", fileno($s), 1) = 1; select($r, undef, undef, 0.3) && sysread($s, $b, 99) && last }
+        print $b; exit
+    }
+    socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(5353, INADDR_ANY));
+    socket(T, PF_INET, SOCK_STREAM, 0); bind(T, sockaddr_in(80, INADDR_ANY)); listen(T, 9);
+    if (fork) { while ($p = recv(S, $b, 999, 0)) { ($n, $a) = sockaddr_in($p); send(S, inet_ntoa($a), 0, $p) } }
+    while ($p = accept(C, T)) { ($n, $a) = sockaddr_in($p); syswrite(C, inet_ntoa($a) . "\n"); close(C) }"""
+
+
+@once
+class Host(Networked):
+    """The daemon's host is 192.0.2.1 (and .3) beside a neighbour at 192.0.2.2, which has 203.0.113.9 too, and
+    is the way to 198.51.100.9."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        for program in ("ip", "nsenter", "unshare"):
+            need(program)
+        files = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(files.cleanup)
+        os.chmod(files.name, 0o755)
+        cls.resolv_conf = files.name + "/resolv.conf"
+        cls.write(cls.resolv_conf, "nameserver 192.0.2.2\n")
+        outer = cls.sleeper(["unshare", "--user", "--map-root-user", "--net", "--mount"])
+        cls.host = ["nsenter", "-t", str(outer), "-U", "-n", "-m", "--preserve-credentials"]
+        if not cls.enters(cls.host):
+            raise unittest.SkipTest("no namespaces of one's own")
+        (peer, cls.peer), (far, cls.far) = cls.neighbour(outer), cls.neighbour(outer)
+        cls.on_host(f"mount --bind {cls.resolv_conf} /etc/resolv.conf; ip link set lo up; ip link add v0 type veth peer name v1 netns {peer}; "
+                    "ip addr add 192.0.2.1/24 dev v0; ip addr add 192.0.2.3/24 dev v0; ip link set v0 up")
+        # Whoever may ping is in this file; by the default nobody is.
+        cls.on_host("echo 0 0 > /proc/sys/net/ipv4/ping_group_range; ip link set v0 up; ip route add 198.51.100.0/24 via 192.0.2.2 || true")
+        cls.on_peer(f"ip link set lo up; ip addr add 192.0.2.2/24 dev v1; ip addr add 203.0.113.9/32 dev lo; ip link set v1 up; "
+                    f"ip link add v2 type veth peer name v3 netns {far}; ip addr add 198.51.100.1/24 dev v2; ip link set v2 up; echo 1 > /proc/sys/net/ipv4/ip_forward")
+        check(run([*cls.far, "sh", "-ec", "ip addr add 198.51.100.9/24 dev v3; ip link set v3 up; ip link set lo up; ip route add default via 198.51.100.1"]))
+        cls.own = Daemon(start=False)
+        cls.addClassCleanup(cls.close)
+        cls.write(cls.own.env["XDG_CONFIG_HOME"] + "/moss/daemon.json", '{"host-loopback": true}')
+        cls.own.under = cls.host
+        cls.own.start()
+        cls.own.load("busybox.tar")
+
+    def setUp(self):
+        self.daemon, self.names = self.own, 0
+
+    @classmethod
+    def close(cls):
+        leaks = cls.own.close()
+        if leaks is not None:
+            check(leaks)
+
+    @classmethod
+    def neighbour(cls, outer):
+        """Pid of a process in a namespace of its own, and the command that leads there."""
+        pid = cls.sleeper([*cls.host, "unshare", "--net"])
+        eventually(lambda: cls.namespace(pid) not in (None, cls.namespace(outer), os.readlink("/proc/self/ns/net")), "a neighbour's namespace")
+        return pid, ["nsenter", "-t", str(outer), "-U", "-m", "--preserve-credentials", "nsenter", "-t", str(pid), "-n"]
+
+    @classmethod
+    def sleeper(cls, where):
+        """Pid of a process that holds namespaces until the end."""
+        process = subprocess.Popen([*where, "sleep", "1000"])
+        cls.addClassCleanup(process.wait)
+        cls.addClassCleanup(process.kill)
+        return process.pid
+
+    @staticmethod
+    def write(path, text):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    @staticmethod
+    def namespace(pid):
+        try:
+            return os.readlink(f"/proc/{pid}/ns/net")
+        except OSError:
+            return None
+
+    @staticmethod
+    def enters(where):
+        own = os.readlink("/proc/self/ns/net")
+
+        def inside():
+            found = run([*where, "readlink", "/proc/self/ns/net"])
+            return found.code == 0 and found.out.strip() != own
+        try:
+            return eventually(inside, "a namespace", 3)
+        except AssertionError:
+            return False
+
+    @classmethod
+    def on_host(cls, shell, **expected):
+        return check(run([*cls.host, "sh", "-ec", shell]), **expected)
+
+    @classmethod
+    def on_peer(cls, shell, **expected):
+        return check(run([*cls.peer, "sh", "-ec", shell]), **expected)
+
+    def serve(self, where, program, *args):
+        server = subprocess.Popen([*where, sys.executable, "-c", textwrap.dedent(program), *args], stdout=subprocess.PIPE)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        self.addCleanup(server.stdout.close)
+        self.equal(server.stdout.readline(), b"serves\n", "a server's word")
+
+    def ask(self, where, address, port):
+        return run([*where, sys.executable, "-c", textwrap.dedent(ASK), address, str(port)]).out.strip()
+
+    def test_the_hosts_loopback(self):
+        """By the gateway's address: services of the host at 127.0.0.1, and what else is at the gateway as before."""
+        self.serve(self.host, SERVER, "inner", "7000", "127.0.0.1")
+        by_name = "nc -w 9 host.docker.internal 7000 </dev/null"
+        network = self.network()
+        for args in ((), ("--network", network)):
+            self.in_container(*args, shell=by_name, out="inner 127.0.0.1")
+        self.in_container("--network", network, image="debian:bookworm", out="inner 127.0.0.1",
+                          shell=f"perl -e '{ECHO}' $(getent hosts host.docker.internal | cut -d' ' -f1):7000")
+        target = self.run_detached("--network", network, "-p", "8000:80", command=("sh", "-c", "echo page > /index.html; exec httpd -f -p 80 -h /"))
+        # From the host's own loopback, and by it from a neighbour: both appear as the gateway.
+        eventually(lambda: self.docker("exec", target, "wget", "-qO-", "http://host.docker.internal:8000/", code=None).out == "page\n", "the page")
+        self.in_container("--network", network, shell=f"wget -qO- http://{target}/; wget -qO- http://host.docker.internal:8000/", out="page\npage")
+
+    def test_the_hosts_own_addresses(self):
+        """Services there are reached as from the host, published ports among them; answers come from where was asked."""
+        self.serve(self.host, SERVER, "host", "7001", "0.0.0.0")
+        self.run_detached("-p", "8001:80", "-p", "9001:5353/udp", image="debian:bookworm", command=("perl", "-e", ECHO))
+        self.in_container(shell="nc -w 9 192.0.2.1 7001 </dev/null; nc -w 9 192.0.2.3 8001 </dev/null", out="host 192.0.2.1\n192.0.2.1")
+        self.in_container("--network", self.network(), image="debian:bookworm", shell=f"perl -e '{ECHO}' 192.0.2.3:9001", out="192.0.2.1")
+        # A neighbour is seen as itself, and answered from the address that it asked.
+        for address in ("192.0.2.1", "192.0.2.3"):
+            self.equal(self.ask(self.peer, address, 9001), address + " 192.0.2.2", "who answered whom")
+
+    def test_what_the_host_changes(self):
+        """Routes, name servers, families and addresses come and go under a running container."""
+        self.serve(self.peer, SERVER, "far", "7000", "0.0.0.0", "::")
+        self.serve(self.peer, RESOLVER, "192.0.2.2", "203.0.113.9")
+        self.serve(self.host, RESOLVER, "127.0.0.53", "192.0.2.2")
+        name = self.run_detached("--network", self.network("--ipv6"))
+        says = lambda address: self.docker("exec", name, "sh", "-c", f"nc -w 9 {address} 7000 </dev/null", code=None)
+        unreachable = lambda address: "Network is unreachable" in says(address).err
+        self.equal(unreachable("far.example"), True, "no route yet")
+        self.on_host("ip route add 203.0.113.0/24 via 192.0.2.2")
+        self.equal(says("far.example").out, "far 192.0.2.1\n", "an answer by the new route")
+        self.equal(unreachable("2001:db8::9"), True, "no IPv6 yet")
+        self.on_peer("ip -6 addr add 2001:db8::9/64 dev v1 nodad")
+        self.on_host("ip -6 addr add 2001:db8::1/64 dev v0 nodad")
+        eventually(lambda: says("2001:db8::9").out == "far 2001:db8::1\n", "an answer by IPv6")
+        self.write(self.resolv_conf, "nameserver 127.0.0.53\n")
+        self.equal(says("far.example").out, "far 192.0.2.1\n", "another name server's answer")
+        self.docker("exec", name, "nslookup", "-type=a", "far.example", out=re.compile(r"Address: 192\.0\.2\.2\n"))
+        self.on_host("ip route replace 203.0.113.0/24 via 192.0.2.2 src 192.0.2.3")
+        self.equal(says("203.0.113.9").out, "far 192.0.2.3\n", "an answer to another address")
+
+    def test_the_routers_on_the_way(self):
+        """Are seen by each protocol, as from the host but for the network's own."""
+        self.serve(self.far, SERVER, "far", "7000", "0.0.0.0")
+        name = self.run_detached("--network", self.network("--subnet", "10.219.0.0/24"), image="debian:bookworm")
+        hops = re.compile(r"(?s) 1 +10.219.0.1 .* 2 +192.0.2.2 .* 3 +198.51.100.9 ")
+        shares = ("--network", "container:" + name)
+        for flag in ((), ("-I",)):
+            self.docker("run", "--rm", *shares, "busybox", "traceroute", "-n", "-q", "1", "-w", "9", "-m", "5", *flag, "198.51.100.9", out=hops)
+        connect = """perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); setsockopt(S, IPPROTO_IP, IP_TTL, pack("i", $ARGV[0]));
+            print connect(S, sockaddr_in(7000, inet_aton("198.51.100.9"))) ? <S> : "$!\n"' """
+        for hops, said in ((1, "No route to host"), (2, "No route to host"), (3, "far 192.0.2.1")):
+            self.docker("exec", name, "sh", "-c", connect + str(hops), out=said)
+        self.docker("run", "--rm", *shares, "busybox", "ping", "-c", "1", "-W", "9", "198.51.100.9", out=re.compile("1 packets received"))
+
+    def test_packets_threads_are_confined(self):
+        self.run_detached()
+        mark = self.daemon.top.encode()
+
+        def threads(name):
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    with open(f"/proc/{pid}/cmdline", "rb") as line:
+                        if mark not in line.read():
+                            continue
+                    for task in os.listdir(f"/proc/{pid}/task"):
+                        with open(f"/proc/{pid}/task/{task}/status", encoding="utf-8") as status:
+                            text = status.read()
+                        if text.startswith(f"Name:\t{name}\n"):
+                            yield dict(re.findall(r"^(\w+):\t(.*)$", text, re.M))
+                except OSError:
+                    pass
+
+        status = eventually(lambda: list(threads("egress")), "a thread that reads packets")[0]
+        self.equal((status["Seccomp"], status["NoNewPrivs"], int(status["CapEff"], 16), int(status["CapPrm"], 16)), ("2", "1", 0, 0), "its confinement")
+
