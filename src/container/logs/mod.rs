@@ -16,6 +16,7 @@
 mod reader;
 mod record;
 mod tail;
+mod watch;
 mod writer;
 
 pub use reader::{Follow, Query, Reader};

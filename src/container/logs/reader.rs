@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -12,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::inotify;
 
 use super::record::{Decoder, Record};
 use super::tail::tail;
+use super::watch::Watch;
 use crate::container::protocol::Stream;
 use crate::types::timestamp::Timestamp;
 
@@ -70,7 +69,7 @@ impl Follow {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // Fails only when the counter is full, and then the reader is awake anyway.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -81,7 +80,7 @@ impl Follow {
 pub struct Reader {
     path: PathBuf,
     query: Query,
-    follow: Option<(Arc<Follow>, OwnedFd)>,
+    follow: Option<Watch>,
     /// Files to be read, the current one first; none if there is no log yet.
     files: VecDeque<File>,
     /// Where in the current file the next block begins.
@@ -98,7 +97,7 @@ impl Reader {
     pub fn open(path: &Path, query: Query, follow: Option<Arc<Follow>>) -> io::Result<Self> {
         // Watched before anything is read, so that nothing is missed in between.
         let follow = match follow {
-            Some(follow) => Some((follow, watch(path)?)),
+            Some(follow) => Some(Watch::new(path, follow)?),
             None => None,
         };
         let mut files = open_all(path)?;
@@ -135,7 +134,7 @@ impl Reader {
             if self
                 .follow
                 .as_ref()
-                .is_some_and(|(f, _)| f.cancelled.load(Ordering::SeqCst))
+                .is_some_and(|watch| watch.follow().cancelled.load(Ordering::SeqCst))
             {
                 return Ok(false);
             }
@@ -183,7 +182,7 @@ impl Reader {
             let may_grow = self
                 .follow
                 .as_ref()
-                .is_some_and(|(f, _)| !f.ended.load(Ordering::SeqCst));
+                .is_some_and(|watch| !watch.follow().ended.load(Ordering::SeqCst));
             if self.fill()? {
                 continue;
             }
@@ -195,7 +194,8 @@ impl Reader {
                 searched = 0;
             } else if self.is_replaced()? {
                 // Rotated away under us. What was written before is read first: fill() again.
-                self.files.extend(File::open(&self.path).ok());
+                let newer = newer_than(&self.path, self.files.back())?;
+                self.files.extend(newer);
             } else if !may_grow || !self.wait()? {
                 return Ok(None);
             }
@@ -243,7 +243,7 @@ impl Reader {
 
     /// Waits for the log to change; false if it is not to be waited for.
     fn wait(&mut self) -> io::Result<bool> {
-        let Some((follow, changes)) = &self.follow else {
+        let Some(follow) = self.follow.as_ref().map(Watch::follow) else {
             return Ok(false);
         };
         let limit = match self.query.until {
@@ -256,48 +256,49 @@ impl Reader {
             }
             None => None,
         };
-        let mut fds = [
-            PollFd::from_borrowed_fd(changes.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(follow.wake.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, limit.as_ref()) {
+        let mut woken = [PollFd::from_borrowed_fd(follow.wake.as_fd(), PollFlags::IN)];
+        match poll(&mut woken, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(changes, &mut space);
-        while events.next().is_ok() {}
         let _ = rustix::io::read(&follow.wake, &mut [0; 8]);
         Ok(!follow.cancelled.load(Ordering::SeqCst))
     }
 }
 
-/// Watches the log's directory: writes to the log, and files that take its name.
-fn watch(path: &Path) -> io::Result<OwnedFd> {
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let flags =
-        inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&watch, dir, flags)?;
-    Ok(watch)
-}
-
 /// Opens a log's files, the oldest first.
 fn open_all(path: &Path) -> io::Result<VecDeque<File>> {
+    newer_than(path, None)
+}
+
+/// Opens those of a log's files that are newer than `known`, the oldest first: all of them where
+/// it is none of them any more. Files may be renamed meanwhile, each to the next number.
+fn newer_than(path: &Path, known: Option<&File>) -> io::Result<VecDeque<File>> {
+    let inode = |file: &File| file.metadata().map(|metadata| metadata.ino());
+    let known = known.map(inode).transpose()?;
     let mut files = VecDeque::new();
+    let mut last = None;
+    let mut missing = 0;
     for number in 0_u32.. {
         let mut name = path.as_os_str().to_owned();
         if number > 0 {
             name.push(format!(".{number}"));
         }
         match File::open(&name) {
-            Ok(file) => files.push_front(file),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // In the middle of a rotation the newest may be missing for a moment.
-                if number > 0 {
+            Ok(file) => {
+                let inode = inode(&file)?;
+                if known == Some(inode) {
                     break;
                 }
+                // The same under its next name.
+                if last != Some(inode) {
+                    files.push_front(file);
+                }
+                last = Some(inode);
             }
+            // In the middle of a rotation one number is missing for a moment.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && missing == 0 => missing += 1,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
             Err(e) => return Err(e),
         }
     }
@@ -308,6 +309,7 @@ fn open_all(path: &Path) -> io::Result<VecDeque<File>> {
 mod tests {
     use super::*;
     use crate::container::logs::Writer;
+    use crate::container::protocol::Rotation;
     use std::collections::BTreeMap;
     use std::io::Write;
 
@@ -477,6 +479,32 @@ mod tests {
         }
         follow.end();
         assert_eq!(reading.join().expect("join"), expected);
+    }
+
+    #[test]
+    fn a_reader_that_fell_behind_by_several_files_misses_none() {
+        let log = Log::new();
+        let follow = Follow::new().expect("eventfd");
+        let rotation = Rotation {
+            max_size: Some(400),
+            max_files: 9,
+        };
+        let mut writer = log.writer().rotated(rotation);
+        let mut write = |i: i64| {
+            let line = format!("{i}\n");
+            writer
+                .write(Stream::Stdout, line.as_bytes(), at(i))
+                .expect("write");
+        };
+        write(0);
+        let mut reader = Reader::open(&log.path(), BOTH, Some(Arc::clone(&follow))).expect("open");
+        let mut record = Record::default();
+        assert!(reader.read(&mut record).expect("read"));
+        (1..20).for_each(&mut write);
+        assert!(log.dir.path().join("json.log.3").exists(), "rotated often");
+        follow.end();
+        let expected: Vec<_> = (1..20).map(|i: i64| i.to_string()).collect();
+        assert_eq!(lines(&mut reader), expected);
     }
 
     #[test]
