@@ -40,12 +40,27 @@ type Sink<'a> = dyn FnMut(Change<'_>) -> io::Result<()> + 'a;
 pub(super) fn walk(upper: &Path, lower: &[PathBuf], sink: &mut Sink<'_>) -> io::Result<()> {
     let upper = Merged::of(tree::open_dir(upper)?);
     let lower = Merged::roots(lower.iter().map(|path| &**path))?;
-    directory(&upper, &lower, b"", 0, sink)
+    let place = Place {
+        prefix: b"",
+        depth: 0,
+        whole: false,
+    };
+    directory(&upper, &lower, place, sink)
+}
+
+/// A directory, as its path's end matters for what is told of it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// Its path, with a slash at its end; empty for the root.
+    prefix: &'a [u8],
+    depth: usize,
+    /// It is in an opaque one: nothing of the layers below is seen through it.
+    whole: bool,
 }
 
 /// Whether there is any change in a directory, or below.
-fn has_changes(upper: &Merged, lower: &Merged, depth: usize) -> io::Result<bool> {
-    let found = directory(upper, lower, b"", depth, &mut |_| {
+fn has_changes(upper: &Merged, lower: &Merged, place: Place<'_>) -> io::Result<bool> {
+    let found = directory(upper, lower, place, &mut |_| {
         Err(io::ErrorKind::Interrupted.into())
     });
     match found {
@@ -57,26 +72,25 @@ fn has_changes(upper: &Merged, lower: &Merged, depth: usize) -> io::Result<bool>
 fn directory(
     upper: &Merged,
     lower: &Merged,
-    prefix: &[u8],
-    depth: usize,
+    place: Place<'_>,
     sink: &mut Sink<'_>,
 ) -> io::Result<()> {
-    if depth > DEPTH {
+    if place.depth > DEPTH {
         return Err(rustix::io::Errno::NAMETOOLONG.into());
     }
     let Some(here) = upper.top() else {
         return Ok(());
     };
     let mut found = names(here)?;
-    let opaque = is_opaque(here);
-    if opaque {
+    let whole = place.whole || is_opaque(here);
+    if whole {
         // All that is below and not here anew is deleted.
         found.extend(lower.entries()?.into_keys());
         found.sort();
         found.dedup();
     }
     for name in found {
-        let path = [prefix, name.to_bytes()].concat();
+        let path = [place.prefix, name.to_bytes()].concat();
         let below = lower.find(&name)?;
         let stat = upper.look(&name)?.filter(|stat| !is_whiteout(stat));
         let Some(stat) = stat else {
@@ -94,11 +108,17 @@ fn directory(
         } else {
             (Merged::nothing(), Merged::nothing())
         };
+        let prefix = [&path[..], b"/"].concat();
+        let place = Place {
+            prefix: &prefix,
+            depth: place.depth + 1,
+            whole,
+        };
         let kind = match &below {
             None => Some(ADDED),
             Some(old) if differ(old, &stat) => Some(CHANGED),
             Some(_) if is_directory(&stat) => {
-                has_changes(&child, &child_below, depth + 1)?.then_some(CHANGED)
+                has_changes(&child, &child_below, place)?.then_some(CHANGED)
             }
             Some(_) => {
                 let (new, old) = (upper.holder(&name)?, lower.holder(&name)?);
@@ -114,8 +134,7 @@ fn directory(
             here: Some((upper, &name, &stat)),
         })?;
         if is_directory(&stat) {
-            let prefix = [&path[..], b"/"].concat();
-            directory(&child, &child_below, &prefix, depth + 1, sink)?;
+            directory(&child, &child_below, place, sink)?;
         }
     }
     Ok(())
@@ -215,5 +234,31 @@ mod tests {
                 "A /new/deep"
             ]
         );
+    }
+
+    #[test]
+    fn nothing_is_seen_through_an_opaque_directory() {
+        let top = tempfile::tempdir().unwrap();
+        let [upper, lower] = ["upper", "lower"].map(|name| top.path().join(name));
+        fs::create_dir_all(lower.join("dir/sub")).unwrap();
+        fs::write(lower.join("dir/sub/gone"), "").unwrap();
+        fs::write(lower.join("beside"), "").unwrap();
+        fs::create_dir_all(upper.join("dir/sub")).unwrap();
+        let mark = |path: &Path| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(path, "user.overlay.opaque", b"y", flags).unwrap();
+        };
+        let deleted = || -> Vec<String> {
+            let found = list(&upper, std::slice::from_ref(&lower)).unwrap();
+            let found = found.into_iter().filter(|change| change.kind == DELETED);
+            found.map(|change| change.path).collect()
+        };
+        assert_eq!(deleted(), [""; 0]);
+        mark(&upper.join("dir"));
+        assert_eq!(deleted(), ["/dir/sub/gone"]);
+        mark(&upper);
+        assert_eq!(deleted(), ["/beside", "/dir/sub/gone"]);
+        let merged = Merged::roots([&*upper, &*lower].into_iter()).unwrap();
+        assert!(merged.find(c"beside").unwrap().is_none());
     }
 }

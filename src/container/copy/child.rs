@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, OFlags, Stat, fstat, readlinkat};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use super::extract::{Manner, check_writable, extract};
+use super::extract::{Manner, Target, check_writable, extract};
 use super::layers::Merged;
 use super::pack::{Packer, is_directory};
 use super::{PathStat, Place, Refusal, Reply, Task, Work, changes, view};
@@ -126,7 +126,8 @@ fn in_root(
                 shown: &path,
             };
             let source = BufReader::with_capacity(PIECE, File::from(pipe));
-            extract(source, place.as_fd(), manner)?;
+            let path = format!("{}/", clean(&format!("/{path}")));
+            extract(source, Target::in_root(root, &path), manner)?;
             Ok(Reply::Done)
         }
         Work::Export | Work::Changes | Work::Layer => {

@@ -4,7 +4,9 @@
 //! over a directory merges; missing parents are made, 0755 and root's; the archive's own root is
 //! left alone; devices are left out, as in any user namespace; directories get their times at the
 //! end. Names that lead out of the place are refused. Each entry's directory is resolved by the
-//! kernel below the place (`RESOLVE_BENEATH`), its last name is never followed.
+//! kernel: links of a container's lead where they lead in the container (`RESOLVE_IN_ROOT`; Debian's
+//! `/var/run` is one), those of the client's own directory not out of it (`RESOLVE_BENEATH`). An
+//! entry's last name is never followed.
 //!
 //! Owners that are not mapped here become root, where Docker fails.
 
@@ -31,6 +33,49 @@ const RESERVED: [&[u8]; 4] = [
     b"user.containers.",
 ];
 
+/// Where it is unpacked to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    root: BorrowedFd<'a>,
+    /// In the root, with a slash at its end; empty for the root itself.
+    path: &'a str,
+    bounds: ResolveFlags,
+}
+
+impl<'a> Target<'a> {
+    /// A directory that links must not lead out of.
+    pub(super) fn alone(directory: BorrowedFd<'a>) -> Self {
+        Self {
+            root: directory,
+            path: "",
+            bounds: ResolveFlags::BENEATH,
+        }
+    }
+
+    /// A directory of a root, given with a slash at its end.
+    pub(super) fn in_root(root: BorrowedFd<'a>, path: &'a str) -> Self {
+        Self {
+            root,
+            path,
+            bounds: ResolveFlags::IN_ROOT,
+        }
+    }
+
+    /// Opens what is at a path of the place.
+    fn open(self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let how = self.bounds | ResolveFlags::NO_MAGICLINKS;
+        let path = [self.path.as_bytes(), path].concat();
+        let path = if path.is_empty() { b"." } else { &path[..] };
+        loop {
+            match openat2(self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
+                // Something was renamed meanwhile; the kernel asks to try again.
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
 /// How it is to be done.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner<'a> {
@@ -50,10 +95,10 @@ impl From<TarError> for Refusal {
     }
 }
 
-/// Unpacks into the directory `place`.
+/// Unpacks into `place`.
 pub(super) fn extract(
     source: impl BufRead,
-    place: BorrowedFd<'_>,
+    place: Target<'_>,
     manner: Manner<'_>,
 ) -> Result<(), Refusal> {
     let mut reader = Reader::new(source);
@@ -83,7 +128,7 @@ pub(super) fn extract(
     for (name, mtime) in directories {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         // Somebody in the container may have taken it away again.
-        if let Ok(opened) = beneath(place, &name, flags) {
+        if let Ok(opened) = place.open(&name, flags) {
             futimens(&opened, &times(mtime))?;
         }
     }
@@ -122,26 +167,14 @@ fn renamed(name: Vec<u8>, rename: Option<(&str, &str)>) -> Vec<u8> {
     }
 }
 
-fn beneath(place: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let path = if path.is_empty() { b"." } else { path };
-    loop {
-        match openat2(place, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
-            // Something was renamed meanwhile; the kernel asks to try again.
-            Err(Errno::AGAIN) => {}
-            other => return other,
-        }
-    }
-}
-
 /// The directory of an entry, made if it is missing.
-fn directory(place: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Refusal> {
+fn directory(place: Target<'_>, path: &[u8]) -> Result<OwnedFd, Refusal> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let failed = |error: Errno| {
         let path = String::from_utf8_lossy(path);
         Refusal::Failed(format!("mkdir {path}: {}", io::Error::from(error)))
     };
-    match beneath(place, path, flags) {
+    match place.open(path, flags) {
         Err(Errno::NOENT) => {}
         other => return other.map_err(failed),
     }
@@ -149,14 +182,14 @@ fn directory(place: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Refusal> {
     while let Some(length) = path[at..].iter().position(|byte| *byte == b'/') {
         let (above, name) = (&path[..at], &path[at..at + length]);
         at += length + 1;
-        match beneath(place, &path[..at], flags) {
+        match place.open(&path[..at], flags) {
             Err(Errno::NOENT) => {}
             other => {
                 other.map_err(failed)?;
                 continue;
             }
         }
-        let above = beneath(place, above, flags).map_err(failed)?;
+        let above = place.open(above, flags).map_err(failed)?;
         mkdirat(&above, name, Mode::RWXU).map_err(failed)?;
         let made = openat(
             &above,
@@ -166,14 +199,14 @@ fn directory(place: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Refusal> {
         );
         fchmod(&made.map_err(failed)?, Mode::from_raw_mode(0o755)).map_err(failed)?;
     }
-    beneath(place, path, flags).map_err(failed)
+    place.open(path, flags).map_err(failed)
 }
 
 /// Puts one entry in its place; `false` where a directory or a link was replaced.
 fn put<R: BufRead>(
     reader: &mut Reader<R>,
     entry: &Entry,
-    place: BorrowedFd<'_>,
+    place: Target<'_>,
     parent: &OwnedFd,
     base: &[u8],
     name: &[u8],
@@ -249,7 +282,9 @@ fn put<R: BufRead>(
             let target = renamed(clean(&entry.link)?, manner.rename);
             let at = target.iter().rposition(|byte| *byte == b'/');
             let (above, target) = target.split_at(at.map_or(0, |at| at + 1));
-            let above = beneath(place, above, OFlags::PATH | OFlags::DIRECTORY).map_err(failed)?;
+            let above = place
+                .open(above, OFlags::PATH | OFlags::DIRECTORY)
+                .map_err(failed)?;
             linkat(&above, target, parent, base, AtFlags::empty()).map_err(failed)?;
         }
         Kind::Device => {}
@@ -394,7 +429,7 @@ mod tests {
             shown: "/place",
         };
         let opened = File::open(place).unwrap();
-        extract(&archive.end()[..], opened.as_fd(), manner)
+        extract(&archive.end()[..], Target::alone(opened.as_fd()), manner)
     }
 
     #[test]
@@ -458,6 +493,30 @@ mod tests {
         assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "kept");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
         assert_eq!(fs::read_to_string(place.join("file")).unwrap(), "own");
+    }
+
+    #[test]
+    fn links_of_a_root_lead_where_they_do_in_it() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path().join("root");
+        fs::create_dir_all(root.join("var")).unwrap();
+        fs::create_dir_all(root.join("run")).unwrap();
+        symlink("/run", root.join("var/run")).unwrap();
+        symlink("../../..", root.join("var/up")).unwrap();
+        let mut archive = Archive::default();
+        archive.file("run/pid", b"1").file("up/above", b"2");
+        let opened = File::open(&root).unwrap();
+        let manner = Manner {
+            overwrite: false,
+            owner: None,
+            rename: None,
+            shown: "/var",
+        };
+        let place = Target::in_root(opened.as_fd(), "/var/");
+        extract(&archive.end()[..], place, manner).unwrap();
+        assert_eq!(fs::read_to_string(root.join("run/pid")).unwrap(), "1");
+        assert_eq!(fs::read_to_string(root.join("above")).unwrap(), "2");
+        assert_eq!(fs::read_dir(top.path()).unwrap().count(), 1);
     }
 
     #[test]

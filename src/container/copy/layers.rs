@@ -71,8 +71,17 @@ impl Merged {
 
     /// The roots of layers, the topmost first.
     pub(super) fn roots<'a>(layers: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
-        let layers = layers.map(tree::open_dir).collect::<io::Result<_>>()?;
-        Ok(Self { layers })
+        let mut roots = Vec::new();
+        for layer in layers {
+            let root = tree::open_dir(layer)?;
+            // A copy of all that is below.
+            let is_last = is_opaque(root.as_fd());
+            roots.push(root);
+            if is_last {
+                break;
+            }
+        }
+        Ok(Self { layers: roots })
     }
 
     /// No directory at all.

@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, statat};
 
 use super::Refusal;
-use super::extract::{Manner, extract};
+use super::extract::{Manner, Target, extract};
 use super::layers::Merged;
 use super::pack::{Packer, is_directory};
 use crate::sys::tree;
@@ -57,7 +57,7 @@ pub fn unpack(
     };
     extract(
         BufReader::with_capacity(256 * 1024, source),
-        place.as_fd(),
+        Target::alone(place.as_fd()),
         manner,
     )
 }
