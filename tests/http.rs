@@ -195,12 +195,7 @@ impl Drop for Harness {
 
 #[test]
 fn another_user_is_refused() {
-    let own = nix::unistd::geteuid();
-    if own.is_root() {
-        eprintln!("skipped: root is refused nowhere; it needs an ordinary user");
-        return;
-    }
-    let harness = Harness::of(own.as_raw() + 1);
+    let harness = Harness::of(nix::unistd::geteuid().as_raw() + 1);
     let mut stream = harness.connect();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("it answers");

@@ -26,8 +26,9 @@ use crate::sys::fdpass::Address;
 use crate::sys::fork::take_inherited;
 use crate::sys::paths;
 
-/// Clients that may wait to be accepted; the standard library's number.
-const BACKLOG: i32 = 128;
+/// Clients that may wait to be accepted; the kernel cuts it to net.core.somaxconn, as dockerd does.
+/// Go's clients take a full queue for a failure.
+const BACKLOG: i32 = 4096;
 
 /// The first descriptor that systemd passes on (`SD_LISTEN_FDS_START`).
 const FIRST_PASSED: i32 = 3;

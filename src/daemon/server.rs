@@ -8,8 +8,8 @@
 //! clients shut their sending side down and go on reading.
 //!
 //! ```text
-//! accepted ─▶ ours or root's? ─▶ request ─▶ answer ─▶ request … ─▶ closed
-//!                 │ no                         └─ hijack ─▶ head ─▶ descriptor handed over
+//! accepted ─▶ peer is us? ─▶ request ─▶ answer ─▶ request … ─▶ closed
+//!                 │ no                     └─ hijack ─▶ head ─▶ descriptor handed over
 //!                 └▶ 403, closed
 //! ```
 //!
@@ -134,8 +134,8 @@ impl Drop for Open {
     }
 }
 
-/// Accepts connections until asked to stop. Only processes of `uid` and of root, whom nothing keeps
-/// out anyway, are served.
+/// Accepts connections until asked to stop. Only processes of `uid` are served: root of the host is
+/// nobody in particular in the daemon's user namespace.
 pub async fn serve<S: Service>(
     listener: UnixListener,
     uid: u32,
@@ -175,7 +175,7 @@ async fn connection<S: Service>(
 ) {
     let peer = stream.peer_cred().map(|peer| peer.uid());
     let socket = Socket::new(stream);
-    if !matches!(peer, Ok(peer) if peer == uid || peer == 0) {
+    if !matches!(peer, Ok(peer) if peer == uid) {
         tracing::warn!(?peer, "refused a connection of another user");
         refuse(&socket).await;
         return;
