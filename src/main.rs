@@ -65,6 +65,8 @@ fn serve(flags: &cli::args::Daemon) -> anyhow::Result<()> {
         config_file: flags.roots.config_file.as_ref().map(PathBuf::from),
         validate: flags.validate,
         on_demand: flags.on_demand,
+        supervised: flags.supervised,
+        revived: flags.revived,
         ready_fd: flags.ready_fd,
     };
     Ok(daemon::run(&options)?)

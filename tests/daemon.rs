@@ -52,7 +52,7 @@ impl Place {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_moss"));
-        command.arg("daemon").args(arguments);
+        command.args(["daemon", "--supervised"]).args(arguments);
         self.set(&mut command);
         command
     }

@@ -15,12 +15,15 @@
 //! [`presence`](super::presence)): `moss` verbs send it to a daemon whose socket is not where the
 //! lock says, so it is harmless from the start on.
 //!
-//! A daemon that was started on demand has a session of its own and none of its starter's
+//! A daemon that ends unasked while containers run is started again by the keeper ([`revival`]).
+//!
+//! A daemon that was started on demand, or again, has a session of its own and none of its starter's
 //! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
 //! and the last thing that the engine was busy with.
 
 mod log;
 mod opening;
+mod revival;
 
 use std::fs::File;
 use std::io;
@@ -51,7 +54,7 @@ use crate::sys::paths::{self, Paths};
 use crate::sys::signal::ignore;
 use crate::sys::{fork, heap, pidfd};
 use crate::types::chain::chain;
-use crate::userns::keeper::{Keeper, KeeperError, Start};
+use crate::userns::keeper::{Keeper, KeeperError, Recipe, Start};
 use log::{Levels, level, log};
 use opening::{open, reloadable};
 
@@ -192,7 +195,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         true => listen::passed(),
         false => Vec::new(),
     };
-    if options.on_demand {
+    if options.on_demand || options.revived.is_some() {
         detach()?;
     }
     // Until it is handled.
@@ -223,7 +226,9 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
             .into_owned(),
     };
     let mut lock = Lock::take(&places.data_root, &holder)?;
-    let uid = rustix::process::getuid().as_raw();
+    let own = rustix::process::getuid().as_raw();
+    let uid = options.revived.unwrap_or(own);
+    let recipe = revival::recipe(options, &user, uid);
     let start = Start::new(&places.exec_root, Some(&places.data_root))?;
     let keeper = Keeper::connect_or_start(&start)?;
     keeper.join()?;
@@ -243,6 +248,7 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         .enable_all()
         .build()
         .map_err(failed("start the threads that serve requests"))?;
+    revive(&engine, recipe);
     let daemon = Daemon {
         sockets,
         engine: Arc::clone(&engine),
@@ -265,6 +271,8 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
             tracing::warn!("cannot write the lock on the data root: {error}");
         }
     }));
+    // It was asked to end.
+    revive(&engine, None);
     // Threads that are busy for clients end with the process.
     runtime.shutdown_background();
     settle(&engine);
@@ -272,6 +280,13 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
         dismiss(&start);
     }
     result
+}
+
+/// Has the keeper start this daemon again should it end unasked, or no more.
+fn revive(engine: &Engine, recipe: Option<Recipe>) {
+    if let Err(error) = engine.keeper().revive(recipe) {
+        tracing::warn!("cannot leave word with the keeper: {}", chain(&error));
+    }
 }
 
 /// Waits until the engine has done what nobody waited for, but not for ever.
@@ -390,10 +405,13 @@ impl Daemon {
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),
             signal(SignalKind::hangup()),
+            signal(SignalKind::user_defined1()),
         );
-        let (mut terminate, mut interrupt, mut hangup) = match signals {
-            (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
-            (Err(error), ..) | (_, Err(error), _) | (_, _, Err(error)) => {
+        let (mut terminate, mut interrupt, mut hangup, mut user) = match signals {
+            (Ok(terminate), Ok(interrupt), Ok(hangup), Ok(user)) => {
+                (terminate, interrupt, hangup, user)
+            }
+            (Err(error), ..) | (_, Err(error), ..) | (.., Err(error), _) | (.., Err(error)) => {
                 return Err(watching(error));
             }
         };
@@ -422,6 +440,8 @@ impl Daemon {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => self.reload(),
+                // dockerd writes its stacks down and goes on.
+                _ = user.recv() => tracing::info!("SIGUSR1: there are no stacks to write down"),
                 never = presence.keep() => match never {},
                 () = self.idle(&connections), if self.options.on_demand => {
                     tracing::info!("nothing to do: leaving");

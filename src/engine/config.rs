@@ -37,6 +37,10 @@ pub struct Options {
     pub validate: bool,
     /// `--on-demand` (hidden): started by a verb; leaves when it has nothing to do.
     pub on_demand: bool,
+    /// `--supervised`: something else starts it again when it ends.
+    pub supervised: bool,
+    /// `--revived UID` (hidden): the keeper has started it again, for the user of this id.
+    pub revived: Option<u32>,
     /// `--ready-fd N` (hidden): the pipe that is told when the daemon serves.
     pub ready_fd: Option<i32>,
 }

@@ -190,6 +190,11 @@ impl ExecIndex {
 }
 
 impl Engine {
+    /// The keeper that it works with.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
     /// Opens the stores, and joins the containers that run. The caller holds the lock on the data
     /// root and is inside the keeper's namespaces.
     ///

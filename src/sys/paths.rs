@@ -49,6 +49,20 @@ impl Paths {
     }
 }
 
+impl Paths {
+    /// The variables that lead [`Paths::of_user`] here, whatever the user's id is then.
+    pub fn variables(&self) -> [(&'static str, &Path); 3] {
+        fn above(path: &Path) -> &Path {
+            path.parent().unwrap_or(path)
+        }
+        [
+            ("XDG_RUNTIME_DIR", above(&self.exec_root)),
+            ("XDG_DATA_HOME", above(&self.data_root)),
+            ("XDG_CONFIG_HOME", above(&self.config)),
+        ]
+    }
+}
+
 /// The user's runtime directory, made where it must be.
 pub fn runtime_dir(uid: u32) -> io::Result<PathBuf> {
     if let Some(path) = absolute("XDG_RUNTIME_DIR") {

@@ -157,8 +157,10 @@ class Daemon:
         if start:
             self.start()
 
-    def start(self, *flags, patience=20):
-        """Starts `moss daemon` and waits until it answers."""
+    def start(self, *flags, patience=20, supervised=True):
+        """Starts `moss daemon` and waits until it answers. One that is not `supervised` by the case is started
+        again by the keeper when it is killed."""
+        flags += ("--supervised",) if supervised else ()
         if "MOSS_TEST_DRIVER" in os.environ and "--storage-driver" not in flags:
             flags += ("--storage-driver", DRIVER)
         with open(self.log_path, "ab") as log:

@@ -111,6 +111,48 @@ class Death(Case):
             self.fail("counters began anew")
 
 
+    def test_a_killed_daemon_comes_back_while_containers_run(self):
+        daemon = Daemon(start=False)
+        self.addCleanup(daemon.close)
+        daemon.start("--label", "of=mine", supervised=False)
+        daemon.load("busybox.tar")
+        daemon.docker("run", "-d", "--name", "on", "busybox", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.1; done")
+        first, running = daemon.process.pid, daemon.inspect("on")["State"]["Pid"]
+        lock = daemon.data_home + "/moss/lock"
+
+        def holder():
+            with open(lock, encoding="utf-8") as file:
+                return json.load(file)
+
+        def another(last):
+            held = holder()
+            return held["pid"] if held["pid"] != last and held["socket"] else None
+
+        second = None
+        try:
+            daemon.kill()
+            second = eventually(lambda: another(first), "a daemon that is started again")
+            eventually(lambda: daemon.docker("version", code=None).code == 0, "its answer")
+            self.equal(daemon.inspect("on")["State"]["Pid"], running, "the container")
+            daemon.docker("info", "--format", "{{.Labels}}", out="[of=mine]")
+            # What it is told is lasting: it is started again as often as it takes.
+            os.kill(second, signal.SIGKILL)
+            third = eventually(lambda: another(second), "another daemon")
+            second = third
+            eventually(lambda: daemon.docker("version", code=None).code == 0, "its answer")
+            daemon.docker("stop", "on")
+            self.equal(daemon.inspect("on")["State"]["ExitCode"], 5, "exit code")
+            daemon.docker("start", "on")
+        finally:
+            if second:
+                os.kill(second, signal.SIGTERM)
+        # One that was asked to end is not wanted back, though a container runs.
+        eventually(lambda: not os.path.exists(f"/proc/{second}"), "the daemon's end")
+        daemon.start()
+        self.equal(daemon.inspect("on")["State"]["Running"], True, "the container")
+        daemon.docker("rm", "-f", "on")
+
+
 class Health(Case):
     def test_healthy_and_not(self):
         name = self.run_detached("--health-cmd", "test -e /sick && echo ill && exit 1; echo well", "--health-interval", "20ms",

@@ -108,6 +108,12 @@ pub struct Daemon {
     /// What holds for containers that do not say themselves.
     #[command(flatten)]
     pub containers: ContainerDefaults,
+    /// Something else starts this daemon again when it ends: the keeper does not
+    #[arg(long)]
+    pub supervised: bool,
+    /// Started again by the keeper, for the user of this id
+    #[arg(long, hide = true)]
+    pub revived: Option<u32>,
     /// Started by a verb: leave when there is nothing to do
     #[arg(long, hide = true)]
     pub on_demand: bool,

@@ -33,7 +33,7 @@ pub(super) fn log(
     config: &Config,
     options: &Options,
 ) -> Result<Levels, DaemonError> {
-    let writer = if options.on_demand {
+    let writer = if options.on_demand || options.revived.is_some() {
         let path = places.data_root.join(LOG);
         let large = std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_LIMIT);
         let file = File::options()

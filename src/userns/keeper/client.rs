@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 
 use super::super::idmap::IdMap;
 use super::super::mapped::become_root;
+use super::Recipe;
 use super::identity::{self, Identity};
 use super::protocol::{Build, MAX_MESSAGE, Reply, Request, Status, VERSION};
 use super::server::{SOCKET, open_lock};
@@ -72,6 +73,8 @@ struct Link {
     maps: IdMap,
     /// Inode of its user namespace.
     namespace: Option<u64>,
+    /// How this daemon is started again.
+    recipe: Option<Recipe>,
 }
 
 impl Keeper {
@@ -141,6 +144,14 @@ impl Keeper {
             Reply::Done => Ok(()),
             other => Err(other.unexpected()),
         }
+    }
+
+    /// Has the daemon started again as `recipe` says, should this process end while shims run; with
+    /// `None` no more. A keeper that is made anew is told again.
+    pub fn revive(&self, recipe: Option<Recipe>) -> Result<(), KeeperError> {
+        let mut link = self.link();
+        link.recipe = recipe;
+        link.leave_recipe(&self.start)
     }
 
     /// Has slirp told something, in its own words; where it does not run, nobody is told.
@@ -243,7 +254,10 @@ impl Keeper {
         let mut link = self.link();
         match link.send(request, descriptors) {
             Err(KeeperError::Talk(_)) => {
+                let recipe = link.recipe.clone();
                 *link = Link::open_or_start(&self.start, link.namespace)?;
+                link.recipe = recipe;
+                link.leave_recipe(&self.start)?;
                 link.send(request, descriptors)?;
             }
             other => other?,
@@ -272,6 +286,20 @@ impl Link {
             link.upgrade(start)?;
         }
         Ok(link)
+    }
+
+    /// Gives the keeper the recipe, or takes it back where there is none.
+    fn leave_recipe(&mut self, start: &Start) -> Result<(), KeeperError> {
+        let packed = self.recipe.as_ref().map(Recipe::packed).transpose();
+        let packed = packed.map_err(KeeperError::Talk)?;
+        let descriptors = packed
+            .as_ref()
+            .map(|it| vec![it.as_fd(), start.program.as_fd()]);
+        let descriptors = descriptors.unwrap_or_default();
+        match self.ask("start the daemon again", &Request::Revive, &descriptors)? {
+            Reply::Done => Ok(()),
+            other => Err(other.unexpected()),
+        }
     }
 
     /// Starts a keeper, unless another process has meanwhile done so.
@@ -371,6 +399,7 @@ impl Link {
             build: Build(String::new()),
             maps: IdMap::single(0, 0, ""),
             namespace: identity::user_namespace(&peer.pid.to_string()).ok(),
+            recipe: None,
         };
         match link.hello(start) {
             Ok(()) => Ok(Some(link)),

@@ -29,6 +29,9 @@
 //! **Groups.** The keeper keeps the caller's supplementary groups: on clusters the data root is
 //! often reached through one. The stage drops them for containers.
 //!
+//! **The daemon's death.** A daemon that ended unasked while containers run is started again
+//! (`revival`).
+//!
 //! **Leaving.** Without a connection and without a shim for the grace period (30 s) it goes.
 //!
 //! **Death.** A keeper that was killed is made anew inside the same namespaces, by joining those
@@ -47,6 +50,7 @@
 mod client;
 mod identity;
 mod protocol;
+mod revival;
 mod server;
 mod setup;
 mod slirp;
@@ -59,6 +63,7 @@ use std::path::PathBuf;
 pub use client::{Keeper, Start};
 pub use identity::{Identity, ShimIdentity};
 pub use protocol::{Build, Status, VERSION};
+pub use revival::Recipe;
 pub use server::serve;
 pub use setup::setup;
 

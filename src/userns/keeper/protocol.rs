@@ -70,6 +70,9 @@ pub(super) enum Request {
     },
     /// What there is.
     Status,
+    /// Start the daemon again should it end while shims run: the descriptors are a
+    /// [`Recipe`](super::Recipe) and the program. Without them: no more.
+    Revive,
     /// Execute another build in place; the descriptor is its program.
     Upgrade {
         /// That build.

@@ -35,6 +35,7 @@ use super::super::idmap::IdMap;
 use super::Roles;
 use super::identity::Identity;
 use super::protocol::{Build, Order, Reply};
+use super::revival::Revival;
 use super::slirp;
 use super::starting::Report;
 use crate::sys::{fdpass, fork, paths, pidfd};
@@ -80,6 +81,7 @@ struct Server {
     /// Namespaces of networks: what daemons come and go by.
     networks: BTreeMap<String, OwnedFd>,
     slirp: slirp::Slirp,
+    revival: Revival,
     forked: u64,
     idle_since: Instant,
 }
@@ -150,6 +152,7 @@ impl Server {
             self.accept();
         }
         self.start_slirp();
+        self.revive();
         if self.is_idle() && self.idle_since.elapsed() >= self.grace && self.may_leave() {
             self.remove_traces();
             return Ok(Next::Leave);
@@ -162,12 +165,13 @@ impl Server {
     }
 
     /// How long to wait at most: what is left of the grace period where there is nothing to do, or
-    /// until slirp is started again.
+    /// until slirp or a daemon is started again.
     fn patience(&self) -> Option<Timespec> {
         let slirp = self.slirp.patience().filter(|_| !self.networks.is_empty());
         let idle = self.grace.saturating_sub(self.idle_since.elapsed());
         let left = slirp
             .into_iter()
+            .chain(self.revival.patience())
             .chain(self.is_idle().then_some(idle))
             .min()?;
         // A moment more than is left, so as not to spin through its last millisecond.
@@ -260,6 +264,12 @@ impl Server {
         self.networks.insert(network, namespace);
         // The first one: before, there was nothing to start slirp for.
         self.start_slirp();
+    }
+
+    /// Sees to a daemon that ended unasked.
+    fn revive(&mut self) {
+        let wanted = self.connections.is_empty() && !self.shims.is_empty();
+        self.revival.keep(wanted);
     }
 
     /// Starts slirp where there is something for it to do and it does not run.

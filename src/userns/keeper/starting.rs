@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) asker: Option<usize>,
     pub(super) shims: Vec<ShimState>,
     pub(super) networks: Vec<(String, RawFd)>,
+    /// A daemon's recipe and program.
+    pub(super) revival: Option<[RawFd; 2]>,
 }
 
 /// A shim as it crosses exec.

@@ -43,6 +43,12 @@ impl Server {
             self.answer(place, &Reply::Done);
             return Next::GoOn;
         }
+        if request == Request::Revive {
+            let left: Vec<OwnedFd> = descriptors.collect();
+            self.revival.leave(left.try_into().ok());
+            self.answer(place, &Reply::Done);
+            return Next::GoOn;
+        }
         let descriptor = descriptors.next();
         let reply = match (request, descriptor) {
             (Request::Hello { .. }, _) => Reply::Hello {
@@ -75,8 +81,8 @@ impl Server {
                     message: error.to_string(),
                 }
             }
-            // Was passed on above.
-            (Request::Tell { .. }, _) => Reply::Done,
+            // Were dealt with above.
+            (Request::Tell { .. } | Request::Revive, _) => Reply::Done,
             (Request::Spawn | Request::Upgrade { .. } | Request::Pin { .. }, None) => {
                 Reply::Failed {
                     message: "a descriptor is missing".into(),

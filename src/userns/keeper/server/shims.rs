@@ -49,6 +49,7 @@ impl Server {
                 Ok(_) => continue,
             };
             self.slirp.buried(pid);
+            self.revival.buried(pid);
             if let Some(place) = self.shims.iter().position(|shim| shim.pid == pid) {
                 let mut shim = self.shims.swap_remove(place);
                 shim.receive();

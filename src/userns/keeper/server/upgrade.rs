@@ -15,6 +15,7 @@ use super::shims::Leashed;
 use super::{Roles, SOCKET, Server, raise_descriptor_limit};
 use crate::sys::{fdpass, fork, prctl};
 use crate::userns::keeper::protocol::Build;
+use crate::userns::keeper::revival::Revival;
 use crate::userns::keeper::starting::{ShimState, State};
 use crate::userns::keeper::{setup, slirp};
 
@@ -63,6 +64,13 @@ impl Server {
             Some(listener) => listener,
             None => fdpass::listen(&state.exec_root.join(SOCKET))?,
         };
+        let revival = match state.revival {
+            Some([recipe, program]) => Some([
+                fork::take_inherited(recipe)?,
+                fork::take_inherited(program)?,
+            ]),
+            None => None,
+        };
         let server = Self {
             exec_root: state.exec_root,
             data_root: state.data_root,
@@ -80,6 +88,7 @@ impl Server {
                 .map(|(network, number)| Ok((network, fork::take_inherited(number)?)))
                 .collect::<io::Result<_>>()?,
             slirp: slirp::Slirp::default(),
+            revival: Revival::of(revival),
             forked: state.forked,
             idle_since: Instant::now(),
         };
@@ -112,10 +121,15 @@ impl Server {
                 .iter()
                 .map(|(network, namespace)| (network.clone(), namespace.as_raw_fd()))
                 .collect(),
+            revival: self
+                .revival
+                .left()
+                .map(|[recipe, program]| [recipe.as_raw_fd(), program.as_raw_fd()]),
         };
         let mut pass = state.connections.clone();
         pass.extend(state.networks.iter().map(|(_, number)| *number));
         pass.push(self.listener.as_raw_fd());
+        pass.extend(state.revival.iter().flatten());
         for shim in &state.shims {
             pass.extend(shim.leash.iter().chain(&shim.held));
         }
