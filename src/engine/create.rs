@@ -277,8 +277,10 @@ impl Engine {
             std::fs::rename(&temporary, &directory).map_err(failed)
         })();
         if let Err(error) = built {
-            // The next start would remove it too; the first error is the one that matters.
-            let _ = std::fs::remove_dir_all(&temporary);
+            // Renamed away first, which needs no descriptor: there may be none left.
+            if temporary.exists() {
+                self.trash("half-container", &temporary);
+            }
             return Err(error);
         }
         self.containers

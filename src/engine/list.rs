@@ -1,14 +1,17 @@
 //! `docker ps`: which containers, in which words.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::api::container::{HealthSummary, Summary, SummaryHostConfig, SummaryNetworkSettings};
+use crate::api::container::{
+    HealthSummary, PortSummary, Summary, SummaryHostConfig, SummaryNetworkSettings,
+};
 use crate::api::filters::Filters;
 use crate::container::record::{Record, State};
 use crate::engine::Engine;
 use crate::engine::containers::Container;
-use crate::engine::error::{Error, Result};
+use crate::engine::error::{Error, Kind, Result};
 use crate::overlay::Driver;
 use crate::types::timestamp::Timestamp;
 
@@ -56,8 +59,19 @@ impl Engine {
             .bool_or("is-task", false)
             .map_err(|error| Error::invalid(error.to_string()))?;
         one_of(filters, "health", "health", HEALTH)?;
-        // Without a network there are no ports that a container could be found by.
-        let by_port = filters.contains("publish") || filters.contains("expose");
+        let (published, exposed) = (
+            port_filter(filters, "publish")?,
+            port_filter(filters, "expose")?,
+        );
+        let by_port = !published.is_empty() || !exposed.is_empty();
+        let has_port = |port: &PortSummary| {
+            published
+                .iter()
+                .any(|wanted| wanted.matches(port.public_port, &port.kind))
+                || exposed
+                    .iter()
+                    .any(|wanted| wanted.matches(port.private_port, &port.kind))
+        };
         let bound = |name: &str| -> Result<Option<Timestamp>> {
             match filters.values(name).next() {
                 Some(container) => Ok(Some(self.containers.find(container)?.data().record.created)),
@@ -75,7 +89,6 @@ impl Engine {
         let matches = |record: &Record| {
             (all || record.state.is_live())
                 && !is_task
-                && !by_port
                 && filters.matches_prefix("id", record.id.as_str())
                 && (filters.matches_pattern("name", &record.name)
                     || filters.matches_pattern("name", &format!("/{}", record.name)))
@@ -90,6 +103,7 @@ impl Engine {
                 && since.is_none_or(|bound| record.created > bound)
                 && (!filters.contains("ancestor") || ancestors.contains(&record.image))
                 && filters.matches_exactly("health", health_of(record).0)
+                && (!by_port || super::networks::summary(record).iter().any(has_port))
                 && (!filters.contains("network")
                     || super::networks::shown(record)
                         .iter()
@@ -289,9 +303,64 @@ pub(super) fn human(seconds: u64) -> String {
     }
 }
 
+/// Ports of a filter: `80`, `80/udp`, `8000-8999/tcp`. A port that is not published has number 0.
+struct WantedPorts {
+    numbers: RangeInclusive<u16>,
+    protocol: String,
+}
+
+impl WantedPorts {
+    fn matches(&self, number: u16, protocol: &str) -> bool {
+        self.numbers.contains(&number) && self.protocol == protocol
+    }
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let number = |digits: &str| match digits {
+            "" => Err("value is empty"),
+            // A sign is none of Go's.
+            _ if !digits.bytes().all(|c| c.is_ascii_digit()) => Err("invalid syntax"),
+            _ => digits.parse::<u16>().map_err(|_| "value out of range"),
+        };
+        if text.is_empty() {
+            return Err("invalid port range: value is empty".to_owned());
+        }
+        let (numbers, protocol) = text.split_once('/').unwrap_or((text, ""));
+        let (start, end) = numbers.split_once('-').unwrap_or((numbers, numbers));
+        let first = number(start).map_err(|why| format!("invalid start port '{start}': {why}"))?;
+        let last = number(end).map_err(|why| format!("invalid end port '{end}': {why}"))?;
+        if last < first {
+            return Err(format!("invalid port range: {text}"));
+        }
+        let protocol = match protocol {
+            "" => "tcp".to_owned(),
+            protocol => protocol.to_ascii_lowercase(),
+        };
+        Ok(Self {
+            numbers: first..=last,
+            protocol,
+        })
+    }
+}
+
+fn port_filter(filters: &Filters, name: &str) -> Result<Vec<WantedPorts>> {
+    let parse = |value: &str| {
+        if value.contains(':') {
+            return Err(format!(
+                "filter for '{name}' should not contain ':': {value}"
+            ));
+        }
+        WantedPorts::parse(value)
+            .map_err(|error| format!("error while looking up for {name} {value}: {error}"))
+    };
+    filters
+        .values(name)
+        .map(|value| parse(value).map_err(|error| Error::new(Kind::System, error)))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::human;
+    use super::*;
 
     #[test]
     fn durations_read_as_docker_writes_them() {
@@ -309,6 +378,26 @@ mod tests {
             (800 * 86400, "2 years"),
         ] {
             assert_eq!(human(seconds), text);
+        }
+    }
+
+    #[test]
+    fn ports_of_a_filter() {
+        let matches = |text: &str, number, protocol: &str| {
+            WantedPorts::parse(text).map(|wanted| wanted.matches(number, protocol))
+        };
+        assert_eq!(matches("80", 80, "tcp"), Ok(true));
+        assert_eq!(matches("80", 80, "udp"), Ok(false));
+        assert_eq!(matches("80-90/UDP", 90, "udp"), Ok(true));
+        assert_eq!(matches("80-90", 91, "tcp"), Ok(false));
+        for (text, error) in [
+            ("", "invalid port range: value is empty"),
+            ("-1", "invalid start port '': value is empty"),
+            ("+1", "invalid start port '+1': invalid syntax"),
+            ("1-70000", "invalid end port '70000': value out of range"),
+            ("9-8/tcp", "invalid port range: 9-8/tcp"),
+        ] {
+            assert_eq!(matches(text, 1, "tcp"), Err(error.to_owned()));
         }
     }
 }

@@ -17,6 +17,7 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,8 +86,9 @@ impl Engine {
                 Ok(record) => record,
                 // The records of containers that remove themselves are not synced.
                 Err(error)
-                    if matches!(error, RecordError::Empty { .. })
-                        || !directory.join(RECORD_FILE).exists() =>
+                    if (matches!(error, RecordError::Empty { .. })
+                        || !directory.join(RECORD_FILE).exists())
+                        && !has_lived(&directory) =>
                 {
                     tracing::info!("removing a half-made container: {error}");
                     self.trash("half-container", &directory);
@@ -122,7 +124,7 @@ impl Engine {
             } else if container.data().record.host_config.auto_remove
                 && matches!(
                     container.data().record.state,
-                    State::Exited { .. } | State::Created { failure: Some(_) }
+                    State::Exited { .. } | State::Created { .. }
                 )
             {
                 container.data().removing = true;
@@ -377,6 +379,19 @@ pub(super) fn keep_trying(engine: &Arc<Engine>, mut containers: Vec<Arc<Containe
     if let Err(error) = spawned {
         tracing::error!("containers out of reach will not be tried again: {error}");
     }
+}
+
+/// Whether there is more in a container's directory than a create puts there: then it is somebody's,
+/// whatever became of its record.
+fn has_lived(directory: &Path) -> bool {
+    let paths = Paths(directory);
+    let holds_files = |directory: &Path| match directory.read_dir() {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    };
+    paths.exit().exists()
+        || directory.join(ShimIdentity::FILE).exists()
+        || holds_files(&paths.upper())
 }
 
 /// Whether it is of no use to ask a shim again: it says that it speaks another version, or nothing

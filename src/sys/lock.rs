@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,9 @@ const LIMIT: u64 = 64 * 1024;
 
 /// How often locking is tried, a millisecond apart, while others only look.
 const ATTEMPTS: u32 = 1000;
+
+/// How long a process that was killed may take to let go of its files.
+const DYING: Duration = Duration::from_millis(500);
 
 /// Who holds a data root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +122,7 @@ impl Lock {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(failed)?;
-        match exclusive(&file) {
+        match patiently(&file) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(LockError::Held {
@@ -149,6 +152,19 @@ impl Lock {
         text.resize(text.len().max(usize::try_from(before).unwrap_or(0)), b' ');
         self.file.rewind()?;
         self.file.write_all(&text)
+    }
+}
+
+/// [`exclusive`], where a holder that was just killed has a moment to be gone.
+fn patiently(file: &File) -> rustix::io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match exclusive(file) {
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < DYING => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
     }
 }
 

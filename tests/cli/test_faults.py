@@ -176,6 +176,23 @@ class Damaged(Own):
         self.daemon.wait_for_trash()
         self.docker("create", "--name", "lost", "busybox")
 
+    def test_empty_record(self):
+        """What a file system may leave of it after a power cut. Somebody's files lie beside it."""
+        self.docker("run", "--name", "kept", "busybox", "touch", "/precious")
+        record = self.daemon.data_home + "/moss/containers/" + self.daemon.inspect("kept")["Id"] + "/record.json"
+        self.daemon.stop()
+        with open(record, "rb") as file:
+            whole = file.read()
+        os.truncate(record, 0)
+        self.daemon.start()
+        self.daemon.moss("system", "check", code=1, out=re.compile("object +.*record.json is empty"))
+        self.daemon.stop()
+        with open(record, "wb") as file:
+            file.write(whole)
+        self.daemon.start()
+        self.docker("start", "kept")
+        self.docker("diff", "kept", out=re.compile("A /precious"))
+
 
 @once
 class OddPlace(unittest.TestCase):

@@ -336,7 +336,7 @@ class Import(Case):
             self.docker("import", url + "moved", "web:1", out=re.compile(f"Downloading from {url}moved.*^sha256:[0-9a-f]{{64}}$", re.M | re.S))
             self.docker("run", "--rm", "web:1", "echo", "from the web", out="from the web")
             self.docker("import", url + "none", "web:2", code=1, err=re.compile(f"failed to GET {url}none with status 404 Not Found"))
-            self.docker("import", url + "broken", "web:2", code=1, err=re.compile("unexpected EOF"))
+            self.docker("import", url + "broken", "web:2", code=1, err=re.compile("EOF"))
             self.docker("import", "ftp://127.0.0.1/a", "web:2", code=1, err=re.compile("unsupported protocol scheme"))
             self.docker("image", "inspect", "web:2", code=1)
             self.docker("rmi", "web:1")

@@ -309,6 +309,12 @@ class Published(Networked):
         self.equal([place["HostIp"] for place in ports["80/tcp"]], ["127.0.0.1"], "places of 80/tcp")
         self.equal({place["HostPort"] for place in ports["81/tcp"]} & {"", "0"}, set(), "ports of 81/tcp")
         self.docker("ps", "--filter", "name=" + target, "--format", "{{.Ports}}", out=re.compile(r"127.0.0.1:\d+->80/tcp.*->82/udp"))
+        own = ["--filter", "name=" + target, "--format", "{{.Names}}"]
+        for wanted in ("expose=80", "expose=79-81/tcp", "expose=82/udp", f"publish={self.port(target)}"):
+            self.docker("ps", *own, "--filter", wanted, out=target)
+        for other in ("expose=90", "publish=80", "expose=82"):
+            self.docker("ps", *own, "--filter", other, out="")
+        self.docker("ps", "--filter", "publish=x", code=1, err=re.compile("error while looking up for publish x: invalid start port 'x': invalid syntax"))
         self.docker("stop", "-t", "0", target)
         self.equal(self.daemon.inspect(target)["NetworkSettings"]["Ports"], {}, "Ports of a stopped one")
 

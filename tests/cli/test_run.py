@@ -336,6 +336,9 @@ class Filesystem(Case):
         self.in_container("--read-only", "--tmpfs", "/t:size=1m,mode=1777", shell="touch /t/x; df -k /t | tail -1 | awk '{print $2}'; stat -c %a /t",
                           out="1024\n1777")
 
+    def test_new_tmpfs_is_everybodys(self):
+        self.in_container("--tmpfs", "/new", "--mount", "type=tmpfs,dst=/other", "-u", "1000", shell="touch /new/x; stat -c %a /new /other", out="1777\n1777")
+
     def test_tmpfs_is_noexec(self):
         self.in_container("--tmpfs", "/t", shell="grep ' /t ' /proc/mounts", out=re.compile("tmpfs /t tmpfs .*nosuid.*nodev.*noexec"))
 

@@ -112,11 +112,12 @@ impl Attached {
         }
         if flags.attach.is_empty() {
             attached = Self {
-                stdin: flags.interactive,
                 stdout: true,
                 stderr: true,
+                ..attached
             };
         }
+        attached.stdin |= flags.interactive;
         Ok(attached)
     }
 }

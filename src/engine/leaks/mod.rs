@@ -190,13 +190,17 @@ impl Snapshot {
             (path, touched)
         });
         let damaged = entries(&data_root.join("containers")).filter_map(|path| {
-            // What is made ready for the next container has an empty one.
-            if spare::NAMES.contains(&path.file_name()?.to_str()?) {
+            // What is made ready for the next container, or just being made, has an empty one.
+            if path.file_name()?.to_str()?.starts_with('.') {
                 return None;
             }
             // One that is not there is another matter, and another user's may not be read.
             let error = Record::read(&path).err()?;
-            matches!(error, RecordError::Damaged { .. }).then(|| (path, chain(&error)))
+            let told = matches!(
+                error,
+                RecordError::Damaged { .. } | RecordError::Empty { .. }
+            );
+            told.then(|| (path, chain(&error)))
         });
         let gone = processes.iter().filter_map(Process::keepers_exec_root);
         Self {

@@ -190,10 +190,10 @@ impl Rootfs {
         let source = Path::new(kind);
         let failed =
             |what: String, error: &io::Error| mount_failed(source, &mount.target, what, error);
-        let target = if matches!(kind, "proc" | "sysfs") {
-            self.ordinary_directory(mount, kind)?
+        let (target, is_new) = if matches!(kind, "proc" | "sysfs") {
+            (self.ordinary_directory(mount, kind)?, false)
         } else {
-            resolve::make(self.root.as_fd(), &mount.target, Kind::Directory)
+            self.directory(&mount.target)
                 .map_err(|error| failed(make_mountpoint(&mount.target), &error))?
         };
         self.check_target(mount, kind, &target, kind == "proc")?;
@@ -205,9 +205,11 @@ impl Rootfs {
         }
         let mut all = Vec::new();
         if kind == "tmpfs"
+            && !is_new
             && let Ok(stat) = fstat(&target)
         {
-            // As runc: the image's mode for the directory unless the options name one.
+            // As runc: the mode of the image's directory unless the options name one. Where the
+            // image has none it is the filesystem's own, 1777.
             all.push(format!("mode={:04o}", stat.st_mode & 0o7777));
         }
         all.extend(
@@ -242,6 +244,18 @@ impl Rootfs {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The directory at a path, made if it is missing; and whether it was.
+    fn directory(&self, path: &str) -> io::Result<(OwnedFd, bool)> {
+        match resolve::open(self.root.as_fd(), path, OFlags::PATH) {
+            Ok(found) => Ok((found, false)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((
+                resolve::make(self.root.as_fd(), path, Kind::Directory)?,
+                true,
+            )),
+            Err(error) => Err(error),
+        }
     }
 
     fn make_filesystem(
