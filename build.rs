@@ -1,4 +1,4 @@
-//! Builds the program of the image that is built into moss, and tells the crate its compiler.
+//! Builds the program of the image that is built into moss.
 //!
 //! `moss run hello` must work on a fresh machine with no registry and no network, so the program
 //! that runs in that container is part of the binary. It is a static executable of a few KiB
@@ -26,24 +26,13 @@ const CODEGEN: &[&str] = &[
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
-    match build().and_then(|()| name_compiler()) {
+    match build() {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             println!("cargo::error={sentence}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// Tells the crate by which compiler it is made, which `docker version` shows.
-fn name_compiler() -> Result<(), String> {
-    let rustc = env::var_os("RUSTC").ok_or("cargo has not set RUSTC")?;
-    let told = Command::new(rustc).arg("--version").output();
-    let told = told.map_err(|error| format!("cannot run the compiler: {error}"))?;
-    let text = String::from_utf8_lossy(&told.stdout);
-    let words: Vec<&str> = text.split_whitespace().take(2).collect();
-    println!("cargo::rustc-env=MOSS_COMPILER={}", words.join(" "));
-    Ok(())
 }
 
 fn build() -> Result<(), String> {

@@ -17,8 +17,8 @@ use crate::registry::Shown;
 use crate::types::platform::Platform;
 use crate::types::timestamp::Timestamp;
 
-/// The compiler, where clients look for Go's (and some fail where there is none).
-const COMPILER: &str = env!("MOSS_COMPILER");
+/// The language, where clients look for Go's (and some fail where there is none).
+const COMPILER: &str = concat!("rust ", env!("CARGO_PKG_RUST_VERSION"));
 
 /// The first Docker release whose API is the newest that we speak (moby's tags docker-v29.6.0 to
 /// docker-v29.7.2 have 1.55), with our own version as build metadata: clients compare the first,
