@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::engine::containers::{Container, Paths};
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
+use crate::engine::plan::FILES;
 use crate::engine::start::{make_source, reopen};
 use crate::image::{self, Commit};
 use crate::overlay::Rootfs;
@@ -402,6 +403,22 @@ impl Engine {
                 }
             })
             .collect();
+        // What was written for its last run is seen, too; before the first there is nothing in it.
+        for (file, destination) in FILES {
+            let source = container.directory.join(file);
+            let written = std::fs::metadata(&source).is_ok_and(|found| found.len() > 0);
+            if written && mounts.iter().all(|mount| mount.destination != destination) {
+                mounts.push(ViewMount {
+                    source,
+                    layers: Vec::new(),
+                    subpath: String::new(),
+                    destination: destination.to_owned(),
+                    writable: !record.host_config.readonly_rootfs,
+                    non_recursive: false,
+                    readonly_non_recursive: false,
+                });
+            }
+        }
         mounts.sort_by(|a, b| a.destination.cmp(&b.destination));
         Ok(Place::Mounted {
             rootfs: Rootfs {

@@ -99,11 +99,12 @@ fn check_user(pid: i32, user: &str, record: &Record) -> Result<()> {
 }
 
 /// The first process of a container in which something may be run now.
-fn runnable(container: &Container, record: &Record) -> Result<Started> {
+/// It is called as the client does where dockerd does so.
+fn runnable(container: &Container, record: &Record, called: &str) -> Result<Started> {
     let id = container.id;
     match record.state {
         State::Running { paused: true, .. } => Err(Error::conflict(format!(
-            "Container {id} is paused, unpause the container before exec"
+            "Container {called} is paused, unpause the container before exec"
         ))),
         State::Running { started, .. } => Ok(started),
         State::Restarting { .. } => Err(restarting(&id)),
@@ -119,7 +120,7 @@ impl Engine {
         }
         let container = self.containers.find(name)?;
         let record = container.settled().record.clone();
-        let started = runnable(&container, &record)?;
+        let started = runnable(&container, &record, name)?;
         if !config.user.is_empty() {
             check_user(started.pid, &config.user, &record)?;
         }
@@ -158,7 +159,11 @@ impl Engine {
             };
             return Err(Error::conflict(format!("exec command {id} {what}")));
         }
-        runnable(&container, &container.settled().record)?;
+        runnable(
+            &container,
+            &container.settled().record,
+            container.id.as_str(),
+        )?;
         let keys = crate::types::detach_keys::parse(&exec.config.detach_keys).unwrap_or_default();
         // Whether there are frames is for the start to say, not for what was made: a raw stream has
         // no place for stderr.

@@ -70,6 +70,8 @@ class Copy(Case):
         self.docker("start", "-a", name, out="hello\nhello")
         self.docker("cp", f"{name}:/out", self.place)
         self.docker("cp", f"{name}:/vol/in", self.place + "/vol")
+        self.docker("cp", f"{name}:/etc/hostname", self.place + "/hostname")
+        self.equal(self.read("hostname"), self.field(name, "{{.Config.Hostname}}") + "\n", "/etc/hostname of its last run")
         self.docker("cp", f"{name}:/host/in", self.place + "/host")
         self.equal((self.read("out"), self.read("vol"), self.read("host")), ("out\n", "hello\n", "hello\n"), "files")
         self.docker("cp", f"{name}:/bin/vi", self.place, code=1, err=re.compile("Could not find the file|No such container:path"))

@@ -247,6 +247,9 @@ class Published(Networked):
         port = self.port(target)
         self.serves(port, "served")
         self.serves(port, "served", "::1")
+        for wanted, found in ((f"publish={port}", target), ("publish=9", ""), ("expose=70-90/tcp", target), ("expose=80/udp", "")):
+            self.docker("ps", "--format", "{{.Names}}", "--filter", "name=" + target, "--filter", wanted, out=found)
+        self.docker("ps", "--filter", "publish=1:2", code=1, err=re.compile("filter for 'publish' should not contain ':': 1:2"))
         gateway = self.field(target, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}")
 
         def clients():
