@@ -14,11 +14,8 @@
 //! stays "created". What the first half is made from must not change in between: whoever changes it
 //! calls [`Data::discard_prepared`](super::containers::Data::discard_prepared), and what the host may
 //! change is never prepared. What could not be prepared is tried again, and told, by the start. At
-//! most [`MOST`] are prepared at a time, whatever is created, as each is a process and some
+//! most sixteen are prepared at a time, whatever is created, as each is a process and some
 //! namespaces; a place is free again with the start, the change, or the lapse of what had it.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::container::client::Prepared;
 use crate::container::record::{MountKind, MountPoint, Record};
@@ -28,59 +25,6 @@ use crate::engine::error::{Error, Result};
 use crate::engine::networks::Surroundings;
 use crate::overlay::Driver;
 use crate::types::id::ContainerId;
-
-/// Most starts that are prepared and not asked for at a time.
-const MOST: usize = 16;
-
-/// The places for starts that are prepared.
-#[derive(Debug, Default)]
-pub(super) struct Places(Arc<AtomicUsize>);
-
-/// One of them; free again when dropped.
-#[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
-
-impl Places {
-    fn take(&self) -> Option<Place> {
-        let more = |taken| (taken < MOST).then_some(taken + 1);
-        let taken = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        taken.ok().map(|_| Place(Arc::clone(&self.0)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// What is prepared of a container's start.
-#[derive(Debug, Default)]
-pub(super) struct Ahead {
-    prepared: Option<(Prepared, Place)>,
-    /// How often what a start is made from was changed.
-    changes: u64,
-}
-
-impl Ahead {
-    /// Takes what is prepared, in order to start it.
-    pub(super) fn take(&mut self) -> Option<Prepared> {
-        self.prepared.take().map(|(prepared, _)| prepared)
-    }
-
-    /// Drops what is prepared, and what is being prepared, once it is.
-    pub(super) fn discard(&mut self) {
-        self.changes += 1;
-        self.prepared = None;
-    }
-
-    /// Drops what is prepared if it is no more.
-    pub(super) fn forget_lapsed(&mut self) {
-        self.prepared.take_if(|(prepared, _)| prepared.has_lapsed());
-    }
-}
 
 impl Engine {
     /// Prepares the start of a container that was just created.
@@ -151,18 +95,4 @@ fn can_be_ahead(record: &Record, is_plain: impl Fn(&MountPoint) -> bool) -> bool
         && record.mounts.iter().all(is_theirs)
         && record.links.is_empty()
         && !modes.iter().any(|mode| mode.starts_with("container:"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_bounded_and_given_back() {
-        let places = Places::default();
-        let mut taken: Vec<_> = (0..MOST).map(|_| places.take().expect("a place")).collect();
-        assert!(places.take().is_none());
-        taken.pop();
-        assert!(places.take().is_some());
-    }
 }

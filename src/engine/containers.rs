@@ -9,6 +9,7 @@
 //!
 //! Whoever waits for something in here holds a [`Waiting`], and waits no more when it is dropped.
 
+mod ahead;
 mod index;
 
 use std::collections::BTreeMap;
@@ -20,13 +21,12 @@ use std::time::{Duration, Instant};
 use crate::api::exec::ExecConfig;
 use crate::container::logs::Follow;
 use crate::container::protocol::{Attach, Exit, Started};
-use crate::container::record::{Record, RecordError};
-use crate::engine::ahead::Ahead;
+use crate::container::record::{Record, RecordError, State};
 use crate::engine::error::{Error, Result};
-use crate::engine::restart::Restarts;
 use crate::types::id::ContainerId;
 use crate::userns::keeper::ShimIdentity;
 
+pub(super) use ahead::{Ahead, Places};
 pub use index::Index;
 
 /// One container.
@@ -125,6 +125,17 @@ impl Exec {
     }
 }
 
+/// How the next restart by policy goes (`restart`).
+#[derive(Debug, Default)]
+pub struct Restarts {
+    /// The last back-off; zero before the first.
+    pub(super) pause: Duration,
+    /// The user has signalled the container, so that its end is wanted.
+    pub cancelled: bool,
+    /// Counts what makes a restart that is due no longer wanted.
+    pub(super) serial: u64,
+}
+
 /// How what was waited for has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -132,6 +143,23 @@ pub struct Ended {
     pub code: i32,
     /// What went wrong beyond that; mostly empty.
     pub error: String,
+}
+
+impl Ended {
+    /// What a wait is answered with that ended in this state.
+    pub(super) fn of(state: &State) -> Self {
+        let error = match state {
+            State::Created {
+                failure: Some(failure),
+            } => failure.message.clone(),
+            State::Exited { error, .. } => error.clone(),
+            _ => String::new(),
+        };
+        Self {
+            code: state.exit_code(),
+            error,
+        }
+    }
 }
 
 /// Called once, when what was waited for has come.
@@ -391,6 +419,13 @@ impl Drop for Waiting {
     }
 }
 
+/// Files in a container's directory, and which of the image's own they are bound over.
+pub(super) const FILES: [(&str, &str); 3] = [
+    ("resolv.conf", "/etc/resolv.conf"),
+    ("hostname", "/etc/hostname"),
+    ("hosts", "/etc/hosts"),
+];
+
 /// Where a container's things are.
 pub struct Paths<'a>(pub &'a Path);
 
@@ -427,7 +462,6 @@ mod tests {
 
     use super::*;
     use crate::container::protocol::Started;
-    use crate::container::record::State;
     use crate::overlay::Driver;
     use crate::types::digest::Digest;
     use crate::types::timestamp::Timestamp;

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::pattern::Pattern;
 use crate::engine::platforms;
+use crate::engine::prune;
 use crate::image::{self, ErrorKind, Image, User};
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
@@ -292,7 +293,7 @@ impl Engine {
         let dangling = filters
             .bool_or("dangling", true)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let until = super::remove::prune_bound(filters)?;
+        let until = prune::bound(filters)?;
         // What an interrupted pull left belongs to no image.
         let mut reclaimed = self.images.collect().map_err(|error| image_error(&error))?;
         let mut deleted = Vec::new();

@@ -50,6 +50,7 @@ mod pattern;
 mod pause;
 mod plan;
 mod platforms;
+mod prune;
 pub mod pull;
 pub mod push;
 mod registries;
@@ -151,7 +152,7 @@ pub struct Engine {
     timers: Timers,
     /// For what is done later, when the engine may be gone.
     me: Weak<Self>,
-    ahead: ahead::Places,
+    ahead: containers::Places,
 }
 
 /// Which container an exec session belongs to.
@@ -262,7 +263,7 @@ impl Engine {
                 janitor,
                 timers,
                 me: weak.clone(),
-                ahead: ahead::Places::default(),
+                ahead: containers::Places::default(),
             }
         });
         let unreachable = engine

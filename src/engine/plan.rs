@@ -13,6 +13,7 @@ use crate::api::exec::ExecConfig;
 use crate::container::files::{self, DnsSettings, Resolution};
 use crate::container::record::{MountKind, Record};
 use crate::container::spec::{self, EngineFile, HostMount, Joined, NetworkMode, SpecInput};
+use crate::engine::containers::FILES;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::networks::{Resolver, Surroundings};
 use crate::engine::{Engine, devices};
@@ -50,13 +51,6 @@ impl FilterCache {
         Ok(filter)
     }
 }
-
-/// What is bound over the image's own files.
-pub(super) const FILES: [(&str, &str); 3] = [
-    ("resolv.conf", "/etc/resolv.conf"),
-    ("hostname", "/etc/hostname"),
-    ("hosts", "/etc/hosts"),
-];
 
 /// What `--add-host` asks for. What stands for the host is what the daemon was told; else the host is
 /// at the gateway's address, and in its own network at the loopback address; where there is no gateway

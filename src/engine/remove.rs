@@ -15,9 +15,9 @@ use crate::container::record::State;
 use crate::engine::Engine;
 use crate::engine::containers::{Container, Ended, WaitCondition};
 use crate::engine::error::{Error, Result};
+use crate::engine::prune;
 use crate::engine::spare;
 use crate::sys::trash;
-use crate::types::timestamp::Timestamp;
 
 /// How long the janitor lets others go first: whoever waits for the answer, and the shim, which lets
 /// go of the root filesystem. To delete what lies beneath an overlay while that is unmounted costs
@@ -115,19 +115,6 @@ fn delete(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
-/// The `until` of a prune: only what is older goes.
-pub(super) fn prune_bound(filters: &Filters) -> Result<Option<Timestamp>> {
-    let mut values = filters.values("until");
-    let first = values.next();
-    if values.next().is_some() {
-        return Err(Error::invalid("more than one until filter specified"));
-    }
-    first
-        .map(|text| Timestamp::parse(text, Timestamp::now()))
-        .transpose()
-        .map_err(|error| Error::invalid(format!("invalid value for 'until' filter: {error}")))
-}
-
 impl Engine {
     /// Waits until what was removed is deleted and what was added is on the disk, which may take
     /// long: called before this process ends. What is left is done by the next daemon.
@@ -188,7 +175,7 @@ impl Engine {
         filters
             .validate(&["label", "label!", "until"])
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let until = prune_bound(filters)?;
+        let until = prune::bound(filters)?;
         let mut removed = Vec::new();
         let mut reclaimed = 0;
         for container in self.containers.all() {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::api::container::RestartPolicy;
 use crate::container::record::State;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Data, WaitCondition};
+use crate::engine::containers::{Container, Data, Ended, WaitCondition};
 use crate::engine::error::Error;
 
 /// The first back-off.
@@ -28,17 +28,6 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
 /// A run of this length makes the next back-off the first again.
 const STEADY: Duration = Duration::from_secs(10);
-
-/// How the next restart goes.
-#[derive(Debug, Default)]
-pub struct Restarts {
-    /// The last back-off; zero before the first.
-    pause: Duration,
-    /// The user has signalled the container, so that its end is wanted.
-    pub cancelled: bool,
-    /// Counts what makes a restart that is due no longer wanted.
-    serial: u64,
-}
 
 /// Whether a policy starts a container again that ended with `code`.
 fn wants(policy: &RestartPolicy, code: i32, stopped_by_user: bool, restarts: u32) -> bool {
@@ -167,7 +156,7 @@ impl Engine {
         }
         container.notify();
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
-            waiter(super::start::ended(&record.state));
+            waiter(Ended::of(&record.state));
         }
         true
     }

@@ -15,8 +15,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use crate::container::record::RECORD_FILE;
-use crate::engine::containers::Paths;
-use crate::engine::plan::FILES;
+use crate::engine::containers::{FILES, Paths};
 
 /// Names of the spare directory and of one being made, beside the containers' own.
 pub(super) const NAMES: [&str; 2] = [".spare", ".spare-new"];

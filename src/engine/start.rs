@@ -27,11 +27,10 @@ use crate::container::protocol::{Attach, Exit, Failure, Message, Start};
 use crate::container::record::{MountKind, MountPoint, Record, State};
 use crate::container::spec::log;
 use crate::engine::Engine;
-use crate::engine::containers::{Container, Ended, Paths, WaitCondition};
+use crate::engine::containers::{Container, Ended, Paths, Restarts, WaitCondition};
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::logging;
 use crate::engine::networks::Joining;
-use crate::engine::restart::Restarts;
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
 use crate::userns::keeper::ShimIdentity;
@@ -250,7 +249,7 @@ impl Engine {
         // As dockerd does whatever failed (moby, daemon/start.go, `Cleanup`).
         self.tell_unmounted(&record);
         for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
-            waiter(ended(&record.state));
+            waiter(Ended::of(&record.state));
         }
         if remove {
             self.discard(container, true);
@@ -481,7 +480,7 @@ impl Engine {
         self.leave_networks(&left);
         drop(ending);
         for waiter in waiters {
-            waiter(ended(&record.state));
+            waiter(Ended::of(&record.state));
         }
         if remove {
             self.discard(container, true);
@@ -551,21 +550,6 @@ pub(super) fn make_source(source: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a wait is answered with: an error beside the exit code where something went wrong.
-pub(super) fn ended(state: &State) -> Ended {
-    let error = match state {
-        State::Created {
-            failure: Some(failure),
-        } => failure.message.clone(),
-        State::Exited { error, .. } => error.clone(),
-        _ => String::new(),
-    };
-    Ended {
-        code: state.exit_code(),
-        error,
-    }
 }
 
 /// Docker's words around what the runtime says, and its statuses: what the image or the request

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::container::protocol::{FINISHED, Started};
 use crate::engine::Engine;
-use crate::engine::containers::{Container, WaitCondition, Waiter, Waiting};
+use crate::engine::containers::{Container, Ended, WaitCondition, Waiter, Waiting};
 use crate::engine::error::{Error, Kind, Result};
 use crate::types::signal::Signal;
 
@@ -229,7 +229,7 @@ impl Engine {
             if !data.removed && (busy || condition != WaitCondition::NotRunning) {
                 return Ok(Some(data.wait(&container, condition, waiter)));
             }
-            super::start::ended(&data.record.state)
+            Ended::of(&data.record.state)
         };
         waiter(ended);
         Ok(None)

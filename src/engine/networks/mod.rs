@@ -30,7 +30,7 @@ use crate::api::network::{
 use crate::container::record::Record as ContainerRecord;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
-use crate::engine::remove::prune_bound;
+use crate::engine::prune;
 use crate::network::NetworkError;
 use crate::network::ipam::IpamError;
 use crate::network::kernel;
@@ -135,7 +135,7 @@ impl Engine {
         filters
             .validate(&["label", "label!", "until"])
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let until = prune_bound(filters)?;
+        let until = prune::bound(filters)?;
         let mut deleted = Vec::new();
         for record in self.networks.list() {
             let wanted = !record.is_predefined()
