@@ -8,6 +8,7 @@
 use std::env;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -262,10 +263,20 @@ fn warn_of_environment() {
 /// The field of a request's head that [`proof`] goes into.
 pub const PROOF: &str = "X-Registry-Auth";
 
+/// The directory of config.json, where `--config` names one.
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has this program's accounts be kept there, not where the environment says.
+pub fn keep_in(directory: PathBuf) {
+    let _ = DIRECTORY.set(directory);
+}
+
 fn store() -> Result<CredentialStore> {
-    let path = env::var_os("DOCKER_CONFIG")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
+    let path = DIRECTORY
+        .get()
+        .cloned()
+        .or_else(|| Some(PathBuf::from(env::var_os("DOCKER_CONFIG")?)))
+        .filter(|path| !path.as_os_str().is_empty())
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))
         .context("cannot find the directory of docker's config.json: HOME is not set")?
         .join("config.json");

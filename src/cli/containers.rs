@@ -2,24 +2,30 @@
 
 use std::io::{self, Read};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::args;
+use super::create::values;
 use super::engine::Client;
-use super::error::is_not_found;
+use super::error::{describe, is_not_found};
 use super::filters::filters;
 use super::http::{Body, Target};
 use super::output::{each, line};
 use super::prune::{confirm, pruned};
 use super::streams::Demux;
-use super::table::{Shape, ago, align, date, ellipsis, labels, short, size, span};
+use super::table::{Shape, ago, align, date, ellipsis, labels, natural, short, size, span};
 use super::template::{Missing, Template};
-use crate::api::container::{PruneResponse, Summary, TopResponse, UpdateResponse};
+use crate::api::container::{
+    HostConfig, Inspect, PortBinding, PortSummary, PruneResponse, Summary, TopResponse,
+    UpdateResponse,
+};
+use crate::api::descriptor::Descriptor;
 use crate::api::stream::MULTIPLEXED;
 use crate::types::timestamp::Timestamp;
 
-const HEADINGS: &[(&str, &str)] = &[
+/// Fields of a container's row, and their headings.
+pub const HEADINGS: &[(&str, &str)] = &[
     ("ID", "CONTAINER ID"),
     ("Names", "NAMES"),
     ("Image", "IMAGE"),
@@ -34,6 +40,7 @@ const HEADINGS: &[(&str, &str)] = &[
     ("Mounts", "MOUNTS"),
     ("LocalVolumes", "LOCAL VOLUMES"),
     ("Networks", "NETWORKS"),
+    ("Platform", "PLATFORM"),
 ];
 
 /// `moss ps`.
@@ -88,7 +95,8 @@ fn try_out(format: &str) -> Result<()> {
         .map_err(|error| anyhow!("failed to execute template: {error}"))
 }
 
-fn row(container: &Summary, full: bool) -> Value {
+/// A container in a list.
+pub fn row(container: &Summary, full: bool) -> Value {
     let cut = |text: &str, length| {
         if full {
             text.to_owned()
@@ -151,31 +159,70 @@ fn row(container: &Summary, full: bool) -> Value {
         "Mounts": mounts.join(","),
         "LocalVolumes": volumes.to_string(),
         "Networks": networks.join(","),
+        // Of the image's manifest, where there is one.
+        "Platform": container.image_manifest_descriptor.as_ref().map(platform),
     })
 }
 
+/// A platform as `os(version)/architecture/variant`.
+fn platform(of: &Descriptor) -> String {
+    let Some(platform) = &of.platform else {
+        return String::new();
+    };
+    let mut text = platform.os.clone();
+    if !platform.os_version.is_empty() {
+        text.push_str(&format!("({})", platform.os_version));
+    }
+    for part in [&platform.architecture, &platform.variant] {
+        if !part.is_empty() {
+            text.push_str(&format!("/{part}"));
+        }
+    }
+    text
+}
+
+/// Ports as docker lists them: first those that are the same on both sides or not published, in
+/// runs, then the mapped ones.
 fn ports(container: &Summary) -> String {
-    let mut ports = container.ports.clone();
-    ports.sort();
-    let ports: Vec<String> = ports
-        .iter()
-        .map(|port| {
-            let address = if port.ip.contains(':') {
-                format!("[{}]", port.ip)
-            } else {
-                port.ip.clone()
-            };
-            if address.is_empty() {
-                format!("{}/{}", port.private_port, port.kind)
-            } else {
-                format!(
-                    "{address}:{}->{}/{}",
-                    port.public_port, port.private_port, port.kind
-                )
+    let mut ports: Vec<&PortSummary> = container.ports.iter().collect();
+    ports.sort_by_key(|port| (port.private_port, &port.ip, port.public_port, &port.kind));
+    let address = |ip: &str, ports: &str| match ip.contains(':') {
+        true => format!("[{ip}]:{ports}"),
+        false => format!("{ip}:{ports}"),
+    };
+    let run = |(ip, kind, first, last): &(&str, &str, u16, u16)| {
+        let numbers = match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        };
+        match ip.is_empty() {
+            true => format!("{numbers}/{kind}"),
+            false => format!("{}->{numbers}/{kind}", address(ip, &numbers)),
+        }
+    };
+    let (mut runs, mut listed, mut mapped) = (Vec::new(), Vec::new(), Vec::new());
+    for port in ports {
+        let (number, ip, kind) = (port.private_port, port.ip.as_str(), port.kind.as_str());
+        if !ip.is_empty() && port.public_port != number {
+            let outside = address(ip, &port.public_port.to_string());
+            mapped.push(format!("{outside}->{number}/{kind}"));
+            continue;
+        }
+        let known = runs
+            .iter_mut()
+            .find(|(of, its, ..): &&mut (&str, &str, u16, u16)| (*of, *its) == (ip, kind));
+        match known {
+            None => runs.push((ip, kind, number, number)),
+            Some((.., last)) if number == last.saturating_add(1) => *last = number,
+            Some(ended) => {
+                listed.push(run(ended));
+                *ended = (ip, kind, number, number);
             }
-        })
-        .collect();
-    ports.join(", ")
+        }
+    }
+    listed.extend(runs.iter().map(run));
+    listed.extend(mapped);
+    listed.join(", ")
 }
 
 /// `moss stop` and `moss restart`: `verb` is the route's.
@@ -211,7 +258,7 @@ pub fn remove(client: &Client, rm: &args::Rm) -> Result<()> {
         match client.bytes("DELETE", &target, Body::Empty) {
             // What is to be gone by force is gone.
             Err(error) if rm.force && is_not_found(&error) => {
-                super::output::complain(&super::error::describe(&error));
+                super::output::complain(&describe(&error));
                 Ok(String::new())
             }
             Err(error) => Err(error),
@@ -228,9 +275,51 @@ pub fn pause(client: &Client, names: &args::Names, verb: &str) -> Result<()> {
     })
 }
 
+/// `moss port`: where a container's ports are published.
+pub fn port(client: &Client, port: &args::Port) -> Result<()> {
+    let found: Inspect = client.get(&Target::new("/containers/{}/json", &[&port.container]))?;
+    let ports = found.network_settings.ports;
+    let address = |place: &PortBinding| match place.host_ip.contains(':') {
+        true => format!("[{}]:{}", place.host_ip, place.host_port),
+        false => format!("{}:{}", place.host_ip, place.host_port),
+    };
+    let places = |port: &str| ports.get(port).cloned().flatten().unwrap_or_default();
+    let mut lines: Vec<String> = match &port.port {
+        Some(wanted) => {
+            let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, ""));
+            values::port(number)
+                .map_err(|error| anyhow!("Error: invalid port ({number}): {error}"))?;
+            let protocol = if protocol.is_empty() { "tcp" } else { protocol };
+            let places = places(&format!("{number}/{protocol}"));
+            if places.is_empty() {
+                bail!(
+                    "Error: No public port '{wanted}' published for {}",
+                    port.container
+                );
+            }
+            places.iter().map(address).collect()
+        }
+        None => ports
+            .keys()
+            .flat_map(|port| {
+                let places = places(port).into_iter();
+                places.map(move |place| format!("{port} -> {}", address(&place)))
+            })
+            .collect(),
+    };
+    lines.sort_by(|a, b| natural(a, b));
+    match lines.is_empty() {
+        true => Ok(()),
+        false => line(&lines.join("\n")),
+    }
+}
+
 /// `moss update`.
 pub fn update(client: &Client, update: &args::Update) -> Result<()> {
     let asked = super::create::update(update).map_err(anyhow::Error::msg)?;
+    if asked == HostConfig::default() {
+        bail!("you must provide one or more flags when using this command");
+    }
     let mut warnings = Vec::new();
     let updated = each(&update.names, |name| {
         let target = Target::new("/containers/{}/update", &[name]);
@@ -246,13 +335,31 @@ pub fn update(client: &Client, update: &args::Update) -> Result<()> {
 
 /// `moss rename`.
 pub fn rename(client: &Client, rename: &args::Rename) -> Result<()> {
-    client
-        .act(&Target::new("/containers/{}/rename", &[&rename.container]).with("name", &rename.name))
+    let (old, new) = (rename.container.trim(), rename.name.trim());
+    if old.is_empty() || new.is_empty() {
+        bail!("Error: Neither old nor new names may be empty");
+    }
+    let target = Target::new("/containers/{}/rename", &[old]).with("name", new);
+    client.act(&target).map_err(|error| {
+        let why = describe(&error);
+        anyhow!("{why}\nError: failed to rename container named {old}")
+    })
+}
+
+/// A moment that a person named, as the engine is sent it; empty where none was.
+pub fn moment(text: &str, now: Timestamp) -> Result<String> {
+    if !text.is_empty() && Timestamp::parse(text, now).is_err() {
+        bail!("failed to parse value as time or duration: {text:?}");
+    }
+    Ok(Timestamp::as_sent(text, now))
 }
 
 /// `moss logs`.
 pub fn logs(client: &Client, logs: &args::Logs) -> Result<()> {
     let now = Timestamp::now();
+    let invalid = |name, error| anyhow!("invalid value for {name:?}: {error}");
+    let since = moment(&logs.since, now).map_err(|error| invalid("since", error))?;
+    let until = moment(&logs.until, now).map_err(|error| invalid("until", error))?;
     let target = Target::new("/containers/{}/logs", &[&logs.container])
         .with("stdout", 1)
         .with("stderr", 1)
@@ -260,8 +367,8 @@ pub fn logs(client: &Client, logs: &args::Logs) -> Result<()> {
         .with_flag("follow", logs.follow)
         .with_flag("timestamps", logs.timestamps)
         .with("tail", &logs.tail)
-        .with_some("since", &Timestamp::as_sent(&logs.since, now))
-        .with_some("until", &Timestamp::as_sent(&logs.until, now));
+        .with_some("since", &since)
+        .with_some("until", &until);
     let mut answer = client.ask("GET", &target, Body::Empty)?;
     let raw = answer.head.field("content-type") != Some(MULTIPLEXED);
     let mut demux = Demux::new(raw, io::stdout(), io::stderr());
@@ -294,14 +401,16 @@ pub fn prune(client: &Client, prune: &args::Prune) -> Result<()> {
     if !prune.force && !confirm("WARNING! This will remove all stopped containers.")? {
         return Ok(());
     }
-    let target =
-        Target::new("/containers/prune", &[]).with_some("filters", &filters(&prune.filter)?);
+    let (names, bytes) = clear(client, &prune.filter)?;
+    pruned("Deleted Containers:", &names, bytes)
+}
+
+/// Removes containers that do not run; their ids and the bytes that they took.
+pub fn clear(client: &Client, given: &[String]) -> Result<(Vec<String>, u64)> {
+    let target = Target::new("/containers/prune", &[]).with_some("filters", &filters(given)?);
     let gone: PruneResponse = client.post_empty(&target)?;
-    pruned(
-        "Deleted Containers:",
-        &gone.containers_deleted.unwrap_or_default(),
-        gone.space_reclaimed,
-    )
+    let names = gone.containers_deleted.unwrap_or_default();
+    Ok((names, gone.space_reclaimed))
 }
 
 #[cfg(test)]
@@ -309,7 +418,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::api::container::{MountPoint, PortSummary};
+    use crate::api::container::MountPoint;
 
     #[test]
     fn a_container_in_a_row() {
@@ -350,6 +459,31 @@ mod tests {
         assert_eq!(field("RunningFor"), "2 minutes ago");
         assert_eq!(field("Ports"), "53/udp, 0.0.0.0:8080->80/tcp");
         assert_eq!(field("Labels"), "a=1,b=2");
+        let ports_of = |given: &[(&str, u16, u16)]| {
+            let port = |(ip, private_port, public_port): &(&str, u16, u16)| PortSummary {
+                ip: (*ip).to_owned(),
+                private_port: *private_port,
+                public_port: *public_port,
+                kind: "tcp".into(),
+            };
+            ports(&Summary {
+                ports: given.iter().map(port).collect(),
+                ..Summary::default()
+            })
+        };
+        assert_eq!(
+            ports_of(&[
+                ("::", 80, 8080),
+                ("0.0.0.0", 80, 8080),
+                ("", 2, 0),
+                ("", 1, 0)
+            ]),
+            "1-2/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"
+        );
+        assert_eq!(
+            ports_of(&[("::", 5, 5), ("::", 6, 6), ("::", 8, 8), ("1.2.3.4", 5, 5)]),
+            "[::]:5-6->5-6/tcp, 1.2.3.4:5->5/tcp, [::]:8->8/tcp"
+        );
         assert_eq!(
             (field("Mounts"), field("LocalVolumes")),
             ("volume".into(), "1".into())

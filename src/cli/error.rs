@@ -93,7 +93,7 @@ pub fn describe(error: &anyhow::Error) -> String {
 }
 
 /// A system call's error as Go's programs have it: no capital, no number.
-fn in_gos_words(error: &io::Error) -> String {
+pub fn in_gos_words(error: &io::Error) -> String {
     let text = error.to_string();
     let Some(code) = error.raw_os_error() else {
         return text;

@@ -15,7 +15,7 @@ use super::http::{Body, Target};
 use super::output::each;
 use super::progress;
 use super::prune::{confirm, pruned};
-use super::table::{Shape, ago, date, ellipsis, short, size, span};
+use super::table::{Shape, ago, date, ellipsis, human_size, short, size, span};
 use crate::api::filters::Filters;
 use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
 use crate::types::platform::{Platform, PlatformError};
@@ -24,7 +24,8 @@ use crate::types::timestamp::Timestamp;
 
 const NONE: &str = "<none>";
 
-const HEADINGS: &[(&str, &str)] = &[
+/// Fields of an image's row, and their headings.
+pub const HEADINGS: &[(&str, &str)] = &[
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
@@ -68,7 +69,7 @@ pub fn list(client: &Client, images: &args::Images) -> Result<()> {
 }
 
 /// A row for each name of an image; one of its own where it has none.
-fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
+pub fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
     let digest_of = |repository: &str| {
         let digests = image
             .repo_digests
@@ -105,7 +106,7 @@ fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
     }
     let (shared, unique) = match image.shared_size {
         ..0 => ("N/A".to_owned(), "N/A".to_owned()),
-        shared => (size(shared), size(image.size - shared)),
+        shared => (human_size(shared), human_size(image.size - shared)),
     };
     let containers = match image.containers {
         ..0 => "N/A".to_owned(),
@@ -125,7 +126,7 @@ fn rows(image: &Summary, full: bool, with_digests: bool) -> Vec<Value> {
                 "Containers": containers,
                 "SharedSize": shared,
                 "UniqueSize": unique,
-                "VirtualSize": size(image.size),
+                "VirtualSize": human_size(image.size),
             })
         })
         .collect()
@@ -142,6 +143,7 @@ fn since(created: i64) -> String {
 
 /// `moss pull`.
 pub fn pull(client: &Client, pull: &args::Pull) -> Result<()> {
+    trusted(&pull.trust)?;
     let name = Reference::parse_named(&pull.name).map_err(|error| anyhow!("{error}"))?;
     if pull.all_tags && !name.is_name_only() {
         bail!("tag can't be used with --all-tags/-a");
@@ -188,6 +190,7 @@ pub fn fetch<W: Write + IsTerminal + AsFd>(
 
 /// `moss push`.
 pub fn push(client: &Client, push: &args::Push) -> Result<()> {
+    trusted(&push.trust)?;
     let name = Reference::parse_named(&push.name).map_err(|error| anyhow!("{error}"))?;
     if push.all_tags && !name.is_name_only() {
         bail!("tag can't be used with --all-tags/-a");
@@ -217,8 +220,16 @@ pub fn push(client: &Client, push: &args::Push) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to go on for somebody who wants signatures to be looked at.
+pub fn trusted(trust: &args::Trust) -> Result<()> {
+    match trust.disable_content_trust {
+        Some(false) => bail!("content trust is not supported: no signature can be verified"),
+        _ => Ok(()),
+    }
+}
+
 /// A platform as the engine wants it where it is not a pull's: JSON.
-fn described(platform: &str) -> Result<Option<String>> {
+pub fn described(platform: &str) -> Result<Option<String>> {
     if platform.is_empty() {
         return Ok(None);
     }
@@ -335,7 +346,12 @@ fn removed(gone: &[DeleteResponse]) -> Vec<String> {
 
 /// `moss tag`.
 pub fn tag(client: &Client, tag: &args::Tag) -> Result<()> {
-    let name = Reference::parse(&tag.target).map_err(|error| anyhow!("{error}"))?;
+    let name = Reference::parse(&tag.target).map_err(|error| {
+        anyhow!(
+            "Error parsing reference: {:?} is not a valid repository/tag: {error}",
+            tag.target
+        )
+    })?;
     if name.digest().is_some() {
         bail!("refusing to create a tag with a digest reference");
     }
@@ -401,19 +417,26 @@ pub fn prune(client: &Client, prune: &args::Prune) -> Result<()> {
     if !prune.force && !confirm(warning)? {
         return Ok(());
     }
-    let mut filters = Filters::parse(&filters(&prune.filter)?)?;
-    filters.add("dangling", if prune.all { "false" } else { "true" });
+    let (names, bytes) = clear(client, prune.all, &prune.filter)?;
+    pruned("Deleted Images:", &names, bytes)
+}
+
+/// Removes images that nothing uses, of those with names too where `all` is set; a line for each,
+/// and the bytes that they took.
+pub fn clear(client: &Client, all: bool, given: &[String]) -> Result<(Vec<String>, u64)> {
+    let mut filters = Filters::parse(&filters(given)?)?;
+    filters.add("dangling", if all { "false" } else { "true" });
     let filters = serde_json::to_string(&filters)?;
     let gone: PruneResponse =
         client.post_empty(&Target::new("/images/prune", &[]).with("filters", filters))?;
-    let lines: Vec<String> = removed(&gone.images_deleted.unwrap_or_default())
+    let lines = removed(&gone.images_deleted.unwrap_or_default())
         .into_iter()
         .map(|line| {
             line.replacen("Untagged", "untagged", 1)
                 .replacen("Deleted", "deleted", 1)
         })
         .collect();
-    pruned("Deleted Images:", &lines, gone.space_reclaimed)
+    Ok((lines, gone.space_reclaimed))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! | [`engine`] | finds the engine or starts one, asks it things |
 //! | [`http`] | HTTP/1.1 as a client, and leaving it |
 //! | [`create`] | flags to create requests |
-//! | [`run`] | containers with somebody at the other end; [`streams`], [`terminal`] |
+//! | [`run`], [`exec`] | containers with somebody at the other end; [`streams`], [`terminal`] |
 //! | [`containers`], [`copy`], [`images`], [`search`], [`stats`], [`objects`], [`system`] | the other verbs |
 //! | [`accounts`] | logins at registries, and the proof that goes with requests |
 //! | [`host`] | what needs no daemon |
@@ -24,6 +24,7 @@ pub mod copy;
 pub mod create;
 pub mod engine;
 pub mod error;
+pub mod exec;
 pub mod filters;
 pub mod host;
 pub mod http;
@@ -42,6 +43,7 @@ pub mod system;
 pub mod table;
 pub mod template;
 pub mod terminal;
+mod usage;
 
 use std::ffi::OsString;
 
@@ -77,6 +79,9 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Err(refusal) => return Err(Exit::because(refusal.status, refusal.message)),
     };
     let variable = std::env::var("MOSS_HOST").ok();
+    if let Some(directory) = parsed.config {
+        accounts::keep_in(directory);
+    }
     let place = Place::choose(parsed.host.as_deref(), variable.as_deref())?;
     match &parsed.verb {
         Verb::Doctor(roots) => return host::doctor(roots),
@@ -95,7 +100,7 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Verb::Create(flags) => run::create(&find().map_err(|error| engine_failed(&error))?, &flags),
         Verb::Start(verb) => run::start(&find()?, &verb),
         Verb::Attach(verb) => run::attach(&find()?, &verb),
-        Verb::Exec(verb) => run::exec(&find()?, &verb),
+        Verb::Exec(verb) => exec::exec(&find()?, &verb),
         Verb::Wait(verb) => run::wait(&find()?, &verb.names),
         Verb::Stop(verb) => containers::stop(&find()?, &verb, "stop"),
         Verb::Restart(verb) => containers::stop(&find()?, &verb, "restart"),
@@ -108,6 +113,7 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Verb::Commit(verb) => copy::commit(&find()?, &verb),
         Verb::Pause(verb) => containers::pause(&find()?, &verb, "pause"),
         Verb::Unpause(verb) => containers::pause(&find()?, &verb, "unpause"),
+        Verb::Port(verb) => containers::port(&find()?, &verb),
         Verb::Update(verb) => containers::update(&find()?, &verb),
         Verb::Rename(verb) => containers::rename(&find()?, &verb),
         Verb::Ps(verb) => containers::ps(&find()?, &verb),
@@ -131,7 +137,8 @@ fn obey(words: &[OsString], serve: Serve) -> Result<()> {
         Verb::Network(verb) => networks::network(&find()?, &verb),
         Verb::Container(ContainerGroup::Prune(verb)) => containers::prune(&find()?, &verb),
         Verb::Image(ImageGroup::Prune(verb)) => images::prune(&find()?, &verb),
-        Verb::System(SystemGroup::Df(verb)) => system::disk_usage(&find()?, &verb),
+        Verb::System(SystemGroup::Df(verb)) => usage::show(&find()?, &verb),
+        Verb::System(SystemGroup::Prune(verb)) => system::prune(&find()?, &verb),
         Verb::Doctor(_)
         | Verb::Daemon(_)
         | Verb::Version(_)

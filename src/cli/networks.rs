@@ -11,7 +11,7 @@ use super::filters::filters;
 use super::http::{Body, Target};
 use super::objects::inspect;
 use super::output::{each, line};
-use super::prune::confirm;
+use super::prune::{confirm, list_removed};
 use super::table::{Shape, labels, short};
 use crate::api::network::{
     ConfigReference, EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, Network,
@@ -59,20 +59,20 @@ pub fn network(client: &Client, verb: &args::NetworkGroup) -> Result<()> {
             if !prune.force && !confirm(warning)? {
                 return Ok(());
             }
-            let target = Target::new("/networks/prune", &[]);
-            let target = target.with_some("filters", &filters(&prune.filter)?);
-            let gone: NetworkPruneResponse = client.post_empty(&target)?;
-            let names = gone.networks_deleted.unwrap_or_default();
-            match names.is_empty() {
-                true => Ok(()),
-                false => line(&format!("Deleted Networks:\n{}\n", names.join("\n"))),
-            }
+            list_removed("Deleted Networks:", &clear(client, &prune.filter)?)
         }
         args::NetworkGroup::Rm(rm) => each(&rm.names, |name| {
             client.bytes("DELETE", &Target::new("/networks/{}", &[name]), Body::Empty)?;
             Ok(name.to_owned())
         }),
     }
+}
+
+/// Removes networks that no container is attached to; their names.
+pub fn clear(client: &Client, given: &[String]) -> Result<Vec<String>> {
+    let target = Target::new("/networks/prune", &[]).with_some("filters", &filters(given)?);
+    let gone: NetworkPruneResponse = client.post_empty(&target)?;
+    Ok(gone.networks_deleted.unwrap_or_default())
 }
 
 fn list(client: &Client, listing: &args::Listing) -> Result<()> {

@@ -8,9 +8,10 @@ use super::engine::Client;
 use super::error::{Exit, describe, is_not_found};
 use super::filters::filters;
 use super::http::{Body, Target};
+use super::images::described;
 use super::output::{Format, each, line};
 use super::prune::{confirm, pruned};
-use super::table::{Shape, labels, size};
+use super::table::{Shape, human_size, labels};
 use crate::api::filters::Filters;
 use crate::api::volume::{CreateRequest, ListResponse, PruneResponse, Volume};
 
@@ -30,7 +31,9 @@ pub fn inspect(client: &Client, inspect: &args::Inspect) -> Result<()> {
         .collect();
     if kinds.is_empty() {
         let kind = inspect.kind.as_deref().unwrap_or_default();
-        bail!("{kind:?} is not a valid value for --type");
+        bail!(
+            "unknown type: {kind:?}: must be one of \"container\", \"image\", \"network\", \"volume\""
+        );
     }
     let format = inspect
         .format
@@ -41,10 +44,11 @@ pub fn inspect(client: &Client, inspect: &args::Inspect) -> Result<()> {
         .filter(|format| *format != "json")
         .map(|format| Format::parse(format, "template parsing error"))
         .transpose()?;
+    let platform = described(&inspect.platform)?.unwrap_or_default();
     let mut found = Vec::new();
     let mut failures = Vec::new();
     for name in &inspect.names {
-        match find(client, &kinds, name, inspect.size) {
+        match find(client, &kinds, name, inspect.size, &platform) {
             Ok(value) => found.push(value),
             Err(error) => failures.push(describe(&error)),
         }
@@ -75,9 +79,17 @@ pub fn inspect(client: &Client, inspect: &args::Inspect) -> Result<()> {
     }
 }
 
-fn find(client: &Client, kinds: &[&(&str, &str)], name: &str, sizes: bool) -> Result<Value> {
+fn find(
+    client: &Client,
+    kinds: &[&(&str, &str)],
+    name: &str,
+    sizes: bool,
+    platform: &str,
+) -> Result<Value> {
     for (kind, route) in kinds {
-        let target = Target::new(route, &[name]).with_flag("size", sizes && *kind == "container");
+        let target = Target::new(route, &[name])
+            .with_flag("size", sizes && *kind == "container")
+            .with_some("platform", platform);
         match client.get(&target) {
             Err(error) if is_not_found(&error) && kinds.len() > 1 => {}
             other => return other,
@@ -95,14 +107,33 @@ fn indented(value: &Value) -> Result<String> {
     Ok(String::from_utf8(text)?)
 }
 
-const VOLUME: &[(&str, &str)] = &[
+/// Fields of a volume's row, and their headings.
+pub const VOLUME: &[(&str, &str)] = &[
     ("Driver", "DRIVER"),
     ("Name", "VOLUME NAME"),
     ("Scope", "SCOPE"),
     ("Mountpoint", "MOUNTPOINT"),
     ("Labels", "LABELS"),
+    ("Links", "LINKS"),
     ("Size", "SIZE"),
 ];
+
+/// A volume in a list.
+pub fn row(volume: &Volume) -> Value {
+    let usage = volume.usage_data.as_ref();
+    json!({
+        "Driver": volume.driver,
+        "Name": volume.name,
+        "Scope": volume.scope,
+        "Mountpoint": volume.mountpoint,
+        "Labels": labels(&volume.labels.clone().unwrap_or_default()),
+        "Links": usage.map_or("N/A".to_owned(), |usage| usage.ref_count.to_string()),
+        "Size": match usage {
+            Some(usage) if usage.size >= 0 => human_size(usage.size),
+            _ => "N/A".to_owned(),
+        },
+    })
+}
 
 /// `moss volume …`.
 pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
@@ -130,23 +161,7 @@ pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
                 Target::new("/volumes", &[]).with_some("filters", &filters(&listing.filter)?);
             let mut found: ListResponse = client.get(&target)?;
             found.volumes.sort_by(|a, b| a.name.cmp(&b.name));
-            let rows: Vec<Value> = found
-                .volumes
-                .iter()
-                .map(|volume| {
-                    json!({
-                        "Driver": volume.driver,
-                        "Name": volume.name,
-                        "Scope": volume.scope,
-                        "Mountpoint": volume.mountpoint,
-                        "Labels": labels(&volume.labels.clone().unwrap_or_default()),
-                        "Size": match &volume.usage_data {
-                            Some(usage) if usage.size >= 0 => size(usage.size),
-                            _ => "N/A".to_owned(),
-                        },
-                    })
-                })
-                .collect();
+            let rows: Vec<Value> = found.volumes.iter().map(row).collect();
             let shape = Shape {
                 headings: VOLUME,
                 columns: vec!["Driver", "Name"],
@@ -160,18 +175,8 @@ pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
             if !prune.force && !confirm(warning)? {
                 return Ok(());
             }
-            let mut filters = Filters::parse(&filters(&prune.filter)?)?;
-            if prune.all {
-                filters.add("all", "true");
-            }
-            let filters = serde_json::to_string(&filters)?;
-            let gone: PruneResponse =
-                client.post_empty(&Target::new("/volumes/prune", &[]).with("filters", filters))?;
-            pruned(
-                "Deleted Volumes:",
-                &gone.volumes_deleted.unwrap_or_default(),
-                gone.space_reclaimed,
-            )
+            let (names, bytes) = clear_volumes(client, prune.all, &prune.filter)?;
+            pruned("Deleted Volumes:", &names, bytes)
         }
         args::VolumeGroup::Rm(rm) => each(&rm.names, |name| {
             let target = Target::new("/volumes/{}", &[name]).with_flag("force", rm.force);
@@ -179,4 +184,18 @@ pub fn volume(client: &Client, verb: &args::VolumeGroup) -> Result<()> {
             Ok(name.to_owned())
         }),
     }
+}
+
+/// Removes volumes that nothing uses, of those with names too where `all` is set; their names and
+/// the bytes that they took.
+pub fn clear_volumes(client: &Client, all: bool, given: &[String]) -> Result<(Vec<String>, u64)> {
+    let mut filters = Filters::parse(&filters(given)?)?;
+    if all {
+        filters.add("all", "true");
+    }
+    let filters = serde_json::to_string(&filters)?;
+    let gone: PruneResponse =
+        client.post_empty(&Target::new("/volumes/prune", &[]).with("filters", filters))?;
+    let names = gone.volumes_deleted.unwrap_or_default();
+    Ok((names, gone.space_reclaimed))
 }

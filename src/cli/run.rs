@@ -1,9 +1,8 @@
-//! `run`, `create`, `start`, `attach`, `exec`, `wait`: containers with somebody at the other end.
+//! `run`, `create`, `start`, `attach`, `wait`: containers with somebody at the other end.
 //!
 //! ```text
 //! run:  create ─▶ attach, wait (sent together, answered) ─▶ start ─▶ streams ─▶ exit status
 //!       └──── kept connection ────────────────────────────────┘      └─ from the wait
-//! exec: create ─▶ start, which becomes the streams ─▶ inspect, for the exit status
 //! ```
 //!
 //! Attach and wait come before the start, so that neither output nor exit can be missed; no
@@ -21,28 +20,23 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::args;
 use super::create::{self, ContainerFlags};
 use super::engine::{Answer, Client, Pending};
-use super::error::{ENGINE_FAILED, Exit, Refused, describe, is_not_found, refusal, with_help};
+use super::error::{ENGINE_FAILED, Exit, describe, is_not_found, with_help};
 use super::http::{Body, Hijacked, Target};
 use super::images;
 use super::output::{complain, each, line};
 use super::streams::{End, Heeded, Session, Signals};
 use super::terminal::{self, DetachKeys, Raw};
-use crate::api::IdResponse;
 use crate::api::container::{CreateRequest, CreateResponse, Inspect, WaitResponse};
-use crate::api::exec::{ExecConfig, ExecInspect, ExecStart};
+use crate::types::platform::Platform;
 use crate::types::reference::Reference;
 use crate::types::signal::Signal;
 
-const NOT_A_TERMINAL: &str = "the input device is not a TTY";
+/// What is said of input that is none.
+pub(super) const NOT_A_TERMINAL: &str = "the input device is not a TTY";
 
 /// `moss create`.
 pub fn create(client: &Client, flags: &ContainerFlags) -> Result<()> {
-    let request = create::request(flags).map_err(|error| {
-        Exit::because(
-            ENGINE_FAILED,
-            format!("moss: {}", with_help(&error, "create")),
-        )
-    })?;
+    let request = request(flags, "create")?;
     let id = make(client, flags, &request)?;
     line(&id)
 }
@@ -55,14 +49,12 @@ pub fn run(client: &Client, run: &args::Run) -> Result<()> {
         Exit::because(status, with_help(&format!("moss: {sentence}"), "run"))
     };
     let flags = &run.container;
-    let mut request = create::request(flags).map_err(|error| engine_failed(anyhow!(error)))?;
+    let mut request = request(flags, "run")?;
     let keys =
         DetachKeys::parse(&run.detach_keys).map_err(|error| engine_failed(anyhow!(error)))?;
     if run.detach {
         if !flags.attach.is_empty() {
-            return Err(engine_failed(anyhow!(
-                "conflicting options: cannot specify both --attach and --detach"
-            )));
+            bail!("conflicting options: cannot specify both --attach and --detach");
         }
         let config = &mut request.config;
         config.attach_stdin = false;
@@ -95,6 +87,7 @@ pub fn run(client: &Client, run: &args::Run) -> Result<()> {
         // a signal may come from elsewhere.
         proxy: run.sig_proxy,
         size: request.host_config.console_size,
+        lost: ENGINE_FAILED,
     };
     let condition = if request.host_config.auto_remove {
         "removed"
@@ -117,8 +110,22 @@ pub fn run(client: &Client, run: &args::Run) -> Result<()> {
     attachment.converse(client, attached, Some(wait), &signals)
 }
 
+/// The request that the flags describe; whatever is wrong with them is no fault of a command's.
+fn request(flags: &ContainerFlags, verb: &str) -> Result<CreateRequest> {
+    let refuse = |sentence: &str| {
+        Exit::because(ENGINE_FAILED, with_help(&format!("moss: {sentence}"), verb))
+    };
+    if !matches!(flags.pull.as_str(), "always" | "missing" | "never" | "") {
+        return Err(refuse(&format!(
+            "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
+            flags.pull
+        )));
+    }
+    create::request(flags).map_err(|sentence| refuse(&sentence))
+}
+
 /// The status that docker gives for what keeps a command from starting.
-fn start_status(sentence: &str) -> i32 {
+pub(super) fn start_status(sentence: &str) -> i32 {
     let says = |text: &str| sentence.contains(text);
     if says("executable file not found") || says("no such file or directory") {
         127
@@ -135,14 +142,16 @@ fn start_target(id: &str, detach_keys: &str) -> Target {
 
 /// Creates a container, with its image pulled where it is missing; its id.
 fn make(client: &Client, flags: &ContainerFlags, request: &CreateRequest) -> Result<String> {
-    let mut cidfile = flags.cidfile.as_deref().map(CidFile::open).transpose()?;
-    if !matches!(flags.pull.as_str(), "always" | "missing" | "never" | "") {
-        bail!(
-            "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
-            flags.pull
-        );
-    }
+    images::trusted(&flags.trust)?;
     let platform = flags.platform.as_deref().unwrap_or_default();
+    platform
+        .parse::<Platform>()
+        .map(drop)
+        .or_else(|error| match platform.is_empty() {
+            true => Ok(()),
+            false => Err(anyhow!("error parsing specified platform: {error}")),
+        })?;
+    let mut cidfile = flags.cidfile.as_deref().map(CidFile::open).transpose()?;
     let target = Target::new("/containers/create", &[])
         .with_some("name", flags.name.as_deref().unwrap_or_default())
         .with_some("platform", platform);
@@ -151,10 +160,17 @@ fn make(client: &Client, flags: &ContainerFlags, request: &CreateRequest) -> Res
         fetch(client, image, platform, flags.quiet)?;
     }
     let made: CreateResponse = match client.post(&target, request) {
-        Err(error) if flags.pull == "missing" && is_missing_image(&error, image) => {
+        // Whatever was not found: the engine may have the image, for another platform.
+        Err(error)
+            if flags.pull == "missing"
+                && is_not_found(&error)
+                && Reference::parse(image).is_ok() =>
+        {
             let name =
                 Reference::parse(image).map_or_else(|_| image.clone(), |name| name.familiar());
-            complain(&format!("Unable to find image '{name}' locally"));
+            if !flags.quiet {
+                complain(&format!("Unable to find image '{name}' locally"));
+            }
             fetch(client, image, platform, flags.quiet)?;
             client.post(&target, request)?
         }
@@ -173,14 +189,6 @@ fn make(client: &Client, flags: &ContainerFlags, request: &CreateRequest) -> Res
 fn fetch(client: &Client, image: &str, platform: &str, quiet: bool) -> Result<()> {
     let name = Reference::parse(image).map_err(|error| anyhow!("{error}"))?;
     images::fetch(client, &name, platform, &mut io::stderr(), quiet)
-}
-
-fn is_missing_image(error: &anyhow::Error, image: &str) -> bool {
-    // A missing volume or network is a 404 too.
-    is_not_found(error)
-        && refusal(error)
-            .is_some_and(|refused| refused.message.to_lowercase().contains("no such image"))
-        && Reference::parse(image).is_ok()
 }
 
 /// The file that gets the container's id: it must not exist, and it does not stay empty.
@@ -206,7 +214,8 @@ impl<'a> CidFile<'a> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(
                 "container ID file found, make sure the other container isn't running or delete {path}"
             ),
-            Err(error) => Err(error).context("failed to create the container ID file"),
+            Err(error) => Err(error)
+                .with_context(|| format!("failed to create the container ID file: open {path}")),
         }
     }
 
@@ -239,6 +248,8 @@ struct Attachment<'a> {
     proxy: bool,
     /// What the container's terminal has been told.
     size: [u64; 2],
+    /// The status where the engine ends before it has said how the container did.
+    lost: i32,
 }
 
 impl Attachment<'_> {
@@ -311,7 +322,11 @@ impl Attachment<'_> {
             }
             End::Interrupted(signal) => Err(Exit::silent(128 + signal)),
             End::Finished => match wait.take() {
-                Some(wait) => status(exit_status(wait)?),
+                Some(wait) => match exit_status(wait) {
+                    Ok(code) => status(code),
+                    Err(error) if error.is::<Exit>() => Err(error),
+                    Err(error) => Err(Exit::because(self.lost, describe(&error))),
+                },
                 None => Ok(()),
             },
         }
@@ -319,7 +334,12 @@ impl Attachment<'_> {
 }
 
 /// What a session does with a signal: resizes, passes it on, or leaves.
-fn heed(signal: i32, resize: &mut dyn FnMut(), proxy: bool, pass: impl FnOnce(Signal)) -> Heeded {
+pub(super) fn heed(
+    signal: i32,
+    resize: &mut dyn FnMut(),
+    proxy: bool,
+    pass: impl FnOnce(Signal),
+) -> Heeded {
     if signal == libc::SIGWINCH {
         resize();
         return Heeded::Continue;
@@ -353,7 +373,7 @@ fn exit_status(mut wait: Answer) -> Result<i64> {
 }
 
 /// A container's exit status as this program's.
-fn status(code: i64) -> Result<()> {
+pub(super) fn status(code: i64) -> Result<()> {
     match i32::try_from(code) {
         Ok(0) => Ok(()),
         Ok(code) => Err(Exit::silent(code)),
@@ -379,7 +399,7 @@ pub fn start(client: &Client, start: &args::Start) -> Result<()> {
         }
         return Err(Exit::because(
             1,
-            format!("failed to start containers: {}", failed.join(", ")),
+            format!("Error: failed to start containers: {}", failed.join(", ")),
         ));
     }
     let [name] = start.names.as_slice() else {
@@ -400,6 +420,7 @@ pub fn start(client: &Client, start: &args::Start) -> Result<()> {
         detach_keys: &start.detach_keys,
         proxy: start.attach && !config.tty,
         size: container.host_config.console_size,
+        lost: ENGINE_FAILED,
     };
     let condition = if container.host_config.auto_remove {
         "removed"
@@ -451,98 +472,11 @@ pub fn attach(client: &Client, attach: &args::Attach) -> Result<()> {
         proxy: attach.sig_proxy && !config.tty,
         // Whatever it was told before, it was another terminal's.
         size: [0, 0],
+        lost: 1,
     };
     let signals = Signals::catch(!attachment.proxy && !attachment.raw())?;
     let (attached, wait) = attachment.open(client, Some("not-running"))?;
     attachment.converse(client, attached, wait, &signals)
-}
-
-/// `moss exec`; the exit status is the command's.
-pub fn exec(client: &Client, exec: &args::Exec) -> Result<()> {
-    let (container, command) = exec.words.split_first().context("no container was named")?;
-    let env =
-        create::read_environment(&exec.env_file, &exec.env).map_err(|error| anyhow!(error))?;
-    let keys = DetachKeys::parse(&exec.detach_keys).map_err(|error| anyhow!(error))?;
-    let attached = !exec.detach;
-    let stdin = attached && exec.interactive;
-    if exec.tty && stdin && !io::stdin().is_terminal() {
-        return Err(Exit::because(1, NOT_A_TERMINAL));
-    }
-    let console_size = terminal::size().filter(|_| exec.tty);
-    let config = ExecConfig {
-        user: exec.user.clone(),
-        privileged: exec.privileged,
-        tty: exec.tty,
-        console_size,
-        attach_stdin: stdin,
-        attach_stderr: attached,
-        attach_stdout: attached,
-        detach_keys: exec.detach_keys.clone(),
-        env: Some(env).filter(|env| !env.is_empty()),
-        working_dir: exec.workdir.clone(),
-        cmd: Some(command.to_vec()),
-    };
-    let made: IdResponse =
-        client.post(&Target::new("/containers/{}/exec", &[container]), &config)?;
-    let start = ExecStart {
-        detach: exec.detach,
-        tty: exec.tty,
-        console_size,
-    };
-    let target = Target::new("/exec/{}/start", &[&made.id]);
-    let body = Body::Json(serde_json::to_vec(&start)?);
-    if exec.detach {
-        client.bytes("POST", &target, body).map_err(exec_failed)?;
-        return Ok(());
-    }
-    let raw = exec.tty && stdin;
-    let signals = Signals::catch(!raw)?;
-    let (_, connection) = client
-        .begin(&target, body, true)
-        .and_then(|pending| client.hijacked(pending))
-        .map_err(exec_failed)?;
-    let raw = if raw { Raw::enter()? } else { None };
-    let mut told = console_size;
-    let mut resize = || {
-        let size = terminal::size();
-        if let Some([height, width]) = size.filter(|_| exec.tty && size != told) {
-            told = size;
-            let target = Target::new("/exec/{}/resize", &[&made.id])
-                .with("h", height)
-                .with("w", width);
-            let _ = client.act(&target);
-        }
-    };
-    let session = Session {
-        connection,
-        stdin,
-        raw: exec.tty,
-        keys: (exec.tty && stdin).then_some(keys),
-        exit: None,
-    };
-    let end = session.run(&signals, &mut |signal| {
-        heed(signal, &mut resize, false, |_| {})
-    });
-    drop(raw);
-    match end? {
-        // Unlike `run` and `attach`, docker calls it a failure.
-        End::Detached => return Err(Exit::because(1, "read escape sequence")),
-        End::Interrupted(signal) => return Err(Exit::silent(128 + signal)),
-        End::Finished => {}
-    }
-    let ended: ExecInspect = client.get(&Target::new("/exec/{}/json", &[&made.id]))?;
-    status(ended.exit_code.unwrap_or(0))
-}
-
-/// Docker gives 126 and 127 for commands that cannot be executed.
-fn exec_failed(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast_ref::<Refused>() {
-        Some(refused) => match start_status(&refused.message) {
-            ENGINE_FAILED => error,
-            status => Exit::because(status, describe(&error)),
-        },
-        None => error,
-    }
 }
 
 /// `moss wait`.

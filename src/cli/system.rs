@@ -1,18 +1,23 @@
-//! The engine itself: `info`, `version`, `events`, `system df`.
+//! The engine itself: `info`, `version`, `events`, `system prune`.
 
 use std::io::{BufRead, BufReader};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::args;
+use super::containers::{self, moment};
 use super::engine::{Client, Place, address};
 use super::filters::filters;
 use super::http::{Body, Target};
+use super::images;
+use super::networks;
+use super::objects;
 use super::output::{Format, complain, line};
-use super::table::{Shape, binary_size, size};
+use super::prune::{confirm, list_removed};
+use super::table::{binary_size, human_size, natural};
 use crate::api::event::Event;
-use crate::api::system::{DiskUsage, Info, Version};
+use crate::api::system::{Info, Version};
 use crate::api::version::ApiVersion;
 use crate::types::timestamp::Timestamp;
 
@@ -20,7 +25,8 @@ use crate::types::timestamp::Timestamp;
 pub fn info(client: &Client, info: &args::Info) -> Result<()> {
     let target = Target::new("/info", &[]);
     if info.host {
-        return line(&format!("export DOCKER_HOST={}", address(&client.socket())));
+        let address = quoted(&address(&client.socket()));
+        return line(&format!("export DOCKER_HOST={address}"));
     }
     if let Some(format) = &info.format {
         let format = Format::parse(format, "template parsing error")?;
@@ -32,6 +38,15 @@ pub fn info(client: &Client, info: &args::Info) -> Result<()> {
         complain(warning);
     }
     Ok(())
+}
+
+/// A word that a shell reads as it is.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+=@%,".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 fn described(info: &Info, address: &str) -> String {
@@ -142,8 +157,8 @@ pub fn version(place: &Place, version: &args::Version) -> Result<()> {
 pub fn events(client: &Client, events: &args::Events) -> Result<()> {
     let now = Timestamp::now();
     let target = Target::new("/events", &[])
-        .with_some("since", &Timestamp::as_sent(&events.since, now))
-        .with_some("until", &Timestamp::as_sent(&events.until, now))
+        .with_some("since", &moment(&events.since, now)?)
+        .with_some("until", &moment(&events.until, now)?)
         .with_some("filters", &filters(&events.filter)?);
     let format = events.format.as_deref().filter(|format| !format.is_empty());
     let format = format
@@ -184,51 +199,67 @@ fn event_line(event: &Event) -> String {
     text
 }
 
-const USAGE: &[(&str, &str)] = &[
-    ("Type", "TYPE"),
-    ("TotalCount", "TOTAL"),
-    ("Active", "ACTIVE"),
-    ("Size", "SIZE"),
-    ("Reclaimable", "RECLAIMABLE"),
-];
-
-/// `moss system df`.
-pub fn disk_usage(client: &Client, df: &args::Df) -> Result<()> {
-    let found: DiskUsage = client.get(&Target::new("/system/df", &[]))?;
-    let mut rows = Vec::new();
-    let mut row = |name: &str, usage: Option<(i64, i64, i64, i64)>| {
-        let (total, active, bytes, reclaimable) = usage.unwrap_or_default();
-        let share = if bytes > 0 {
-            format!(" ({}%)", reclaimable.saturating_mul(100) / bytes)
-        } else {
-            String::new()
-        };
-        rows.push(json!({
-            "Type": name,
-            "TotalCount": total.to_string(),
-            "Active": active.to_string(),
-            "Size": size(bytes),
-            "Reclaimable": format!("{}{share}", size(reclaimable)),
-        }));
-    };
-    macro_rules! totals {
-        ($usage:expr) => {
-            $usage
-                .as_ref()
-                .map(|u| (u.total_count, u.active_count, u.total_size, u.reclaimable))
-        };
+/// `moss system prune`.
+pub fn prune(client: &Client, prune: &args::SystemPrune) -> Result<()> {
+    let by_time = |filter: &String| filter.split('=').next().map(str::trim) == Some("until");
+    if prune.volumes && prune.filter.iter().any(by_time) {
+        bail!("ERROR: The \"until\" filter is not supported with \"--volumes\"");
     }
-    row("Images", totals!(found.image_usage));
-    row("Containers", totals!(found.container_usage));
-    row("Local Volumes", totals!(found.volume_usage));
-    row("Build Cache", totals!(found.build_cache_usage));
-    let shape = Shape {
-        headings: USAGE,
-        columns: vec!["Type", "TotalCount", "Active", "Size", "Reclaimable"],
-        key: "Type",
-        row: "*formatter.diskUsageImagesContext",
-    };
-    shape.print(&rows, df.format.as_deref(), false)
+    if !prune.force && !confirm(&warning(prune))? {
+        return Ok(());
+    }
+    let filter = &prune.filter;
+    let (names, mut bytes) = containers::clear(client, filter)?;
+    list_removed("Deleted Containers:", &names)?;
+    list_removed("Deleted Networks:", &networks::clear(client, filter)?)?;
+    if prune.volumes {
+        let (names, freed) = objects::clear_volumes(client, false, filter)?;
+        list_removed("Deleted Volumes:", &names)?;
+        bytes = bytes.saturating_add(freed);
+    }
+    let (names, freed) = images::clear(client, prune.all, filter)?;
+    list_removed("Deleted Images:", &names)?;
+    let bytes = i64::try_from(bytes.saturating_add(freed)).unwrap_or(i64::MAX);
+    line(&format!("Total reclaimed space: {}", human_size(bytes)))
+}
+
+/// What a system's prune would remove, in docker's words.
+fn warning(prune: &args::SystemPrune) -> String {
+    let mut lines = vec![
+        "WARNING! This will remove:",
+        "  - all stopped containers",
+        "  - all networks not used by at least one container",
+    ];
+    if prune.volumes {
+        lines.push("  - all anonymous volumes not used by at least one container");
+    }
+    lines.extend(match prune.all {
+        true => [
+            "  - all images without at least one container associated to them",
+            "  - all build cache",
+        ],
+        false => ["  - all dangling images", "  - unused build cache"],
+    });
+    lines.push("");
+    let mut filters: Vec<String> = prune
+        .filter
+        .iter()
+        .filter_map(|filter| filter.split_once('='))
+        .map(|(name, value)| format!("{}={}", name.trim().to_lowercase(), value.trim()))
+        .filter(|filter| {
+            ["label=", "label!=", "until="]
+                .iter()
+                .any(|known| filter.starts_with(known))
+        })
+        .collect();
+    filters.sort_by(|a, b| natural(a, b));
+    let filters: Vec<String> = filters.iter().map(|it| format!("  - {it}")).collect();
+    if !filters.is_empty() {
+        lines.push("  Items to be pruned will be filtered with:");
+        lines.extend(filters.iter().map(String::as_str));
+        lines.push("");
+    }
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -237,6 +268,33 @@ mod tests {
 
     use super::*;
     use crate::api::event::Actor;
+
+    #[test]
+    fn what_a_prune_would_remove() {
+        let prune = args::SystemPrune {
+            all: true,
+            filter: vec!["label=b".into(), "Label!=a".into(), "x=y".into()],
+            force: false,
+            volumes: true,
+        };
+        assert_eq!(
+            warning(&prune),
+            "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at \
+             least one container\n  - all anonymous volumes not used by at least one container\n  - \
+             all images without at least one container associated to them\n  - all build cache\n\n  \
+             Items to be pruned will be filtered with:\n  - label!=a\n  - label=b\n"
+        );
+    }
+
+    #[test]
+    fn a_shell_reads_the_address_as_it_is() {
+        assert_eq!(
+            quoted("unix:///run/user/1/m.sock"),
+            "unix:///run/user/1/m.sock"
+        );
+        assert_eq!(quoted("unix:///a b;$x"), "'unix:///a b;$x'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
 
     #[test]
     fn an_event_is_a_line() {

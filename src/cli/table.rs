@@ -1,9 +1,10 @@
 //! Lists as docker prints them: aligned tables, templates over rows, JSON lines.
 //!
-//! A row is a JSON object whose fields are strings, named as in docker's formatter. A table is a
+//! A row is a JSON object whose fields are strings or nothing, named as in docker's formatter. A table is a
 //! template with headings: `table {{.ID}}\t{{.Names}}`. Columns are at least ten wide with three
 //! spaces between (docker's tabwriter); the last is not padded.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -179,6 +180,15 @@ pub fn labels(labels: &BTreeMap<String, String>) -> String {
 
 /// `1.23MB`: three significant digits, decimal units.
 pub fn size(bytes: i64) -> String {
+    decimal_size(bytes, 3)
+}
+
+/// `1.234MB`: four significant digits, decimal units, as docker has totals.
+pub fn human_size(bytes: i64) -> String {
+    decimal_size(bytes, 4)
+}
+
+fn decimal_size(bytes: i64, digits: usize) -> String {
     const UNITS: &[&str] = &["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -186,7 +196,7 @@ pub fn size(bytes: i64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    format!("{}{}", significant(value, 3), UNITS[unit])
+    format!("{}{}", significant(value, digits), UNITS[unit])
 }
 
 /// `7.7GiB`: four significant digits, binary units.
@@ -210,6 +220,32 @@ fn significant(value: f64, digits: usize) -> String {
     } else {
         text
     }
+}
+
+/// The order of texts in which runs of digits count as numbers: `a2` is before `a10`.
+pub fn natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    while let (Some(first), Some(second)) = (a.chars().next(), b.chars().next()) {
+        let order = if first.is_ascii_digit() && second.is_ascii_digit() {
+            let (left, right) = (digits(a), digits(b));
+            (a, b) = (&a[left.len()..], &b[right.len()..]);
+            let (left, right) = (left.trim_start_matches('0'), right.trim_start_matches('0'));
+            left.len().cmp(&right.len()).then(left.cmp(right))
+        } else {
+            (a, b) = (&a[first.len_utf8()..], &b[second.len_utf8()..]);
+            first.cmp(&second)
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+    a.len().cmp(&b.len())
+}
+
+/// The digits that a text begins with.
+fn digits(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// Cuts a text, with an ellipsis where something is lost.
@@ -314,6 +350,10 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text);
         }
+        assert_eq!(human_size(1_982_345), "1.982MB");
+        assert!(natural("a2", "a10").is_lt() && natural("a10", "a2b").is_gt());
+        assert!(natural("80/tcp -> 0.0.0.0:9", "80/tcp -> [::]:1").is_lt());
+        assert!(natural("a", "a").is_eq() && natural("a", "ab").is_lt());
         assert_eq!(binary_size(8_246_337_536), "7.68GiB");
         for (seconds, text) in [
             (0, "Less than a second"),

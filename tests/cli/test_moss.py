@@ -59,6 +59,53 @@ class Verbs(Case):
         self.moss("run", "--rm", "nosuch:image", code=125)
         self.moss("run", "--nosuch-flag", "busybox", code=125)
 
+    def test_what_is_wrong_with_a_command_line_is_said_as_docker_says_it(self):
+        name = self.name()
+        cases = """
+            run --dns foo busybox true|run --dns-search a_b..c! busybox true|run --device-cgroup-rule foo busybox true
+            run --device /dev/fuse:/dev/x:q busybox true|run --device a busybox true|run --device a:b:c:d busybox true
+            run --rm --gpus all busybox true|run --gpus x busybox|run --gpus 2,2 busybox|run --rm --gpus device=0 busybox true
+            run --blkio-weight 5 busybox true|run --blkio-weight x busybox true|run --blkio-weight-device /dev/a:1 busybox true
+            run --device-read-bps /dev/a:x busybox true|run --device-write-iops a:1 busybox true|run --cpu-rt-period 5 busybox true
+            run --isolation hyperv busybox true|run --env-file nope busybox true|run -d --attach stdout busybox true|run --cpus abc busybox
+            run --pid foo busybox|run --userns foo busybox|run --uts foo busybox|run --cgroupns foo busybox|run --mac-address foo busybox
+            run --expose foo busybox|run --expose 9-5 busybox|run --shm-size -1 busybox|run --name -bad busybox|run -m abc busybox
+            run --memory-swappiness 500 busybox|run --label =a busybox|run --sysctl foo=bar busybox|run --storage-opt foo busybox
+            run --log-driver none --log-opt a=b busybox|run --security-opt seccomp=/no busybox|run --link a:b:c busybox
+            run --network-alias a busybox|run --network foo=bar busybox|run --stop-timeout x busybox|run --health-interval foo busybox
+            run --ulimit x busybox|run --add-host foo busybox|run --mount foo busybox|run --rm=foo busybox|run --env =x busybox
+            run --platform foo/bar/baz/x busybox|run --cidfile /nonexistent/x busybox|create --pull foo busybox|create --env-file nope busybox
+            exec -e =x NAME true|exec --env-file nope NAME true|exec -d NAME nosuch|update NAME|update --cpus abc NAME|start nope
+            update --cpu-rt-runtime 5 NAME|rename nope x|logs --since foo NAME|ps extra|ps -f foo|ps -n x|port|port NAME x y|port nope
+            port NAME foo|port NAME 81|images a b|tag busybox A|image inspect busybox --platform linux/s390x|system prune x
+            system prune --volumes --filter until=1h|pull --disable-content-trust A|nosuch|system nosuch|--log-level foo ps
+        """
+        self.run_detached("--name", name)
+        for case in (case.strip() for line in cases.strip().splitlines() for case in line.split("|")):
+            words = case.replace("NAME", name).split()
+            docker, moss = (client(*words, code=None) for client in (self.docker, self.moss))
+            err = re.sub(r"\bdocker\b", "moss", docker.err)
+            if moss.code != docker.code or moss.out != docker.out or moss.err != err.replace("SRun ", "Run "):
+                fail("moss " + case, (docker.code, docker.out, err), (moss.code, moss.out, moss.err))
+
+    def test_port(self):
+        name = self.run_detached("-p", "127.0.0.1::80", "-p", "127.0.0.1::81/udp")
+        for words in (("port", name), ("port", name, "80"), ("container", "port", name, "81/udp"),
+                      ("ps", "--filter", "name=" + name, "--format", "{{.Ports}} {{.Platform}}")):
+            self.moss(*words, out=self.docker(*words).out.strip())
+
+    def test_flags_reach_the_engine(self):
+        name = self.name()
+        flags = ("--blkio-weight-device", "/dev/a:100", "--device-read-bps", "/dev/b:1m", "--device-write-iops", "/dev/c:7", "--isolation",
+                 "default", "--kernel-memory", "5m", "--disable-content-trust", "-e", "-x=1", "--mac-address", "92:d0:c6:0a:29:33")
+        configs = []
+        for client in (self.docker, self.moss):
+            client("create", "--name", name, *flags, "busybox")
+            configs.append(self.field(name, "{{.HostConfig.BlkioWeightDevice}} {{.HostConfig.BlkioDeviceReadBps}} {{json .HostConfig.BlkioDeviceWriteIOps}}"
+                                            " {{.HostConfig.Isolation}} {{.Config.Env}} {{range .NetworkSettings.Networks}}{{.MacAddress}}{{end}}"))
+            client("rm", name)
+        self.equal(configs[1], configs[0], "configuration")
+
     def test_images(self):
         self.moss("images", out=re.compile(r"(?m)^busybox\s+latest"))
         self.moss("tag", "busybox", "by-moss:1")
@@ -190,6 +237,26 @@ class OnDemand(unittest.TestCase):
         pid = self.daemon.inspect("cc")["State"]["Pid"]
         self.daemon.moss("system", "stop", "--containers")
         eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the container gone")
+
+    def test_system_prune(self):
+        self.daemon.moss("ps")
+        self.daemon.load("busybox.tar")
+        self.daemon.docker("run", "--name", "gone", "-v", "/anonymous", "busybox", "true")
+        self.daemon.docker("run", "-d", "--name", "kept", "busybox", "sleep", "1000")
+        asked = [client("system", "prune", "-a", "--volumes", "--filter", "label!=x", stdin="n\n") for client in (self.daemon.docker, self.daemon.moss)]
+        if asked[0].out != asked[1].out:
+            fail("moss system prune", asked[0], asked[1])
+        self.daemon.moss("system", "prune", "--volumes", "-f", out=re.compile(
+            r"\ADeleted Containers:\n[0-9a-f]{64}\n\nDeleted Volumes:\n[0-9a-f]{64}\n\nTotal reclaimed space: 0B\n\Z"))
+        self.daemon.moss("system", "df", "-v", out=re.compile(r"(?s)\AImages space usage:\n\nREPOSITORY.*\nbusybox .*\nBuild cache usage: 0B\n"))
+        self.daemon.moss("ps", "-a", "--format", "{{.Names}}", out="kept")
+
+    def test_an_address_with_a_space(self):
+        self.daemon.moss("ps")
+        link = os.path.join(self.daemon.top, "a b.sock")
+        os.symlink(self.daemon.socket, link)
+        said = self.daemon.moss("-H", "unix://" + link, "info", "--host").out
+        run(["sh", "-c", f'eval "$1"; [ "$DOCKER_HOST" = "unix://{link}" ]', "sh", said], env=self.daemon.env).code and fail("eval", link, said)
 
     def test_check_without_a_daemon(self):
         check(self.daemon.leaks())

@@ -136,6 +136,13 @@ class Platforms(PullCase):
         self.equal(self.field(self.name, "{{.Architecture}}", "image"), OTHER, "Architecture")
         self.docker("pull", self.name, out=re.compile("Downloaded newer image"))
 
+    @once
+    def test_moss_creates_another(self):
+        self.docker("pull", self.name)
+        self.moss("create", "--rm", "--name", "another", "--platform", "linux/" + OTHER, self.name, "x", err=re.compile("Unable to find image"))
+        self.equal(self.field(self.name, "{{.Architecture}}", "image"), OTHER, "Architecture")
+        self.docker("rm", "another")
+
     def test_none(self):
         self.docker("pull", "--platform", "linux/s390x", self.name, code=1, out="1: Pulling from p/index",
                     err="no matching manifest for linux/s390x in the manifest list entries")

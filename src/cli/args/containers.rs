@@ -56,13 +56,7 @@ pub struct Stop {
     #[arg(short, long, value_name = "string")]
     pub signal: Option<String>,
     /// Seconds to wait before killing the container
-    #[arg(
-        short,
-        long,
-        alias = "time",
-        value_name = "int",
-        allow_negative_numbers = true
-    )]
+    #[arg(short, long, alias = "time", value_name = "int")]
     pub timeout: Option<i64>,
     /// Containers
     #[arg(required = true, value_name = "CONTAINER")]
@@ -177,13 +171,19 @@ pub struct Update {
     #[arg(long, value_name = "uint16")]
     pub blkio_weight: Option<u16>,
     /// Limit CPU CFS (Completely Fair Scheduler) period
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub cpu_period: Option<i64>,
     /// Limit CPU CFS (Completely Fair Scheduler) quota
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub cpu_quota: Option<i64>,
+    /// Limit the CPU real-time period in microseconds
+    #[arg(long, value_name = "int")]
+    pub cpu_rt_period: Option<i64>,
+    /// Limit the CPU real-time runtime in microseconds
+    #[arg(long, value_name = "int")]
+    pub cpu_rt_runtime: Option<i64>,
     /// CPU shares (relative weight)
-    #[arg(short, long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "int")]
     pub cpu_shares: Option<i64>,
     /// Number of CPUs
     #[arg(long, value_name = "decimal")]
@@ -201,10 +201,10 @@ pub struct Update {
     #[arg(long, value_name = "bytes")]
     pub memory_reservation: Option<String>,
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
-    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
+    #[arg(long, value_name = "bytes")]
     pub memory_swap: Option<String>,
     /// Tune container pids limit (set -1 for unlimited)
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub pids_limit: Option<i64>,
     /// Restart policy to apply when a container exits
     #[arg(long, value_name = "string")]
@@ -266,7 +266,7 @@ pub struct Ps {
     #[arg(short, long)]
     pub all: bool,
     /// Show n last created containers (includes all states)
-    #[arg(short = 'n', long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(short = 'n', long, value_name = "int")]
     pub last: Option<i64>,
     /// Show the latest created container (includes all states)
     #[arg(short, long)]
@@ -292,13 +292,7 @@ pub struct Logs {
     #[arg(long, value_name = "string", default_value = "")]
     pub since: String,
     /// Number of lines to show from the end of the logs
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "string",
-        default_value = "all",
-        allow_hyphen_values = true
-    )]
+    #[arg(short = 'n', long, value_name = "string", default_value = "all")]
     pub tail: String,
     /// Show timestamps
     #[arg(short, long)]
@@ -365,6 +359,17 @@ pub struct Attach {
     pub container: String,
 }
 
+/// `moss port`
+#[derive(Debug, Args)]
+pub struct Port {
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Only this port
+    #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
+    pub port: Option<String>,
+}
+
 /// `moss inspect`
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -377,6 +382,9 @@ pub struct Inspect {
     /// Only inspect objects of the given type
     #[arg(long = "type", value_name = "string")]
     pub kind: Option<String>,
+    /// Of an image with several: of this platform
+    #[arg(skip)]
+    pub platform: String,
     /// Names or ids
     #[arg(required = true, value_name = "NAME|ID")]
     pub names: Vec<String>,

@@ -6,7 +6,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct Login {
     /// Password or Personal Access Token (PAT), or "-" to read from stdin
-    #[arg(short, long, value_name = "string", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "string")]
     pub password: Option<String>,
     /// Take the Password or Personal Access Token (PAT) from stdin
     #[arg(long)]
@@ -61,6 +61,23 @@ pub struct Events {
     /// Stream events until this timestamp
     #[arg(long, value_name = "string", default_value = "")]
     pub until: String,
+}
+
+/// `moss system prune`
+#[derive(Debug, Args)]
+pub struct SystemPrune {
+    /// Remove all unused images not just dangling ones
+    #[arg(short, long)]
+    pub all: bool,
+    /// Provide filter values (e.g. "label=<key>=<value>")
+    #[arg(long, value_name = "filter")]
+    pub filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    pub force: bool,
+    /// Prune anonymous volumes
+    #[arg(long)]
+    pub volumes: bool,
 }
 
 /// What `prune` is asked.

@@ -33,6 +33,8 @@ pub enum ContainerGroup {
     Ls(Ps),
     /// Pause all processes within one or more containers
     Pause(Names),
+    /// List port mappings or a specific mapping for the container
+    Port(Port),
     /// Remove all stopped containers
     Prune(Prune),
     /// Rename a container
@@ -68,7 +70,7 @@ pub enum ImageGroup {
     /// Import the contents from a tarball to create a filesystem image
     Import(Import),
     /// Display detailed information on one or more images
-    Inspect(Inspect),
+    Inspect(ImageInspect),
     /// Download an image from a registry
     Pull(Pull),
     /// Upload an image to a registry
@@ -165,12 +167,7 @@ pub struct NetworkConnect {
     #[arg(long, value_name = "strings")]
     pub driver_opt: Vec<String>,
     /// Highest gw-priority provides the default gateway. Accepts positive and negative values.
-    #[arg(
-        long,
-        value_name = "int",
-        default_value_t = 0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "int", default_value_t = 0)]
     pub gw_priority: i64,
     /// IPv4 address (e.g., "172.30.100.104")
     #[arg(long, value_name = "ip", default_value = "")]
@@ -283,6 +280,8 @@ pub enum SystemGroup {
     Info(Info),
     /// Have systemd start this user's engine
     Install,
+    /// Remove unused data
+    Prune(SystemPrune),
     /// End the daemon; containers go on
     Stop(SystemStop),
 }
@@ -293,6 +292,9 @@ pub struct Df {
     /// Format output using a custom template
     #[arg(long, value_name = "string")]
     pub format: Option<String>,
+    /// Show detailed information on space usage
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// `moss system stop`

@@ -4,8 +4,28 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::Listing;
 use super::truth;
+use super::{Inspect, Listing};
+
+/// What is left of content trust, which moss does not have.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Trust {
+    /// Skip image verification (there is none)
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = truth)]
+    pub disable_content_trust: Option<bool>,
+}
+
+/// `moss image inspect`
+#[derive(Debug, Args)]
+pub struct ImageInspect {
+    /// Inspect a specific platform of the multi-platform image: os[/arch[/variant]]
+    #[arg(long, value_name = "string", default_value = "")]
+    pub platform: String,
+    /// The rest
+    #[command(flatten)]
+    pub inspect: Inspect,
+}
 
 /// `moss images`
 #[derive(Debug, Args)]
@@ -30,6 +50,9 @@ pub struct Pull {
     /// Download all tagged images in the repository
     #[arg(short, long)]
     pub all_tags: bool,
+    /// Whether it is to be verified
+    #[command(flatten)]
+    pub trust: Trust,
     /// Set platform if server is multi-platform capable
     #[arg(long, value_name = "string", default_value = "")]
     pub platform: String,
@@ -47,6 +70,9 @@ pub struct Push {
     /// Push all tags of an image to the repository
     #[arg(short, long)]
     pub all_tags: bool,
+    /// Whether it is to be signed
+    #[command(flatten)]
+    pub trust: Trust,
     /// Push the image only if it is for this platform: os[/arch[/variant]]
     #[arg(long, value_name = "string", default_value = "")]
     pub platform: String,
@@ -68,12 +94,7 @@ pub struct Search {
     #[arg(long, value_name = "string")]
     pub format: Option<String>,
     /// Max number of search results
-    #[arg(
-        long,
-        value_name = "int",
-        default_value_t = 0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "int", default_value_t = 0)]
     pub limit: i64,
     /// Don't truncate output
     #[arg(long)]

@@ -3,12 +3,15 @@
 //! Verbs and flags are docker's. What clap does otherwise is bent here: truth values may be spelled
 //! out (`--rm=false`), given twice, and errors are said in docker's words.
 
+mod bent;
 mod containers;
 mod daemon;
 mod engine;
 mod groups;
 mod images;
 mod parse;
+
+use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -28,6 +31,18 @@ struct CommandLine {
     /// Engine socket to connect to (unix:///PATH)
     #[arg(short = 'H', long, value_name = "string")]
     host: Option<String>,
+    /// Location of client config files
+    #[arg(long, value_name = "string")]
+    config: Option<PathBuf>,
+    /// Name of the context to use; there is one, "default"
+    #[arg(short, long, value_name = "string", default_value = "")]
+    context: String,
+    /// Enable debug mode
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// Set the logging level ("debug", "info", "warn", "error", "fatal")
+    #[arg(short, long, value_name = "string", default_value = "info")]
+    log_level: String,
     /// Print usage
     #[arg(long, global = true, action = ArgAction::Help)]
     help: Option<bool>,
@@ -43,6 +58,8 @@ struct CommandLine {
 pub struct Parsed {
     /// `-H`.
     pub host: Option<String>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
     /// The verb.
     pub verb: Verb,
 }
@@ -75,6 +92,8 @@ pub enum Verb {
     Pause(Names),
     /// Unpause all processes within one or more containers
     Unpause(Names),
+    /// List port mappings or a specific mapping for the container
+    Port(Port),
     /// Update configuration of one or more containers
     Update(Update),
     /// Remove one or more containers
@@ -153,6 +172,8 @@ fn truth(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err(format!("parsing {text:?}: invalid syntax")),
+        _ => Err(format!(
+            "strconv.ParseBool: parsing {text:?}: invalid syntax"
+        )),
     }
 }

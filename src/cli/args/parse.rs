@@ -1,17 +1,15 @@
 //! From words to a verb, or to docker's words for what makes no sense.
 
-use std::any::TypeId;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 
+use super::bent::{bent, text};
 use super::*;
 use crate::cli::error::ENGINE_FAILED;
-use crate::types::utf8;
 
 /// Why there is nothing to do: help was asked for, or the command line makes no sense.
 #[derive(Debug)]
@@ -26,32 +24,6 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
-}
-
-/// A word as the engine is sent it: docker's client writes U+FFFD for a byte that is no UTF-8.
-fn text(word: &[u8]) -> String {
-    utf8::lossy(word).into_owned()
-}
-
-/// Lets every switch take `=true` and `=false`, and every text any bytes.
-fn bent(command: Command) -> Command {
-    let adjust = |arg: Arg| match arg.get_action() {
-        ArgAction::SetTrue => arg
-            .action(ArgAction::Set)
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true")
-            .default_value("false")
-            .value_parser(truth),
-        _ if arg.get_value_parser().type_id() == TypeId::of::<String>() => {
-            arg.value_parser(OsStringValueParser::new().map(|word| text(word.as_bytes())))
-        }
-        _ => arg,
-    };
-    command
-        .args_override_self(true)
-        .mut_args(adjust)
-        .mut_subcommands(bent)
 }
 
 /// The definition, for parsing, help and completions.
@@ -70,11 +42,34 @@ pub fn parse(given: &[OsString]) -> Result<Parsed, Refusal> {
         .try_get_matches_from_mut(given)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
     match line {
-        Ok(line) => Ok(Parsed {
-            host: line.host,
-            verb: ungroup(line.verb),
-        }),
+        Ok(line) => {
+            agree(&line)?;
+            Ok(Parsed {
+                host: line.host,
+                config: line.config,
+                verb: ungroup(line.verb),
+            })
+        }
         Err(error) => Err(refuse(&command(), &words, &error)),
+    }
+}
+
+/// Refuses what docker's flags before the verb may ask for and moss has not.
+fn agree(line: &CommandLine) -> Result<(), Refusal> {
+    const LEVELS: [&str; 8] = [
+        "panic", "fatal", "error", "warn", "warning", "info", "debug", "trace",
+    ];
+    let level = line.log_level.to_lowercase();
+    let refuse = |message| Err(Refusal { message, status: 1 });
+    if !LEVELS.contains(&level.as_str()) {
+        return refuse(format!("Unable to parse logging level: {}", line.log_level));
+    }
+    match line.context.as_str() {
+        "" | "default" => Ok(()),
+        context => refuse(format!(
+            "Failed to initialize: unable to resolve moss endpoint: context {context:?}: context \
+             not found"
+        )),
     }
 }
 
@@ -115,6 +110,7 @@ fn ungroup(verb: Verb) -> Verb {
             ContainerGroup::Diff(verb) => Verb::Diff(verb),
             ContainerGroup::Export(verb) => Verb::Export(verb),
             ContainerGroup::Pause(verb) => Verb::Pause(verb),
+            ContainerGroup::Port(verb) => Verb::Port(verb),
             ContainerGroup::Unpause(verb) => Verb::Unpause(verb),
             ContainerGroup::Update(verb) => Verb::Update(verb),
             ContainerGroup::Rename(verb) => Verb::Rename(verb),
@@ -131,7 +127,11 @@ fn ungroup(verb: Verb) -> Verb {
         Verb::Image(group) => match group {
             ImageGroup::History(verb) => Verb::History(verb),
             ImageGroup::Import(verb) => Verb::Import(verb),
-            ImageGroup::Inspect(verb) => of(verb, "image"),
+            ImageGroup::Inspect(verb) => {
+                let mut inspect = verb.inspect;
+                inspect.platform = verb.platform;
+                of(inspect, "image")
+            }
             ImageGroup::Pull(verb) => Verb::Pull(verb),
             ImageGroup::Push(verb) => Verb::Push(verb),
             ImageGroup::Load(verb) => Verb::Load(verb),
@@ -158,10 +158,8 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
     };
     let (mut inner, path) = innermost(command, words);
     let named = path.join(" ");
-    let usage = inner
-        .render_usage()
-        .to_string()
-        .replacen("Usage: ", "Usage:  ", 1);
+    let usage = inner.render_usage().to_string();
+    let usage = in_dockers_notation(&usage.replacen("Usage: ", "Usage:  ", 1));
     let help = format!("Run '{named} --help' for more information");
     let sentence = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -183,34 +181,38 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
             }
             flag if flag.starts_with('-') => {
                 let letter = flag.chars().nth(1).unwrap_or('-');
-                format!("unknown shorthand flag: '{letter}' in {flag}")
+                // Of several letters in a word, those before it were known.
+                let rest = words
+                    .iter()
+                    .filter(|word| word.starts_with('-') && !word.starts_with("--"))
+                    .find_map(|word| Some(&word[word.find(letter)?..]))
+                    .unwrap_or(flag.trim_start_matches('-'));
+                format!("unknown shorthand flag: '{letter}' in -{rest}")
             }
-            _ => format!("'{named}' accepts no more arguments"),
+            _ => {
+                return Refusal {
+                    message: format!("moss: '{named}' {}\n\n{usage}\n\n{help}", arity(&inner)),
+                    status: 1,
+                };
+            }
         },
         ErrorKind::InvalidSubcommand => {
             let verb = said(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let message = format!("{named}: '{verb}' is not a moss command.\nSee '{named} --help'");
-            return Refusal { message, status: 1 };
+            let usage = match path.len() {
+                1 => String::new(),
+                _ => format!("Usage:  {named}\n\n"),
+            };
+            return Refusal {
+                message: format!("moss: unknown command: {named} {verb}\n\n{usage}{help}"),
+                status: 1,
+            };
         }
         ErrorKind::MissingRequiredArgument
         | ErrorKind::TooFewValues
         | ErrorKind::WrongNumberOfValues
         | ErrorKind::MissingSubcommand => {
-            let positionals: usize = inner
-                .get_positionals()
-                .map(|arg| match arg.get_num_args() {
-                    Some(range) => range.min_values().max(1),
-                    None => 1,
-                })
-                .sum();
-            let plural = if positionals == 1 { "" } else { "s" };
-            let many = inner
-                .get_positionals()
-                .any(|arg| matches!(arg.get_action(), ArgAction::Append));
-            let at_least = if many { "at least " } else { "" };
-            let sentence = format!("'{named}' requires {at_least}{positionals} argument{plural}");
             return Refusal {
-                message: format!("moss: {sentence}\n\n{usage}\n\n{help}"),
+                message: format!("moss: '{named}' {}\n\n{usage}\n\n{help}", arity(&inner)),
                 status: 1,
             };
         }
@@ -225,6 +227,14 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
             let value = said(ContextKind::InvalidValue).unwrap_or_default();
             let flag = said(ContextKind::InvalidArg).unwrap_or_default();
             let flag = flag.split([' ', '=', '[']).next().unwrap_or_default();
+            let short = inner
+                .get_arguments()
+                .find(|arg| arg.get_long() == flag.strip_prefix("--"))
+                .and_then(Arg::get_short);
+            let flag = match short {
+                Some(letter) => format!("-{letter}, {flag}"),
+                None => flag.to_owned(),
+            };
             let why =
                 std::error::Error::source(error).map_or_else(String::new, |why| format!(": {why}"));
             format!("invalid argument \"{value}\" for \"{flag}\" flag{why}")
@@ -243,6 +253,55 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
             _ => ENGINE_FAILED,
         },
     }
+}
+
+/// How many arguments a command takes, as docker says it to who gave another number.
+fn arity(command: &Command) -> String {
+    let required = command
+        .get_positionals()
+        .filter(|arg| arg.is_required_set());
+    let least: usize = required
+        .map(|arg| {
+            arg.get_num_args()
+                .map_or(1, |range| range.min_values().max(1))
+        })
+        .sum();
+    let many = command
+        .get_positionals()
+        .any(|arg| matches!(arg.get_action(), ArgAction::Append));
+    let most = command.get_positionals().count();
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    match (least, most) {
+        _ if many => format!("requires at least {least} argument{}", plural(least)),
+        (0, 0) => "accepts no arguments".to_owned(),
+        (0, most) => format!("requires at most {most} argument{}", plural(most)),
+        (least, most) if least == most => format!("requires {most} argument{}", plural(most)),
+        (least, most) => format!(
+            "requires at least {least} and at most {most} argument{}",
+            plural(most)
+        ),
+    }
+}
+
+/// A usage line as docker writes it: `NAME [NAME...]` for clap's `<NAME>...`.
+fn in_dockers_notation(usage: &str) -> String {
+    let mut text = String::new();
+    let mut rest = usage;
+    while let Some((before, after)) = rest.split_once('<') {
+        let Some((name, after)) = after.split_once('>') else {
+            break;
+        };
+        text.push_str(before);
+        text.push_str(name);
+        rest = match after.strip_prefix("...") {
+            Some(after) => {
+                text.push_str(&format!(" [{name}...]"));
+                after
+            }
+            None => after,
+        };
+    }
+    text + rest
 }
 
 fn laid_out(command: Command, tidy: &dyn Fn(Arg) -> Arg) -> Command {
@@ -317,6 +376,19 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_takes_the_next_word_whatever_it_begins_with() {
+        let Ok(Verb::Run(run)) = parse_line("moss run --name -d -e -x=1 -- i").map(|p| p.verb)
+        else {
+            panic!("no run");
+        };
+        assert_eq!(run.container.name.as_deref(), Some("-d"));
+        assert_eq!(
+            (run.container.env, run.detach),
+            (vec!["-x=1".to_owned()], false)
+        );
+    }
+
+    #[test]
     fn words_need_not_be_utf8() {
         let words = |line: &[u8]| -> Vec<OsString> {
             let words = line.split(|byte| *byte == b' ');
@@ -351,6 +423,8 @@ mod tests {
             ("moss volume list", "Volume("),
             ("moss system info", "Info("),
             ("moss -H unix:///x stop -t 3 a b", "Stop("),
+            ("moss -D -c default -l error ps", "Ps("),
+            ("moss container port c 80/tcp", "Port("),
             ("moss stop --time=3 a", "Stop("),
         ] {
             let parsed = parse_line(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -385,7 +459,7 @@ mod tests {
         assert!(
             refused("moss nosuch")
                 .message
-                .contains("'nosuch' is not a moss command")
+                .starts_with("moss: unknown command: moss nosuch\n")
         );
         let error = refused("moss exec c");
         assert!(
@@ -394,6 +468,66 @@ mod tests {
                 .starts_with("moss: 'moss exec' requires at least 2 arguments"),
             "{error}"
         );
+        for (line, status, start) in [
+            ("moss ps x", 1, "moss: 'moss ps' accepts no arguments\n"),
+            (
+                "moss images a b",
+                1,
+                "moss: 'moss images' requires at most 1 argument\n",
+            ),
+            (
+                "moss port c 80 x",
+                1,
+                "moss: 'moss port' requires at least 1 and at most 2 arguments\n",
+            ),
+            (
+                "moss rm",
+                1,
+                "moss: 'moss rm' requires at least 1 argument\n\n\
+                 Usage:  moss rm [OPTIONS] CONTAINER [CONTAINER...]\n",
+            ),
+            (
+                "moss run -itZd x",
+                ENGINE_FAILED,
+                "unknown shorthand flag: 'Z' in -Zd\n",
+            ),
+            (
+                "moss run -m x i",
+                ENGINE_FAILED,
+                "invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'\n\nUsage:",
+            ),
+            (
+                "moss run --shm-size -1 i",
+                ENGINE_FAILED,
+                "invalid argument \"-1\" for \"--shm-size\" flag: invalid size: '-1'\n",
+            ),
+            (
+                "moss run --stop-timeout x i",
+                ENGINE_FAILED,
+                "invalid argument \"x\" for \"--stop-timeout\" flag: strconv.ParseInt: parsing \
+                 \"x\": invalid syntax\n",
+            ),
+            (
+                "moss ps -f x",
+                ENGINE_FAILED,
+                "invalid argument \"x\" for \"-f, --filter\" flag: bad format of filter (expected \
+                 name=value)\n",
+            ),
+            (
+                "moss -c other ps",
+                1,
+                "Failed to initialize: unable to resolve moss endpoint: ",
+            ),
+            (
+                "moss --log-level x ps",
+                1,
+                "Unable to parse logging level: x",
+            ),
+        ] {
+            let error = refused(line);
+            assert_eq!(error.status, status, "{line}");
+            assert!(error.message.starts_with(start), "{line}: {error}");
+        }
         let help = refused("moss run --help");
         assert_eq!(help.status, 0);
         // Switches are shown as switches, and defaults that are nothing are not shown.

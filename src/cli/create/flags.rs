@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use crate::cli::args::Trust;
+
 /// What a new container is to be.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ContainerFlags {
@@ -14,6 +16,12 @@ pub struct ContainerFlags {
     /// Attach to STDIN, STDOUT or STDERR
     #[arg(short, long, value_name = "list")]
     pub attach: Vec<String>,
+    /// Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)
+    #[arg(long, value_name = "uint16")]
+    pub blkio_weight: Option<u16>,
+    /// Block IO weight (relative device weight)
+    #[arg(long, value_name = "list")]
+    pub blkio_weight_device: Vec<String>,
     /// Add Linux capabilities
     #[arg(long, value_name = "list")]
     pub cap_add: Vec<String>,
@@ -33,8 +41,14 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "int")]
     pub cpu_period: Option<i64>,
     /// Limit CPU CFS (Completely Fair Scheduler) quota
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub cpu_quota: Option<i64>,
+    /// Limit CPU real-time period in microseconds
+    #[arg(long, value_name = "int")]
+    pub cpu_rt_period: Option<i64>,
+    /// Limit CPU real-time runtime in microseconds
+    #[arg(long, value_name = "int")]
+    pub cpu_rt_runtime: Option<i64>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "int")]
     pub cpu_shares: Option<i64>,
@@ -53,6 +67,21 @@ pub struct ContainerFlags {
     /// Add a rule to the cgroup allowed devices list
     #[arg(long, value_name = "list")]
     pub device_cgroup_rule: Vec<String>,
+    /// Limit read rate (bytes per second) from a device
+    #[arg(long, value_name = "list")]
+    pub device_read_bps: Vec<String>,
+    /// Limit read rate (IO per second) from a device
+    #[arg(long, value_name = "list")]
+    pub device_read_iops: Vec<String>,
+    /// Limit write rate (bytes per second) to a device
+    #[arg(long, value_name = "list")]
+    pub device_write_bps: Vec<String>,
+    /// Limit write rate (IO per second) to a device
+    #[arg(long, value_name = "list")]
+    pub device_write_iops: Vec<String>,
+    /// Whether images are to be verified
+    #[command(flatten)]
+    pub trust: Trust,
     /// Set custom DNS servers
     #[arg(long, value_name = "list")]
     pub dns: Vec<String>,
@@ -77,6 +106,9 @@ pub struct ContainerFlags {
     /// Expose a port or a range of ports
     #[arg(long, value_name = "list")]
     pub expose: Vec<String>,
+    /// GPU devices to add to the container ('all' to pass all GPUs)
+    #[arg(long, value_name = "gpu-request")]
+    pub gpus: Vec<String>,
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     pub group_add: Vec<String>,
@@ -116,6 +148,12 @@ pub struct ContainerFlags {
     /// IPC mode to use
     #[arg(long, value_name = "string")]
     pub ipc: Option<String>,
+    /// Container isolation technology
+    #[arg(long, value_name = "string")]
+    pub isolation: Option<String>,
+    /// Kernel memory limit, which kernels have no more
+    #[arg(long, value_name = "bytes", hide = true)]
+    pub kernel_memory: Option<String>,
     /// Set meta data on a container
     #[arg(short, long, value_name = "list")]
     pub label: Vec<String>,
@@ -125,6 +163,9 @@ pub struct ContainerFlags {
     /// Add link to another container
     #[arg(long, value_name = "list")]
     pub link: Vec<String>,
+    /// Container IPv4/IPv6 link-local addresses
+    #[arg(long, value_name = "list")]
+    pub link_local_ip: Vec<String>,
     /// Logging driver for the container
     #[arg(long, value_name = "string")]
     pub log_driver: Option<String>,
@@ -141,10 +182,10 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "bytes")]
     pub memory_reservation: Option<String>,
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
-    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
+    #[arg(long, value_name = "bytes")]
     pub memory_swap: Option<String>,
     /// Tune container memory swappiness (0 to 100)
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub memory_swappiness: Option<i64>,
     /// Attach a filesystem mount to the container
     #[arg(long, value_name = "mount")]
@@ -165,13 +206,13 @@ pub struct ContainerFlags {
     #[arg(long)]
     pub oom_kill_disable: bool,
     /// Tune host's OOM preferences (-1000 to 1000)
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub oom_score_adj: Option<i64>,
     /// PID namespace to use
     #[arg(long, value_name = "string")]
     pub pid: Option<String>,
     /// Tune container pids limit (set -1 for unlimited)
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub pids_limit: Option<i64>,
     /// Set platform if server is multi-platform capable
     #[arg(long, value_name = "string")]
@@ -213,7 +254,7 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "string")]
     pub stop_signal: Option<String>,
     /// Timeout (in seconds) to stop a container
-    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    #[arg(long, value_name = "int")]
     pub stop_timeout: Option<i64>,
     /// Storage driver options for the container
     #[arg(long, value_name = "list")]
@@ -230,6 +271,9 @@ pub struct ContainerFlags {
     /// Ulimit options
     #[arg(long, value_name = "ulimit")]
     pub ulimit: Vec<String>,
+    /// Bind mount Docker API socket and required auth
+    #[arg(long)]
+    pub use_api_socket: bool,
     /// Username or UID (format: <name|uid>[:<group|gid>])
     #[arg(short, long, value_name = "string")]
     pub user: Option<String>,

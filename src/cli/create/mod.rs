@@ -4,7 +4,10 @@
 //! leaves to the image, which values are checked here and which by the engine, what of the user's
 //! own environment and files is read. Reading files is the only thing here that is not pure.
 
+pub mod blkio;
+pub mod devices;
 mod flags;
+pub mod network;
 mod update;
 pub mod values;
 
@@ -12,16 +15,19 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::Path;
 
+use devices::{device, gpus, is_cdi};
 pub use flags::ContainerFlags;
+use network::networks;
 pub use update::update;
 pub use values::read_environment;
-use values::{bytes, cpus, device, duration, label_file, mount, pairs, ports, restart, ulimit};
+use values::{bytes, cpus, duration, extra_host, label_file, limit, mount, pairs, ports, restart};
 
 use crate::api::Empty;
 use crate::api::container::{
-    ContainerConfig, CreateRequest, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig,
-    LogConfig, NetworkingConfig,
+    BindOptions, ContainerConfig, CreateRequest, DeviceRequest, HealthConfig, HostConfig,
+    LogConfig, Mount,
 };
+use crate::cli::error::in_gos_words;
 
 /// A list that is absent where nothing was said.
 fn list(values: &[String]) -> Option<Vec<String>> {
@@ -39,9 +45,10 @@ fn text(value: Option<&String>) -> String {
 pub fn request(flags: &ContainerFlags) -> Result<CreateRequest, String> {
     let (image, command) = flags.words.split_first().ok_or("no image was named")?;
     let attached = Attached::of(flags)?;
-    let (binds, volumes) = volumes(flags);
+    let (binds, volumes) = volumes(flags)?;
     let (exposed, published) = ports(&flags.publish, &flags.expose)?;
-    let (networking, network_mode, mac_address) = networks(flags)?;
+    let (networking, network_mode) = networks(flags)?;
+    modes(flags)?;
     let config = ContainerConfig {
         hostname: text(flags.hostname.as_ref()),
         domainname: text(flags.domainname.as_ref()),
@@ -60,7 +67,6 @@ pub fn request(flags: &ContainerFlags) -> Result<CreateRequest, String> {
         volumes: (!volumes.is_empty()).then_some(volumes),
         working_dir: text(flags.workdir.as_ref()),
         entrypoint: flags.entrypoint.clone().map(|program| vec![program]),
-        mac_address,
         labels: Some(labels(flags)?),
         stop_signal: text(flags.stop_signal.as_ref()),
         stop_timeout: flags.stop_timeout,
@@ -101,13 +107,7 @@ impl Attached {
             match stream.to_ascii_lowercase().as_str() {
                 "stdin" => attached.stdin = true,
                 "stdout" => attached.stdout = true,
-                "stderr" => attached.stderr = true,
-                _ => {
-                    return Err(format!(
-                        "invalid argument \"{stream}\" for \"-a, --attach\" flag: valid streams are \
-                         STDIN, STDOUT and STDERR"
-                    ));
-                }
+                _ => attached.stderr = true,
             }
         }
         if flags.attach.is_empty() {
@@ -123,7 +123,7 @@ impl Attached {
 }
 
 /// `-v`: binds with a source, and anonymous volumes.
-fn volumes(flags: &ContainerFlags) -> (Vec<String>, BTreeMap<String, Empty>) {
+fn volumes(flags: &ContainerFlags) -> Result<(Vec<String>, BTreeMap<String, Empty>), String> {
     let mut binds = Vec::new();
     let mut volumes = BTreeMap::new();
     for volume in &flags.volume {
@@ -137,10 +137,11 @@ fn volumes(flags: &ContainerFlags) -> (Vec<String>, BTreeMap<String, Empty>) {
                 binds.push(format!("{source}:{rest}"));
             }
             Some(_) => binds.push(volume.clone()),
+            None if volume.is_empty() => return Err("invalid empty volume spec".into()),
             None => drop(volumes.insert(volume.clone(), Empty {})),
         }
     }
-    (binds, volumes)
+    Ok((binds, volumes))
 }
 
 /// Takes `..` out of an absolute path by its text, as Go's `filepath.Abs` does.
@@ -212,8 +213,10 @@ fn security(options: &[String]) -> Result<(Vec<String>, bool), String> {
             ("systempaths", "unconfined") => unconfined_paths = true,
             ("seccomp", "unconfined" | "builtin") => sent.push(option.clone()),
             ("seccomp", file) => {
-                let profile = std::fs::read(file)
-                    .map_err(|error| format!("opening seccomp profile ({file}) failed: {error}"))?;
+                let profile = std::fs::read(file).map_err(|error| {
+                    let why = in_gos_words(&error);
+                    format!("opening seccomp profile ({file}) failed: open {file}: {why}")
+                })?;
                 let profile: serde_json::Value =
                     serde_json::from_slice(&profile).map_err(|error| {
                         format!("compacting json for seccomp profile ({file}) failed: {error}")
@@ -228,79 +231,92 @@ fn security(options: &[String]) -> Result<(Vec<String>, bool), String> {
     Ok((sent, unconfined_paths))
 }
 
-/// `--network`, `--network-alias`, `--ip` and the like: endpoints, the mode, the hardware address.
-fn networks(flags: &ContainerFlags) -> Result<(NetworkingConfig, String, String), String> {
-    let mut endpoints = BTreeMap::new();
-    let mut first = None;
-    for network in &flags.network {
-        // The long form: name=N,alias=A,ip=…
-        let mut settings = EndpointSettings::default();
-        let mut ipam = EndpointIpamConfig::default();
-        let mut name = network.clone();
-        if network.contains('=') {
-            name.clear();
-            for field in network.split(',') {
-                let (key, value) = field.split_once('=').ok_or_else(|| {
-                    format!("invalid key/value pair format in network: {network}")
-                })?;
-                match key {
-                    "name" => name = value.to_owned(),
-                    "alias" => settings
-                        .aliases
-                        .get_or_insert_default()
-                        .push(value.to_owned()),
-                    "ip" => ipam.ipv4_address = value.to_owned(),
-                    "ip6" => ipam.ipv6_address = value.to_owned(),
-                    "mac-address" => settings.mac_address = value.to_owned(),
-                    "gw-priority" => {
-                        settings.gw_priority = value
-                            .parse()
-                            .map_err(|_| format!("invalid gw-priority: {value}"))?;
-                    }
-                    _ => return Err(format!("invalid field {key:?} in network {network:?}")),
-                }
-            }
-        }
-        if first.is_none() {
-            settings.aliases = settings.aliases.or_else(|| list(&flags.network_alias));
-            ipam.ipv4_address = flags.ip.clone().unwrap_or(ipam.ipv4_address);
-            ipam.ipv6_address = flags.ip6.clone().unwrap_or(ipam.ipv6_address);
-            settings.links = list(&flags.link).filter(|_| is_user_defined(&name));
-            settings.mac_address = flags.mac_address.clone().unwrap_or(settings.mac_address);
-            first = Some(name.clone());
-        }
-        if ipam != EndpointIpamConfig::default() {
-            settings.ipam_config = Some(ipam);
-        }
-        if endpoints.contains_key(&name) {
-            return Err(format!("network {name:?} is specified multiple times"));
-        }
-        endpoints.insert(name, Some(settings));
-    }
-    let mode = first.unwrap_or_else(|| "default".to_owned());
-    if !is_user_defined(&mode) && !flags.network_alias.is_empty() {
-        return Err(
-            "conflicting options: cannot attach both user-defined and non-user-defined \
-                    network-modes"
-                .into(),
-        );
-    }
-    // `host`, `none`, `container:X` and the default have nothing to set.
-    if endpoints.len() == 1
-        && endpoints.get(&mode) == Some(&Some(EndpointSettings::default()))
-        && !is_user_defined(&mode)
-    {
-        endpoints.clear();
-    }
-    let networking = NetworkingConfig {
-        endpoints_config: Some(endpoints),
+/// Whether namespaces and the like are asked for in words that docker knows.
+fn modes(flags: &ContainerFlags) -> Result<(), String> {
+    let wrong = |given: &Option<String>, known: &[&str]| {
+        given
+            .as_deref()
+            .is_some_and(|mode| !mode.is_empty() && !known.contains(&mode))
     };
-    let mac_address = text(flags.mac_address.as_ref());
-    Ok((networking, mode, mac_address))
+    let of_another = |mode: &String| {
+        mode.strip_prefix("container:")
+            .is_some_and(|name| !name.is_empty())
+    };
+    if wrong(&flags.pid, &["host"]) && !flags.pid.as_ref().is_some_and(of_another) {
+        return Err("--pid: invalid PID mode".into());
+    }
+    if wrong(&flags.uts, &["host"]) {
+        return Err("--uts: invalid UTS mode".into());
+    }
+    if wrong(&flags.userns, &["host"]) {
+        return Err("--userns: invalid USER mode".into());
+    }
+    if wrong(&flags.cgroupns, &["host", "private"]) {
+        return Err("--cgroupns: invalid CGROUP mode".into());
+    }
+    if let Some(swappiness) = flags.memory_swappiness
+        && !(-1..=100).contains(&swappiness)
+    {
+        return Err(format!(
+            "invalid value: {swappiness}. Valid memory swappiness range is 0-100"
+        ));
+    }
+    if flags.log_driver.as_deref() == Some("none") && !flags.log_opt.is_empty() {
+        return Err("invalid logging opts for driver none".into());
+    }
+    match flags.storage_opt.iter().all(|option| option.contains('=')) {
+        true => Ok(()),
+        false => Err("invalid storage option".into()),
+    }
 }
 
-fn is_user_defined(mode: &str) -> bool {
-    !matches!(mode, "default" | "bridge" | "host" | "none") && !mode.starts_with("container:")
+/// Where docker's command line has an engine's socket; the engine puts its own there.
+const API_SOCKET: &str = "/var/run/docker.sock";
+
+/// `--mount`, and what `--use-api-socket` adds.
+fn mounts(flags: &ContainerFlags) -> Result<Option<Vec<Mount>>, String> {
+    let mut mounts: Vec<Mount> = all(&flags.mount, mount)?.unwrap_or_default();
+    if flags.use_api_socket {
+        mounts.push(Mount {
+            kind: "bind".into(),
+            source: API_SOCKET.into(),
+            target: API_SOCKET.into(),
+            bind_options: Some(BindOptions::default()),
+            ..Mount::default()
+        });
+    }
+    Ok((!mounts.is_empty()).then_some(mounts))
+}
+
+/// Devices that are asked for by what they can do or by name.
+fn device_requests(flags: &ContainerFlags) -> Result<Option<Vec<DeviceRequest>>, String> {
+    let mut requests = all(&flags.gpus, gpus)?.unwrap_or_default();
+    let named: Vec<String> = flags
+        .device
+        .iter()
+        .filter(|it| is_cdi(it))
+        .cloned()
+        .collect();
+    if !named.is_empty() {
+        requests.push(DeviceRequest {
+            driver: "cdi".into(),
+            device_ids: Some(named),
+            ..DeviceRequest::default()
+        });
+    }
+    Ok((!requests.is_empty()).then_some(requests))
+}
+
+/// Every value of a flag; `None` where it was not given.
+fn all<T>(
+    values: &[String],
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<Vec<T>>, String> {
+    let read: Vec<T> = values
+        .iter()
+        .map(|value| read(value))
+        .collect::<Result<_, _>>()?;
+    Ok((!read.is_empty()).then_some(read))
 }
 
 /// The rest: limits, namespaces, rights.
@@ -312,23 +328,8 @@ fn resources(flags: &ContainerFlags) -> Result<HostConfig, String> {
         let (path, options) = place.split_once(':').unwrap_or((place, ""));
         tmpfs.insert(path.to_owned(), options.to_owned());
     }
-    let collect = |values: &[String]| -> Result<Option<Vec<_>>, String> {
-        let parsed: Vec<_> = values
-            .iter()
-            .map(|value| mount(value))
-            .collect::<Result<_, _>>()?;
-        Ok((!parsed.is_empty()).then_some(parsed))
-    };
-    let devices: Vec<_> = flags
-        .device
-        .iter()
-        .map(|text| device(text))
-        .collect::<Result<_, _>>()?;
-    let ulimits: Vec<_> = flags
-        .ulimit
-        .iter()
-        .map(|text| ulimit(text))
-        .collect::<Result<_, _>>()?;
+    let devices = flags.device.iter().filter(|text| !is_cdi(text));
+    let devices: Vec<_> = devices.map(|text| device(text)).collect::<Result<_, _>>()?;
     let memory_swap = match flags.memory_swap.as_deref() {
         Some("-1") => -1,
         _ => size(&flags.memory_swap)?,
@@ -350,7 +351,7 @@ fn resources(flags: &ContainerFlags) -> Result<HostConfig, String> {
         dns: list(&flags.dns),
         dns_options: list(&flags.dns_option),
         dns_search: list(&flags.dns_search),
-        extra_hosts: Some(extra_hosts(&flags.add_host)?).filter(|hosts| !hosts.is_empty()),
+        extra_hosts: all(&flags.add_host, extra_host)?,
         group_add: list(&flags.group_add),
         ipc_mode: text(flags.ipc.as_ref()),
         links: list(&flags.link),
@@ -366,6 +367,16 @@ fn resources(flags: &ContainerFlags) -> Result<HostConfig, String> {
         shm_size: size(&flags.shm_size)?,
         sysctls: optional(&flags.sysctl),
         runtime: text(flags.runtime.as_ref()),
+        isolation: text(flags.isolation.as_ref()),
+        blkio_weight: flags.blkio_weight.unwrap_or(0),
+        blkio_weight_device: all(&flags.blkio_weight_device, blkio::weight)?,
+        blkio_device_read_bps: all(&flags.device_read_bps, blkio::bytes_rate)?,
+        blkio_device_write_bps: all(&flags.device_write_bps, blkio::bytes_rate)?,
+        blkio_device_read_iops: all(&flags.device_read_iops, blkio::operations_rate)?,
+        blkio_device_write_iops: all(&flags.device_write_iops, blkio::operations_rate)?,
+        cpu_realtime_period: flags.cpu_rt_period.unwrap_or(0),
+        cpu_realtime_runtime: flags.cpu_rt_runtime.unwrap_or(0),
+        device_requests: device_requests(flags)?,
         cpu_shares: flags.cpu_shares.unwrap_or(0),
         memory: size(&flags.memory)?,
         nano_cpus: flags.cpus.as_deref().map_or(Ok(0), cpus)?,
@@ -381,35 +392,11 @@ fn resources(flags: &ContainerFlags) -> Result<HostConfig, String> {
         memory_swappiness: flags.memory_swappiness,
         oom_kill_disable: flags.oom_kill_disable.then_some(true),
         pids_limit: flags.pids_limit,
-        ulimits: Some(ulimits).filter(|limits| !limits.is_empty()),
-        mounts: collect(&flags.mount)?,
+        ulimits: all(&flags.ulimit, limit)?,
+        mounts: mounts(flags)?,
         init: flags.init.then_some(true),
         ..HostConfig::default()
     })
-}
-
-/// `--add-host`: `name:address` and `name=address` are the same.
-fn extra_hosts(hosts: &[String]) -> Result<Vec<String>, String> {
-    let host = |text: &String| {
-        let (name, address) = text
-            .split_once('=')
-            .or_else(|| text.split_once(':'))
-            .filter(|(name, address)| !name.is_empty() && !address.is_empty())
-            .ok_or_else(|| {
-                format!("invalid argument \"{text}\" for \"--add-host\" flag: bad format for add-host: \"{text}\"")
-            })?;
-        let bare = address
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-            .unwrap_or(address);
-        if bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err() {
-            return Err(format!(
-                "invalid argument \"{text}\" for \"--add-host\" flag: invalid IP address in add-host: \"{address}\""
-            ));
-        }
-        Ok(format!("{name}:{bare}"))
-    };
-    hosts.iter().map(host).collect()
 }
 
 /// The value of a variable of the user's own environment.

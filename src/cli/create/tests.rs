@@ -67,14 +67,14 @@ fn flags_become_a_request() {
     );
     check(
         "--network none --pid host --ipc=shareable --privileged --cap-add ALL --cap-drop=MKNOD \
-         --ulimit nofile=1:2 --sysctl a.b=1 --init --read-only --oom-score-adj -5 --pids-limit -1 \
+         --ulimit nofile=1:2 --sysctl net.b=1 --init --read-only --oom-score-adj -5 --pids-limit -1 \
          --security-opt no-new-privileges --security-opt systempaths=unconfined --device /dev/fuse img",
         &json!({
             "NetworkingConfig": {"EndpointsConfig": {}},
             "HostConfig": {
                 "NetworkMode": "none", "PidMode": "host", "IpcMode": "shareable", "Privileged": true,
                 "CapAdd": ["ALL"], "CapDrop": ["MKNOD"], "Init": true, "ReadonlyRootfs": true,
-                "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}], "Sysctls": {"a.b": "1"},
+                "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}], "Sysctls": {"net.b": "1"},
                 "OomScoreAdj": -5, "PidsLimit": -1, "SecurityOpt": ["no-new-privileges"],
                 "MaskedPaths": [], "ReadonlyPaths": [],
                 "Devices": [{"PathOnHost": "/dev/fuse", "PathInContainer": "/dev/fuse", "CgroupPermissions": "rwm"}],

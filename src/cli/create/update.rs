@@ -20,6 +20,8 @@ pub fn update(flags: &Update) -> Result<HostConfig, String> {
         blkio_weight: flags.blkio_weight.unwrap_or(0),
         cpu_period: flags.cpu_period.unwrap_or(0),
         cpu_quota: flags.cpu_quota.unwrap_or(0),
+        cpu_realtime_period: flags.cpu_rt_period.unwrap_or(0),
+        cpu_realtime_runtime: flags.cpu_rt_runtime.unwrap_or(0),
         cpu_shares: flags.cpu_shares.unwrap_or(0),
         nano_cpus: flags.cpus.as_deref().map_or(Ok(0), cpus)?,
         cpuset_cpus: text(flags.cpuset_cpus.as_ref()),

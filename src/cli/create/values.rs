@@ -6,9 +6,10 @@ use std::fs;
 use super::own_variable;
 use crate::api::Empty;
 use crate::api::container::{
-    BindOptions, DeviceMapping, Driver, ImageOptions, Mount, PortBinding, PortMap, RestartPolicy,
-    TmpfsOptions, Ulimit, VolumeOptions,
+    BindOptions, Driver, ImageOptions, Mount, PortBinding, PortMap, RestartPolicy, TmpfsOptions,
+    Ulimit, VolumeOptions,
 };
+use crate::cli::error::in_gos_words;
 use crate::types::duration::Duration;
 use crate::types::size;
 
@@ -62,26 +63,43 @@ pub fn pairs(lines: &[String]) -> BTreeMap<String, String> {
     lines.iter().map(pair).collect()
 }
 
-/// The lines of a file of variables or labels, without comments.
-fn lines(path: &str) -> Result<Vec<String>, String> {
-    let text = fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => format!("open {path}: no such file or directory"),
-        _ => format!("open {path}: {error}"),
-    })?;
-    let text =
-        String::from_utf8(text).map_err(|_| format!("invalid utf8 bytes in the file {path}"))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    Ok(text
-        .lines()
-        .map(str::trim_start)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect())
+/// The lines of a file of variables or labels, without comments. A bare name takes the user's own
+/// value where `look_up` is set, and vanishes where there is none.
+fn lines(path: &str, look_up: bool) -> Result<Vec<String>, String> {
+    let text = fs::read(path).map_err(|error| format!("open {path}: {}", in_gos_words(&error)))?;
+    let invalid = |why: String| format!("invalid env file ({path}): {why}");
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let mut kept = Vec::new();
+    for (index, bytes) in text.split(|byte| *byte == b'\n').enumerate() {
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let line = std::str::from_utf8(bytes).map_err(|_| {
+            let bytes: Vec<String> = bytes.iter().map(u8::to_string).collect();
+            let (number, bytes) = (index + 1, bytes.join(" "));
+            invalid(format!("invalid utf8 bytes at line {number}: [{bytes}]"))
+        })?;
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let name = line.split('=').next().unwrap_or_default();
+        if name.is_empty() {
+            return Err(invalid(format!("no variable name on line '{line}'")));
+        }
+        if name.contains([' ', '\t']) {
+            return Err(invalid(format!("variable '{name}' contains whitespaces")));
+        }
+        if line.contains('=') || !look_up {
+            kept.push(line.to_owned());
+        } else if let Some(value) = own_variable(line) {
+            kept.push(format!("{line}={value}"));
+        }
+    }
+    Ok(kept)
 }
 
 /// The labels of a file.
 pub fn label_file(path: &str) -> Result<Vec<String>, String> {
-    lines(path)
+    lines(path, false)
 }
 
 /// Variables of files and of `-e`. A bare name takes the user's own value; in a file it vanishes
@@ -89,37 +107,98 @@ pub fn label_file(path: &str) -> Result<Vec<String>, String> {
 pub fn read_environment(files: &[String], given: &[String]) -> Result<Vec<String>, String> {
     let mut all = Vec::new();
     for file in files {
-        for line in lines(file)? {
-            let name = line.split('=').next().unwrap_or_default();
-            if name.is_empty() {
-                return Err(format!(
-                    "invalid env file ({file}): no variable name on line '{line}'"
-                ));
-            }
-            if name.contains(char::is_whitespace) {
-                return Err(format!(
-                    "invalid env file ({file}): variable '{name}' contains whitespaces"
-                ));
-            }
-            if line.contains('=') {
-                all.push(line);
-            } else if let Some(value) = own_variable(&line) {
-                all.push(format!("{line}={value}"));
-            }
-        }
+        all.extend(lines(file, true)?);
     }
     for line in given {
-        if line.is_empty() || line.starts_with('=') {
-            return Err(format!(
-                "invalid argument \"{line}\" for \"-e, --env\" flag: invalid environment variable: {line}"
-            ));
-        }
         match own_variable(line).filter(|_| !line.contains('=')) {
             Some(value) => all.push(format!("{line}={value}")),
             None => all.push(line.clone()),
         }
     }
     Ok(all)
+}
+
+/// Whether a label has a name.
+pub fn label(text: &str) -> Result<(), String> {
+    let name = text.split('=').next().unwrap_or_default();
+    let name = name.trim_start_matches([' ', '\t']);
+    if name.is_empty() {
+        return Err(format!("invalid label '{text}': empty name"));
+    }
+    match name.contains([' ', '\t']) {
+        true => Err(format!("label '{name}' contains whitespaces")),
+        false => Ok(()),
+    }
+}
+
+/// Whether a text is a link: `name` or `name:alias`.
+pub fn link(text: &str) -> Result<(), String> {
+    match text.split(':').count() {
+        _ if text.is_empty() => Err("empty string specified for links".into()),
+        1 | 2 => Ok(()),
+        _ => Err(format!("bad format for links: {text}")),
+    }
+}
+
+/// Whether a sysctl is one of a namespace's.
+pub fn sysctl(text: &str) -> Result<(), String> {
+    const ALLOWED: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let allowed = |name: &str| {
+        ALLOWED.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.")
+    };
+    match text.split_once('=').is_some_and(|(name, _)| allowed(name)) {
+        true => Ok(()),
+        false => Err(format!("sysctl '{text}' is not allowed")),
+    }
+}
+
+/// Whether a text is a domain to search in, or `.` for none.
+pub fn search_domain(text: &str) -> Result<(), String> {
+    let domain = text.trim_matches(' ');
+    let label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty()
+            && label.bytes().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let fits = domain.contains(|c: char| c.is_ascii_alphabetic())
+        && domain.len() < 255
+        && domain
+            .strip_suffix('.')
+            .unwrap_or(domain)
+            .split('.')
+            .all(label);
+    match domain == "." || fits {
+        true => Ok(()),
+        false => Err(format!("{domain} is not a valid domain")),
+    }
+}
+
+/// A host of `--add-host`: `name:address` and `name=address` are the same.
+pub fn extra_host(text: &str) -> Result<String, String> {
+    let (name, address) = text
+        .split_once('=')
+        .or_else(|| text.split_once(':'))
+        .filter(|(name, address)| !name.is_empty() && !address.is_empty())
+        .ok_or_else(|| format!("bad format for add-host: \"{text}\""))?;
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    if bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!("invalid IP address in add-host: \"{address}\""));
+    }
+    Ok(format!("{name}:{bare}"))
 }
 
 /// `no`, `always`, `unless-stopped`, `on-failure[:N]`.
@@ -139,32 +218,6 @@ pub fn restart(text: &str) -> Result<RestartPolicy, String> {
         name: name.to_owned(),
         maximum_retry_count,
     })
-}
-
-/// `/dev/x[:/dev/y][:rwm]`
-pub fn device(text: &str) -> Result<DeviceMapping, String> {
-    let is_mode = |part: &str| !part.is_empty() && part.chars().all(|mode| "rwm".contains(mode));
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, mode) = match *parts.as_slice() {
-        [source] => (source, source, "rwm"),
-        [source, mode] if is_mode(mode) => (source, source, mode),
-        [source, target] => (source, target, "rwm"),
-        [source, target, mode] => (source, target, mode),
-        _ => return Err(format!("invalid device specification: {text}")),
-    };
-    if source.is_empty() {
-        return Err(format!("invalid device specification: {text}"));
-    }
-    Ok(DeviceMapping {
-        path_on_host: source.to_owned(),
-        path_in_container: target.to_owned(),
-        cgroup_permissions: mode.to_owned(),
-    })
-}
-
-/// `nofile=1024[:2048]` of `--ulimit`
-pub fn ulimit(text: &str) -> Result<Ulimit, String> {
-    limit(text).map_err(|why| format!("invalid argument \"{text}\" for \"--ulimit\" flag: {why}"))
 }
 
 /// Resources that can be limited (go-units, `ulimit.go`).
@@ -231,11 +284,10 @@ pub fn mount(text: &str) -> Result<Mount, String> {
         kind: "volume".into(),
         ..Mount::default()
     };
-    let invalid = |why: String| format!("invalid argument \"{text}\" for \"--mount\" flag: {why}");
     let truth = |key: &str, value: Option<&str>| match value {
         None | Some("1" | "true" | "True" | "TRUE" | "t" | "T") => Ok(true),
         Some("0" | "false" | "False" | "FALSE" | "f" | "F") => Ok(false),
-        Some(other) => Err(invalid(format!("invalid value for {key}: {other}"))),
+        Some(other) => Err(format!("invalid value for {key}: {other}")),
     };
     for field in fields(text) {
         let (key, value) = match field.split_once('=') {
@@ -263,8 +315,8 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             }
             _ => {}
         }
-        let value = value
-            .ok_or_else(|| invalid(format!("invalid field '{field}' must be a key=value pair")))?;
+        let value =
+            value.ok_or_else(|| format!("invalid field '{field}' must be a key=value pair"))?;
         let owned = value.to_owned();
         match key.as_str() {
             "type" => mount.kind = value.to_ascii_lowercase(),
@@ -275,7 +327,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
                 mount.bind_options.get_or_insert_default().propagation = value.to_ascii_lowercase();
             }
             "bind-recursive" => bind_recursive(&mut mount, value)
-                .ok_or_else(|| invalid(format!("invalid value for {key}: {value}")))?,
+                .ok_or_else(|| format!("invalid value for {key}: {value}"))?,
             "volume-subpath" => mount.volume_options.get_or_insert_default().subpath = owned,
             "image-subpath" => {
                 mount.image_options = Some(ImageOptions { subpath: owned });
@@ -293,18 +345,18 @@ pub fn mount(text: &str) -> Result<Mount, String> {
                 options.insert(name.to_owned(), text.to_owned());
             }
             "tmpfs-size" => {
-                mount.tmpfs_options.get_or_insert_default().size_bytes = bytes(value)
-                    .map_err(|_| invalid(format!("invalid value for {key}: {value}")))?;
+                mount.tmpfs_options.get_or_insert_default().size_bytes =
+                    bytes(value).map_err(|_| format!("invalid value for {key}: {value}"))?;
             }
             "tmpfs-mode" => {
                 mount.tmpfs_options.get_or_insert_default().mode = u32::from_str_radix(value, 8)
-                    .map_err(|_| invalid(format!("invalid value for {key}: {value}")))?;
+                    .map_err(|_| format!("invalid value for {key}: {value}"))?;
             }
-            _ => return Err(invalid(format!("unexpected key '{key}' in '{field}'"))),
+            _ => return Err(format!("unexpected key '{key}' in '{field}'")),
         }
     }
     if mount.target.is_empty() {
-        return Err(invalid("target is required".into()));
+        return Err("target is required".into());
     }
     let others = [
         (
@@ -334,10 +386,10 @@ pub fn mount(text: &str) -> Result<Mount, String> {
         .iter()
         .find(|(kind, set)| *set && *kind != mount.kind)
     {
-        return Err(invalid(format!(
+        return Err(format!(
             "cannot mix '{kind}-*' options with mount type '{}'",
             mount.kind
-        )));
+        ));
     }
     if mount.kind == "bind" && mount.source.starts_with('.') {
         mount.source = std::path::absolute(&mount.source).map_or(mount.source, |path| {
@@ -365,7 +417,7 @@ fn bind_recursive(mount: &mut Mount, value: &str) -> Option<()> {
 }
 
 /// Splits at commas outside quotes; a quoted field begins with `"`, and `""` in it is a quote.
-fn fields(text: &str) -> Vec<String> {
+pub(super) fn fields(text: &str) -> Vec<String> {
     let mut fields = Vec::new();
     let mut field = String::new();
     let mut quoted = false;
@@ -400,9 +452,9 @@ pub fn ports(
             return Err(format!("invalid port format for --expose: {text}"));
         }
         let (range, protocol) = protocol(text)?;
-        for port in self::range(range).ok_or_else(|| {
-            format!("invalid range format for --expose: {text}, error: invalid port")
-        })? {
+        let range = exposed_range(range)
+            .map_err(|why| format!("invalid range format for --expose: {text}, error: {why}"))?;
+        for port in range {
             ports.insert(format!("{port}/{protocol}"), Empty {});
         }
     }
@@ -500,4 +552,27 @@ fn range(text: &str) -> Option<std::ops::RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
     (first <= last).then_some(first..=last)
+}
+
+/// A port's number.
+pub fn port(text: &str) -> Result<u16, String> {
+    text.parse::<u16>().map_err(|error| {
+        let why = match error.kind() {
+            std::num::IntErrorKind::PosOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        format!("strconv.ParseUint: parsing {text:?}: {why}")
+    })
+}
+
+/// A range in the words of `--expose`.
+fn exposed_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+    if text.is_empty() {
+        return Err("empty string specified for ports".into());
+    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (port(first)?, port(last)?) {
+        (first, last) if first <= last => Ok(first..=last),
+        _ => Err(format!("invalid range specified for port: {text}")),
+    }
 }

@@ -72,6 +72,7 @@ const POINTERS: &[&str] = &[
     "MemorySwappiness",
     "OomKillDisable",
     "PidsLimit",
+    "Platform",
     "Server",
     "StopTimeout",
     "Swarm",
