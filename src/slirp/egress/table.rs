@@ -116,6 +116,16 @@ impl<K: Copy + Eq + Hash, F> Table<K, F> {
         place.content.as_mut().map(|(_, flow)| flow)
     }
 
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &F)> {
+        let numbered = (0..).zip(&self.places);
+        numbered.filter_map(|(index, place)| {
+            let (_, flow) = place.content.as_ref()?;
+            let generation = place.generation;
+            Some((Id { index, generation }, flow))
+        })
+    }
+
     /// Takes a flow out.
     pub(super) fn remove(&mut self, id: Id) -> Option<F> {
         let place = self.places.get_mut(id.index as usize)?;

@@ -46,6 +46,11 @@ impl Deadline {
         self.entered = Some(at);
     }
 
+    /// When it is.
+    pub(super) fn wanted(&self) -> Instant {
+        self.wanted
+    }
+
     /// After the entry came up: whether the deadline is really over. If not, it is entered again.
     pub(super) fn is_over(&mut self, timers: &mut Timers, now: Instant) -> bool {
         self.entered = None;

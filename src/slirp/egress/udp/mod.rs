@@ -2,8 +2,9 @@
 //!
 //! A *mapping* is such a socket (RFC 4787: endpoint-independent mapping and filtering, so what
 //! WireGuard, STUN and the like build on works). It lives five minutes after its last datagram in
-//! either direction, half a minute where it only ever asked for names. Port preservation is not
-//! attempted: two containers may have the same port.
+//! either direction, half a minute where it only ever asked for names; where a network has too many,
+//! those go first that were idle the longest. Port preservation is not attempted: two containers may
+//! have the same port.
 //!
 //! Throughput is a matter of system calls and of walks through the kernel. `up` gathers datagrams
 //! of one size for one destination, as they come from the device, into one send with
@@ -14,7 +15,8 @@
 mod down;
 mod up;
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -119,6 +121,9 @@ impl Udp {
         if self.slots.is_empty() {
             self.slots = vec![0; down::SLOT * inet::BATCH].into();
         }
+        if self.mappings.is_full() {
+            self.make_room(shared);
+        }
         let made = self.mappings.insert(guest, |id| {
             let v6 = guest.is_ipv6();
             let family = if v6 {
@@ -148,6 +153,28 @@ impl Udp {
             })
         })?;
         made.ok()
+    }
+}
+
+impl Udp {
+    /// Lets go of what was idle the longest, a sixteenth at a time so that the search is rare, of the
+    /// container that has the most: nobody loses what is his to a neighbour who wants too much.
+    fn make_room(&mut self, shared: &mut Shared) {
+        let mut holders: HashMap<IpAddr, Vec<(Instant, Id)>> = HashMap::new();
+        for (id, mapping) in self.mappings.iter() {
+            let held = holders.entry(mapping.guest.ip()).or_default();
+            held.push((mapping.deadline.wanted(), id));
+        }
+        let Some(mut held) = holders.into_values().max_by_key(Vec::len) else {
+            return;
+        };
+        held.sort_unstable();
+        held.truncate((held.len() / 16).max(1));
+        for (_, id) in held {
+            if let Some(mut mapping) = self.mappings.remove(id) {
+                mapping.deadline.cancel(&mut shared.timers);
+            }
+        }
     }
 }
 
