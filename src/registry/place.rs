@@ -23,7 +23,7 @@ use super::http::{Http, Request, Response, SHORT, go_name};
 use super::url::{Scheme, Url};
 use crate::types::reference::Reference;
 
-/// What a [`Repository`] is opened for.
+/// What a [`Repository`](super::Repository) is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading: mirrors are asked first.

@@ -76,7 +76,7 @@ impl Files {
         }
     }
 
-    /// [`resolve`] by these.
+    /// [`resolve()`] by these.
     ///
     /// # Errors
     ///

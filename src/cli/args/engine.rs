@@ -69,8 +69,12 @@ pub struct SystemPrune {
     /// Remove all unused images not just dangling ones
     #[arg(short, long)]
     pub all: bool,
-    /// Provide filter values (e.g. "label=<key>=<value>")
-    #[arg(long, value_name = "filter")]
+    /// Which of them.
+    #[arg(
+        long,
+        value_name = "filter",
+        help = "Provide filter values (e.g. \"label=<key>=<value>\")"
+    )]
     pub filter: Vec<String>,
     /// Do not prompt for confirmation
     #[arg(short, long)]

@@ -148,10 +148,14 @@ fn mount_source(
         subpath => open_part(path, subpath).map(|(part, is_dir)| (Some(part), is_dir)),
     };
     let (part, is_dir) = found.map_err(|error| {
+        let whole = match subpath {
+            "" => path.clone(),
+            subpath => path.join(subpath),
+        };
         let what = format!(
             "create mountpoint for {} mount: stat {}",
             mount.target,
-            path.join(subpath).display()
+            whole.display()
         );
         failed(what, &error)
     })?;
