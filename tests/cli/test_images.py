@@ -337,7 +337,8 @@ class Import(Case):
             self.docker("run", "--rm", "web:1", "echo", "from the web", out="from the web")
             self.docker("import", url + "none", "web:2", code=1, err=re.compile(f"failed to GET {url}none with status 404 Not Found"))
             self.docker("import", url + "broken", "web:2", code=1, err=re.compile("EOF"))
-            self.docker("import", "ftp://127.0.0.1/a", "web:2", code=1, err=re.compile("unsupported protocol scheme"))
+            status, _, answer = self.daemon.http("POST", "/images/create?fromSrc=ftp://127.0.0.1/a&repo=web")
+            self.equal((status, answer["message"]), (400, 'Get "ftp://127.0.0.1/a": unsupported protocol scheme "ftp"'), "answer")
             self.docker("image", "inspect", "web:2", code=1)
             self.docker("rmi", "web:1")
         finally:
