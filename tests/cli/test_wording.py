@@ -67,7 +67,7 @@ class Wording(Case):
             ("GET", f"/containers/{name}/top?ps_args=-o%20comm", 500, "Couldn't find PID field in ps output"),
             ("GET", f"/containers/{name}/top?ps_args=-o%20ppid=PID", 500, 'specifying "ppid=PID" is not allowed'),
             ("POST", f"/containers/{name}/attach?detachKeys=foo", 400, "Invalid detach keys (foo) provided"),
-            ("POST", f"/containers/{made}/start?checkpoint=x", 400, "checkpoint is only supported in experimental mode"),
+            ("POST", f"/containers/{made}/start?checkpoint=xy", 400, "checkpoint is only supported in experimental mode"),
             ("POST", f"/containers/{made}/start?checkpoint-dir=x", 403, "custom checkpointdir is not supported"),
             ("POST", f"/containers/{name}/wait?condition=x", 400, 'invalid condition: "x"'),
         ])
@@ -201,13 +201,14 @@ class Wording(Case):
              f"cannot join network namespace of a non running container: container {stopped} is created"),
             (("--network", "container:nosuch"), 500, "joining network namespace of container: No such container: nosuch"),
             (("--pid", "container:" + stopped), 500, f"failed to join PID namespace: container {stopped_id} is not running"),
-            (("--ipc", "container:nosuch"), 400, "failed to join IPC namespace: No such container: nosuch"),
             (("--ipc", "container:" + other), 400, re.compile(
                 r"failed to join IPC namespace: container [0-9a-f]{64}: non-shareable IPC \(hint: use IpcMode:shareable for the donor container\)")),
             (("--network", "nosuch"), 404, "failed to set up container networking: network nosuch not found"),
         ):
             with self.subTest(flags):
                 self.said("POST", f"/containers/{self.create(*flags)}/start", status, text)
+        for flag in ("--ipc", "--pid"):
+            self.docker("create", flag, "container:nosuch", "busybox", code=1, err=re.compile("No such container: nosuch"))
 
     def test_bind_source(self):
         self.said("POST", f"/containers/{self.create('-v', '/proc/no/such:/a')}/start", 500,
