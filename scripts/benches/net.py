@@ -2,7 +2,7 @@
 
 As root the whole bench runs in a network namespace of its own, which plays the host: what is measured never leaves the
 machine. Servers outside listen at HOST, an address that is not loopback's, so a container sees its client's address.
-MOSS_BENCH_PARTS names the parts that are wanted: outbound, small, datagrams, many, published, requests, names.
+MOSS_BENCH_PARTS names the parts that are wanted, with spaces between: outbound, small, datagrams, many, published, requests, names.
 """
 
 import glob
