@@ -8,7 +8,7 @@
 //! Needs Linux 5.3 (clone3 with a pidfd).
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// New user namespace.
@@ -139,7 +139,7 @@ pub fn reap(pid: i32) -> Option<i32> {
 /// What close_range(2) fails with; on kernels before 5.11 each descriptor up to the limit is
 /// marked by itself.
 pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
-    if close_range(first, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint).is_ok() {
+    if close_range(first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC).is_ok() {
         return Ok(());
     }
     for fd in first..descriptor_limit() {
@@ -153,19 +153,32 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
 /// Closes every descriptor from `first` on. Only for a process that will never again use a value
 /// that owns one: the mini init right before its loop, and a forked child that was given its own.
 pub fn close_from(first: RawFd) {
-    if close_range(first, 0).is_ok() {
+    close_span(first, RawFd::MAX);
+}
+
+/// Like [`close_from`], and `last` after all the others: who waits for its end then sees none of them.
+pub fn close_from_ending_with(first: RawFd, last: OwnedFd) {
+    let kept = last.as_raw_fd();
+    close_span(first, kept - 1);
+    close_span(kept + 1, RawFd::MAX);
+    drop(last);
+}
+
+/// See [`close_from`].
+fn close_span(first: RawFd, last: RawFd) {
+    if first > last || close_range(first, last, 0).is_ok() {
         return;
     }
-    for fd in first..descriptor_limit() {
+    for fd in first..=last.min(descriptor_limit()) {
         // SAFETY: closing is memory-safe whatever the number; the caller promises that no owner
         // of these descriptors runs again.
         unsafe { libc::close(fd) };
     }
 }
 
-fn close_range(first: RawFd, flags: libc::c_uint) -> io::Result<()> {
+fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: close_range(2) takes three integers and touches no memory.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if done == 0 {
         Ok(())
     } else {

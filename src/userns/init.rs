@@ -12,6 +12,7 @@
 
 use std::os::fd::AsFd;
 
+use rustix::pipe::PipeFlags;
 use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::sys::clone;
@@ -28,7 +29,15 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
         // With another's pid namespace orphans come here only when asked for.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     }
+    // The program waits for the end of this pipe, which comes when init has closed all that is not
+    // its own: the program never sees them in /proc/1/fd.
+    let Ok((closed, open)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
+        return 125;
+    };
+    let mut open = Some(open);
     let child = match clone::fork(|| {
+        open = None;
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&closed, &mut [0; 1]));
         // Ignored errors: without a terminal there is no foreground to take.
         let _ = rustix::process::setpgid(None, None);
         let _ = rustix::termios::tcsetpgrp(std::io::stdin().as_fd(), rustix::process::getpgrp());
@@ -38,7 +47,9 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
         Ok(pid) => pid,
         Err(_) => return 125,
     };
-    clone::close_from(3);
+    if let Some(open) = open {
+        clone::close_from_ending_with(3, open);
+    }
     loop {
         let Ok(signal) = prctl::next_signal() else {
             continue;
