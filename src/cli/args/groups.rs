@@ -7,6 +7,7 @@ use crate::cli::create::ContainerFlags;
 
 /// `moss container …`
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum ContainerGroup {
     /// Attach local standard input, output, and error streams to a running container
     Attach(Attach),
@@ -64,6 +65,7 @@ pub enum ContainerGroup {
 
 /// `moss image …`
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum ImageGroup {
     /// Show the history of an image
     History(History),
@@ -93,6 +95,7 @@ pub enum ImageGroup {
 
 /// `moss volume …`
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum VolumeGroup {
     /// Create a volume
     Create(VolumeCreate),
@@ -138,6 +141,7 @@ pub struct VolumeRm {
 
 /// `moss network …`
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum NetworkGroup {
     /// Connect a container to a network
     Connect(NetworkConnect),
@@ -269,6 +273,7 @@ pub struct NetworkRm {
 
 /// `moss system …`
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum SystemGroup {
     /// List what was leaked: mounts, processes, namespaces, directories, half-made objects
     Check(Roots),

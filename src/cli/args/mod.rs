@@ -13,7 +13,7 @@ mod parse;
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::create::ContainerFlags;
 
@@ -26,8 +26,20 @@ pub use parse::{Refusal, command, parse};
 
 /// Runs Docker and OCI images for people who have no root
 #[derive(Debug, Parser)]
-#[command(name = "moss", disable_help_flag = true, disable_version_flag = true)]
+#[command(name = NAME, disable_help_flag = true, disable_version_flag = true)]
 struct CommandLine {
+    #[command(flatten)]
+    before: BeforeVerb,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What the program is called in what it says.
+const NAME: &str = "moss";
+
+/// The flags that come before the verb.
+#[derive(Debug, Args)]
+struct BeforeVerb {
     /// Engine socket to connect to (unix:///PATH)
     #[arg(short = 'H', long, value_name = "string")]
     host: Option<String>,
@@ -49,8 +61,6 @@ struct CommandLine {
     /// Print version information and quit
     #[arg(short, long, action = ArgAction::Version)]
     version: Option<bool>,
-    #[command(subcommand)]
-    verb: Verb,
 }
 
 /// What was typed.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, Subcommand};
 
 use super::bent::{bent, text};
 use super::*;
@@ -37,7 +37,7 @@ pub fn command() -> Command {
 /// Help and version, where they are asked for; docker's words for what makes no sense.
 pub fn parse(given: &[OsString]) -> Result<Parsed, Refusal> {
     let words: Vec<String> = given.iter().map(|word| text(word.as_bytes())).collect();
-    let mut definition = bent(only_named(command(), &words));
+    let mut definition = bent(of_named(&words));
     let line = definition
         .try_get_matches_from_mut(given)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
@@ -45,11 +45,15 @@ pub fn parse(given: &[OsString]) -> Result<Parsed, Refusal> {
         Ok(line) => {
             agree(&line)?;
             Ok(Parsed {
-                host: line.host,
-                config: line.config,
+                host: line.before.host,
+                config: line.before.config,
                 verb: ungroup(line.verb),
             })
         }
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => Err(Refusal {
+            message: format!("moss version {}\n", env!("CARGO_PKG_VERSION")),
+            status: 0,
+        }),
         Err(error) => Err(refuse(&command(), &words, &error)),
     }
 }
@@ -59,12 +63,15 @@ fn agree(line: &CommandLine) -> Result<(), Refusal> {
     const LEVELS: [&str; 8] = [
         "panic", "fatal", "error", "warn", "warning", "info", "debug", "trace",
     ];
-    let level = line.log_level.to_lowercase();
+    let level = line.before.log_level.to_lowercase();
     let refuse = |message| Err(Refusal { message, status: 1 });
     if !LEVELS.contains(&level.as_str()) {
-        return refuse(format!("Unable to parse logging level: {}", line.log_level));
+        return refuse(format!(
+            "Unable to parse logging level: {}",
+            line.before.log_level
+        ));
     }
-    match line.context.as_str() {
+    match line.before.context.as_str() {
         "" | "default" => Ok(()),
         context => refuse(format!(
             "Failed to initialize: unable to resolve moss endpoint: context {context:?}: context \
@@ -73,19 +80,26 @@ fn agree(line: &CommandLine) -> Result<(), Refusal> {
     }
 }
 
-/// `command` with the flags of the verbs that `words` may name, and no others: to define those of
-/// every verb takes longer than to ask the daemon something.
-fn only_named(command: Command, words: &[String]) -> Command {
-    let mut command = command.mut_subcommands(|verb| {
-        let named = |word: &String| {
-            verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word)
-        };
-        if words.iter().any(named) {
-            verb
-        } else {
-            verb.defer(|verb| verb)
-        }
-    });
+/// The definition of the verbs that `words` may name, or of the mere names of all if they name none: to
+/// define every verb takes longer than to ask the daemon something.
+fn of_named(words: &[String]) -> Command {
+    let all = Verb::augment_subcommands(Command::new(NAME));
+    let named = |verb: &&Command| {
+        let mut names = std::iter::once(verb.get_name()).chain(verb.get_all_aliases());
+        names.any(|name| words.iter().any(|word| word == name))
+    };
+    let mut verbs: Vec<Command> = all.get_subcommands().filter(named).cloned().collect();
+    if verbs.is_empty() {
+        let only_names = all.get_subcommands().cloned();
+        verbs = only_names.map(|verb| verb.defer(|verb| verb)).collect();
+    }
+    let mut command = BeforeVerb::augment_args(Command::new(NAME))
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(verbs);
     command.build();
     command
 }
@@ -166,12 +180,6 @@ fn refuse(command: &Command, words: &[String], error: &clap::Error) -> Refusal {
             // From the definition as it stands, which shows switches as switches.
             return Refusal {
                 message: inner.render_help().to_string(),
-                status: 0,
-            };
-        }
-        ErrorKind::DisplayVersion => {
-            return Refusal {
-                message: format!("moss version {}\n", env!("CARGO_PKG_VERSION")),
                 status: 0,
             };
         }
@@ -311,6 +319,18 @@ fn laid_out(command: Command, tidy: &dyn Fn(Arg) -> Arg) -> Command {
         .mut_subcommands(|inner| laid_out(inner, tidy))
 }
 
+/// A built command with what `definition` says of its verbs: that gave way to what is said of their
+/// flags when these were defined.
+fn described(built: Command, definition: &Command) -> Command {
+    built.mut_subcommands(|verb| {
+        let Some(defined) = definition.find_subcommand(verb.get_name()) else {
+            return verb;
+        };
+        let about = defined.get_about().cloned();
+        described(verb, defined).about(about.unwrap_or_default())
+    })
+}
+
 /// The command that the words lead to, and its names.
 fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
     // One line for each flag, by their names, with no default that is empty text.
@@ -321,20 +341,10 @@ fn innermost(command: &Command, words: &[String]) -> (Command, Vec<String>) {
             _ => arg,
         }
     };
-    let mut command = command.clone();
-    let abouts: Vec<_> = command
-        .get_subcommands()
-        .map(|verb| verb.get_about().cloned())
-        .collect();
+    let mut built = command.clone();
     // First, since a verb has no flags before.
-    command.build();
-    // What is said of a verb gives way to what is said of its flags when they are defined.
-    let mut abouts = abouts.into_iter();
-    let command = command.mut_subcommands(|verb| match abouts.next().flatten() {
-        Some(about) => verb.about(about),
-        None => verb,
-    });
-    let mut command = laid_out(command, &tidy);
+    built.build();
+    let mut command = laid_out(described(built, command), &tidy);
     let mut path = vec![command.get_name().to_owned()];
     for word in words.iter().skip(1) {
         if let Some(inner) = command.find_subcommand(word) {
@@ -528,6 +538,11 @@ mod tests {
             assert_eq!(error.status, status, "{line}");
             assert!(error.message.starts_with(start), "{line}: {error}");
         }
+        let help = refused("moss container --help");
+        assert!(
+            help.message.contains("Fetch the logs of a container\n"),
+            "{help}"
+        );
         let help = refused("moss run --help");
         assert_eq!(help.status, 0);
         // Switches are shown as switches, and defaults that are nothing are not shown.
