@@ -352,7 +352,11 @@ impl Engine {
         match written {
             Some(exit) => (exit, String::new()),
             None if rebooted => (lost(255), "the host was restarted".to_owned()),
-            None => (lost(137), "the container's shim was killed".to_owned()),
+            None => {
+                let mut exit = lost(137);
+                exit.at = ShimIdentity::noted_end(&container.directory).unwrap_or(exit.at);
+                (exit, "the container's shim was killed".to_owned())
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 """Faults: killed daemons, two daemons, full disks, broken and hostile archives; nothing may be left."""
 
+import calendar
 import json
 import os
 import re
@@ -245,6 +246,23 @@ class KilledShim(Own):
         eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the container ended")
         eventually(lambda: not self.daemon.inspect("cc")["State"]["Running"], "docker inspect says so")
         self.docker("rm", "cc")
+
+    def test_time_of_its_death_is_known_without_a_daemon(self):
+        self.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
+        container = self.daemon.inspect("cc")
+        shim = parent(container["State"]["Pid"])
+        self.daemon.kill()
+        before = time.time()
+        os.kill(shim, signal.SIGKILL)
+        note = f"{self.daemon.data_home}/moss/containers/{container['Id']}/shim-end.json"
+        eventually(lambda: os.path.exists(note), "the keeper's note")
+        after = time.time()
+        self.daemon.start()
+        state = self.daemon.inspect("cc")["State"]
+        finished = state["FinishedAt"].removesuffix("Z")
+        finished = calendar.timegm(time.strptime(finished[:19], "%Y-%m-%dT%H:%M:%S")) + float("0" + finished[19:])
+        if state["ExitCode"] != 137 or not before - 0.001 <= finished <= after:
+            fail("docker inspect", f"137, finished between {before} and {after}", state)
 
 
 @once

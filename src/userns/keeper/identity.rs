@@ -18,6 +18,7 @@ use super::super::idmap::IdMap;
 use super::protocol::Build;
 use crate::sys::atomic::{self, Durability};
 use crate::sys::{fdpass, pidfd};
+use crate::types::timestamp::Timestamp;
 
 /// Name of the file.
 const FILE: &str = "keeper.json";
@@ -83,6 +84,17 @@ impl Identity {
     }
 }
 
+/// Name of the file in a container's directory that says when its shim was killed.
+const END: &str = "shim-end.json";
+
+/// When a shim ended that could not write down how its container did.
+#[derive(Debug, Serialize, Deserialize)]
+struct End {
+    shim: ShimIdentity,
+    /// Nanoseconds since 1970.
+    at: i128,
+}
+
 /// Which process is a container's shim. Means nothing after the boot that it names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimIdentity {
@@ -111,13 +123,42 @@ impl ShimIdentity {
 
     /// The shim that wrote its identity into a container's directory, if it still lives.
     pub fn living(directory: &Path) -> Option<(i32, OwnedFd)> {
-        let text = std::fs::read(directory.join(Self::FILE)).ok()?;
-        let identity: Self = serde_json::from_slice(&text).ok()?;
+        let identity = Self::read(directory)?;
         if pidfd::boot_id().ok()? != identity.boot_id {
             return None;
         }
         let process = pidfd::open_identity(identity.pid, identity.start_time).ok()?;
         Some((identity.pid, process))
+    }
+
+    /// Notes when the shim with this pid, a child of the caller's that was killed, has ended: beside
+    /// its identity in its container's directory, for a daemon that was not there to see it.
+    pub(super) fn note_end(data_root: &Path, pid: i32) -> io::Result<()> {
+        let (at, boot_id) = (Timestamp::now().nanos(), pidfd::boot_id()?);
+        for directory in std::fs::read_dir(data_root.join("containers"))?.flatten() {
+            let directory = directory.path();
+            let Some(shim) = Self::read(&directory) else {
+                continue;
+            };
+            // One of an earlier shim with the same number may be there, too; it is not heeded.
+            if shim.pid == pid && shim.boot_id == boot_id {
+                let end = serde_json::to_vec(&End { shim, at })?;
+                atomic::write(&directory.join(END), &end, Durability::Lazy)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When the shim ended that was a container's last, in nanoseconds since 1970, if the keeper saw
+    /// it killed.
+    pub fn noted_end(directory: &Path) -> Option<i128> {
+        let end: End = serde_json::from_slice(&std::fs::read(directory.join(END)).ok()?).ok()?;
+        (Self::read(directory)? == end.shim).then_some(end.at)
+    }
+
+    fn read(directory: &Path) -> Option<Self> {
+        let text = std::fs::read(directory.join(Self::FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// All shims of a data root that live.

@@ -8,6 +8,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::Server;
 use crate::sys::{fdpass, fork, pidfd};
+use crate::userns::keeper::identity::ShimIdentity;
 use crate::userns::keeper::protocol::Reply;
 
 /// A shim, its leash, and what dies with it.
@@ -43,8 +44,9 @@ impl Server {
 
     pub(super) fn reap(&mut self) {
         loop {
-            let pid = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid.as_raw(),
+            let (pid, killed) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, _)) => (pid.as_raw(), false),
+                Ok(WaitStatus::Signaled(pid, ..)) => (pid.as_raw(), true),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
@@ -55,6 +57,10 @@ impl Server {
                 shim.receive();
                 for process in &shim.held {
                     let _ = pidfd::kill(process, rustix::process::Signal::KILL);
+                }
+                if killed && let Some(data_root) = &self.data_root {
+                    // Unsaid, the container's end is when a daemon looks.
+                    let _ = ShimIdentity::note_end(data_root, pid);
                 }
                 self.idle_since = Instant::now();
             }
