@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::api::container::{ContainerConfig, FilesystemChange};
 use crate::api::json;
-use crate::container::copy::{self, Copier, PathStat, Place, Refusal, Reply, ViewMount, Work};
+use crate::container::copy::{self, Copier, Ids, PathStat, Place, Refusal, Reply, ViewMount, Work};
 use crate::container::protocol::Started;
 use crate::container::record::{MountKind, Record};
 use crate::container::spec;
@@ -25,7 +25,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::engine::images::image_error;
 use crate::engine::start::{make_source, reopen};
 use crate::image::{self, Commit};
-use crate::overlay::Rootfs;
+use crate::overlay::{Driver, Rootfs};
 use crate::sys::pidfd;
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
@@ -181,7 +181,7 @@ impl Engine {
         let work = Work::Unpack {
             path: unpacking.path.clone(),
             overwrite: unpacking.overwrite,
-            user: unpacking.as_user.then(|| record.config.user.clone()),
+            user: unpacking.as_user.then(|| self.user_of(&record)),
             readonly_rootfs: record.host_config.readonly_rootfs,
         };
         let (mut copier, _held) = match self.copier(&container, work, stop) {
@@ -337,7 +337,18 @@ impl Engine {
             upper: Paths(&container.directory).upper(),
             lower: self.layers(&record),
         };
-        start(place, work, None, stop)
+        let mut ids = self.ids(&record)?;
+        // Which maps what is shown: on disk are ids inside.
+        ids.owners = ids.owners.filter(|_| record.driver != Driver::Fuse);
+        start(place, work, ids, None, stop)
+    }
+
+    /// How a container's owners are archived.
+    fn ids(&self, record: &Record) -> Result<Ids> {
+        Ok(Ids {
+            owners: self.owners(record)?,
+            strict: !self.facts.id_map.is_single(),
+        })
     }
 
     /// A process that sees the container's root. What is returned beside it holds a container that
@@ -348,15 +359,16 @@ impl Engine {
         work: Work,
         stop: &Stop,
     ) -> Result<(Copier, Option<MutexGuard<'a, ()>>)> {
+        let ids = self.ids(&container.record())?;
         let started = container.settled().record.state.started();
         if let Some(root) = started.and_then(root_of) {
-            return Ok((start(Place::Running, work, Some(root), stop)?, None));
+            return Ok((start(Place::Running, work, ids, Some(root), stop)?, None));
         }
         let held = container.operate();
         let started = container.settled().record.state.started();
         if let Some(root) = started.and_then(root_of) {
             drop(held);
-            return Ok((start(Place::Running, work, Some(root), stop)?, None));
+            return Ok((start(Place::Running, work, ids, Some(root), stop)?, None));
         }
         {
             let mut data = container.data();
@@ -370,7 +382,7 @@ impl Engine {
             data.discard_prepared();
         }
         let place = self.mounted(container, !matches!(work, Work::Unpack { .. }))?;
-        Ok((start(place, work, None, stop)?, Some(held)))
+        Ok((start(place, work, ids, None, stop)?, Some(held)))
     }
 
     /// The root of a container that does not run.
@@ -427,14 +439,15 @@ impl Engine {
                 upper: paths.upper(),
                 work: paths.work(),
                 volatile,
+                owners: self.owners(&record)?,
             },
             mounts,
         })
     }
 }
 
-fn start(place: Place, work: Work, root: Option<OwnedFd>, stop: &Stop) -> Result<Copier> {
-    let copier = Copier::start(place, work, root)
+fn start(place: Place, work: Work, ids: Ids, root: Option<OwnedFd>, stop: &Stop) -> Result<Copier> {
+    let copier = Copier::start(place, work, ids, root)
         .map_err(|error| Error::io("cannot start a process that copies", &error))?;
     stop.watch(&copier)?;
     Ok(copier)

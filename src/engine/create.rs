@@ -5,10 +5,7 @@
 //! name only with its record in it.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-
-use rustix::fs::{Dir, DirEntry, Mode, OFlags, ResolveFlags, openat2};
+use std::os::fd::AsFd;
 
 use crate::api::container::{
     ContainerConfig, CreateRequest, CreateResponse, HostConfig, NetworkingConfig, PortMap,
@@ -23,9 +20,9 @@ use crate::engine::images::image_error;
 use crate::engine::platforms;
 use crate::engine::update::{NO_LIMITS, is_limited};
 use crate::engine::{Engine, Reloadable};
-use crate::engine::{endpoints, rootdir, spare};
+use crate::engine::{endpoints, fill, rootdir, spare};
 use crate::image::{self, Image};
-use crate::sys::tree;
+use crate::overlay::Driver;
 use crate::types::digest::Digest;
 use crate::types::id::ContainerId;
 use crate::types::name;
@@ -56,6 +53,7 @@ impl Engine {
         // The client's mistakes come before the image: a client that is told that there is no image
         // pulls it.
         self.validate(&config, &host_config)?;
+        let userns = self.asked_userns(&config, &host_config)?;
         self.check_long_mounts(&host_config)?;
         spec::normalise_ports(&mut config, &mut host_config);
         if !config.working_dir.is_empty() {
@@ -85,6 +83,9 @@ impl Engine {
         warnings.extend(not_done(&host_config));
         self.name_by_id(&mut host_config)?;
         fill_defaults(&mut config, &mut host_config, &self.now().settings);
+        self.settle_userns(userns, &mut host_config)?;
+        let (driver, wrong_owners) = self.driver_of(&host_config)?;
+        warnings.extend(wrong_owners);
         let id = ContainerId::random();
         self.settle_networks(&id, &mut host_config, &mut networking_config)?;
         let joined = match host_config.network_mode.strip_prefix("container:") {
@@ -113,6 +114,7 @@ impl Engine {
                 config,
                 host_config,
                 networking_config,
+                driver,
                 read_only_non_recursive,
             );
             if made.is_err() {
@@ -204,6 +206,7 @@ impl Engine {
         config: ContainerConfig,
         mut host_config: HostConfig,
         networking: NetworkingConfig,
+        driver: Driver,
         read_only_non_recursive: bool,
     ) -> Result<()> {
         let layers = self.images.layer_paths_of(&image.layers);
@@ -227,7 +230,7 @@ impl Engine {
             image_name,
             os: image.os.clone(),
             layers: image.layers.clone(),
-            driver: self.settings.storage_driver,
+            driver,
             config,
             host_config,
             networking,
@@ -394,6 +397,8 @@ impl Engine {
 
     fn make_each_volume(&self, record: &mut Record, made: &mut Vec<String>) -> Result<()> {
         let layers = self.images.layer_paths_of(&record.layers);
+        let owners = self.owners(record)?;
+        let owners = owners.filter(|_| record.driver == Driver::Fuse);
         for point in &mut record.mounts {
             if point.kind != MountKind::Volume || !point.source.as_os_str().is_empty() {
                 continue;
@@ -411,12 +416,14 @@ impl Engine {
             // A path in it that is not there is found out at the start.
             if point.populate
                 && !volume::mounted::is_wanted(&made_volume.options)
-                && let Ok(target) = part_of(root, &point.subpath)
-                && is_empty(&target)
+                && let Some(target) = fill::empty_part(root, &point.subpath)
             {
-                populate(&layers, &point.destination, target.as_fd()).map_err(|error| {
-                    Error::io(format!("cannot fill volume {name} from the image"), &error)
-                })?;
+                let scratch = self.settings.data_root.join("containers");
+                let scratch = scratch.join(format!(".fill-{}", record.id));
+                let place = &point.destination;
+                fill::fill(&layers, owners.as_ref(), &scratch, place, target.as_fd()).map_err(
+                    |error| Error::io(format!("cannot fill volume {name} from the image"), &error),
+                )?;
             }
         }
         Ok(())
@@ -557,47 +564,4 @@ fn check_platform(
                 Error::invalid(error.to_string())
             })?;
     platforms::check(store, image, &wanted, name)
-}
-
-/// Copies what the image has at `destination` into the volume at `volume`. Layers are searched
-/// through a read-only overlay of their own, so whiteouts and links mean what they mean there.
-fn populate(
-    layers: &[std::path::PathBuf],
-    destination: &str,
-    volume: BorrowedFd<'_>,
-) -> std::io::Result<()> {
-    let root = crate::overlay::mount_readonly(layers)?;
-    let source = openat2(
-        root.as_fd(),
-        destination.trim_start_matches('/'),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    );
-    let source = match source {
-        Ok(source) => source,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-            return Ok(());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    crate::volume::populate::populate(source.as_fd(), volume)
-}
-
-/// What of a volume is mounted, where that is a directory.
-fn part_of(root: &Path, subpath: &str) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if subpath.is_empty() {
-        return tree::open_dir(root);
-    }
-    let base = tree::open_dir(root)?;
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(base, subpath, flags, Mode::empty(), how)?)
-}
-
-fn is_empty(directory: &OwnedFd) -> bool {
-    let is_entry = |entry: rustix::io::Result<DirEntry>| {
-        entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
-    };
-    Dir::read_from(directory).is_ok_and(|mut entries| !entries.any(is_entry))
 }

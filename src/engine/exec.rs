@@ -283,7 +283,7 @@ impl Engine {
         }
         let mut command = exec.config.cmd.clone().unwrap_or_default().into_iter();
         let user = match exec.config.user.as_str() {
-            "" => container.data().record.config.user.clone(),
+            "" => self.user_of(&container.record()),
             user => user.to_owned(),
         };
         let keys = match exec.config.detach_keys.as_str() {

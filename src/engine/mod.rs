@@ -8,9 +8,10 @@
 //!
 //! | file | verbs |
 //! |---|---|
-//! | `create`, `spare`; `endpoints`, `rootdir` for what it refuses | create |
+//! | `create`, `spare`; `endpoints`, `rootdir` for what it refuses, `fill` for volumes | create |
 //! | `start`, `ahead`; `plan`, `devices` for what it starts | start; what happens at exit |
 //! | `stop` | stop, kill, restart, wait, resize, rename |
+//! | `userns` | whose files are whose |
 //! | `pause`, `update` | theirs |
 //! | `restart`, `health` | restart policies, health checks; both by `timers` |
 //! | `copy` | cp, export, diff, commit |
@@ -38,6 +39,7 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod facts;
+mod fill;
 mod health;
 pub mod images;
 mod import;
@@ -67,6 +69,7 @@ mod stop;
 pub mod system;
 mod timers;
 mod update;
+mod userns;
 mod volumes;
 
 use std::collections::HashMap;
@@ -153,6 +156,8 @@ pub struct Engine {
     /// For what is done later, when the engine may be gone.
     me: Weak<Self>,
     ahead: containers::Places,
+    /// Whether the FUSE driver works here, once somebody wants to know.
+    fuse: OnceLock<std::result::Result<(), String>>,
 }
 
 /// Which container an exec session belongs to.
@@ -264,6 +269,7 @@ impl Engine {
                 timers,
                 me: weak.clone(),
                 ahead: containers::Places::default(),
+                fuse: OnceLock::new(),
             }
         });
         let unreachable = engine

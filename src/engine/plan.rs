@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ use crate::userns::from_spec::Context;
 use crate::userns::plan::{
     CapabilitySets, FilterInstruction, Namespace, Plan, Process, ProcessIdentity,
 };
-use crate::userns::{idmap, seccomp, spec_to_plan};
+use crate::userns::{seccomp, spec_to_plan};
 
 /// Compiled filters of the profiles seen: nearly always one.
 #[derive(Default)]
@@ -183,8 +183,10 @@ impl Engine {
         {
             host.to_mut().devices = Some(devices::expand(asked)?);
         }
+        let mut config = self.linked_config(record);
+        config.user = self.user_of(record);
         let input = SpecInput {
-            config: &self.linked_config(record),
+            config: &config,
             host: &host,
             mounts: &mounts,
             files: &files,
@@ -196,7 +198,7 @@ impl Engine {
         };
         let spec = spec::build(&input).map_err(|error| spec_error(&error))?;
         let context = Context {
-            id_map: idmap::nested(&self.facts.id_map),
+            id_map: self.map_of(&record.host_config.userns_mode)?,
             identities: &joined.all(),
             compile: &|profile| self.filters.compile(profile),
         };
@@ -241,13 +243,19 @@ impl Engine {
         Ok(process)
     }
 
-    /// Sees to it that the files exist which are bound over the image's own.
-    pub(super) fn make_files(&self, directory: &Path) -> Result<()> {
+    /// Sees to it that the files exist which are bound over the image's own, and are root's inside.
+    pub(super) fn make_files(&self, record: &Record, directory: &Path) -> Result<()> {
+        let owners = self.owners(record)?;
+        let root = owners.and_then(|map| map.outside(0, 0));
         for path in FILES.iter().map(|(file, _)| directory.join(file)) {
             std::fs::File::options()
                 .append(true)
                 .create(true)
                 .open(&path)
+                .and_then(|file| match root {
+                    Some((uid, gid)) => fchown(file, Some(uid), Some(gid)),
+                    None => Ok(()),
+                })
                 .map_err(|error| Error::io(format!("cannot make {}", path.display()), &error))?;
         }
         Ok(())
@@ -349,14 +357,13 @@ impl Engine {
     /// The processes whose namespaces the container joins; they must run, which Docker finds out at
     /// the start.
     pub(super) fn joined(&self, record: &Record) -> Result<Identities> {
-        let host = &record.host_config;
         // In dockerd's order: of several that cannot be joined the first is told of.
         let (net, ipc, pid) = (
             self.joined_network(record)?,
-            self.joined_ipc(&host.ipc_mode)
+            self.joined_ipc(record)
                 .map_err(|error| error.during("failed to join IPC namespace"))?,
             // Found out while the spec is made, where whatever goes wrong is the host's failure.
-            self.joined_pid(&host.pid_mode)
+            self.joined_pid(record)
                 .map_err(|error| error.during("failed to join PID namespace").hidden())?,
         );
         Ok(Identities { net, pid, ipc })
@@ -385,11 +392,12 @@ impl Engine {
                 other.state.as_str()
             ))
         })?;
+        self.check_same_map(record, &other)?;
         Ok(Some(process))
     }
 
-    fn joined_ipc(&self, mode: &str) -> Result<Option<ProcessIdentity>> {
-        let Some(name) = mode.strip_prefix("container:") else {
+    fn joined_ipc(&self, record: &Record) -> Result<Option<ProcessIdentity>> {
+        let Some(name) = record.host_config.ipc_mode.strip_prefix("container:") else {
             return Ok(None);
         };
         let other = self
@@ -404,15 +412,17 @@ impl Engine {
                  container)"
             )));
         }
+        self.check_same_map(record, &other)?;
         Ok(Some(process))
     }
 
-    fn joined_pid(&self, mode: &str) -> Result<Option<ProcessIdentity>> {
-        let Some(name) = mode.strip_prefix("container:") else {
+    fn joined_pid(&self, record: &Record) -> Result<Option<ProcessIdentity>> {
+        let Some(name) = record.host_config.pid_mode.strip_prefix("container:") else {
             return Ok(None);
         };
         let other = self.containers.find(name)?.record();
         let process = identity(&other).ok_or_else(|| Error::not_running(name))?;
+        self.check_same_map(record, &other)?;
         Ok(Some(process))
     }
 }

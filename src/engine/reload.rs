@@ -30,6 +30,8 @@ pub struct Reloadable {
     pub ipc_mode: String,
     /// Their cgroup namespace's mode.
     pub cgroupns_mode: String,
+    /// The mode of their user namespace.
+    pub userns_mode: String,
     /// Seconds that containers are given to stop when the daemon ends and takes them along. As
     /// under `live-restore` it never does, this is shown and no more.
     pub shutdown_timeout: i64,
@@ -91,6 +93,7 @@ impl Engine {
             ("default-cgroupns-mode", settings.cgroupns_mode.clone()),
             ("default-ipc-mode", settings.ipc_mode.clone()),
             ("default-shm-size", settings.shm_size.to_string()),
+            ("default-userns", settings.userns_mode.clone()),
             (
                 "insecure-registries",
                 list(&settings.registry.insecure_registries),

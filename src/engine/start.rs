@@ -288,7 +288,7 @@ impl Engine {
         }
         let mut points = record.mounts.iter();
         points.try_for_each(|point| self.check_subpath(point))?;
-        self.make_files(&container.directory)?;
+        self.make_files(record, &container.directory)?;
         let init = self.init_of(record)?;
         let plan = self.plan(record, &container.directory, &joined, init.as_deref())?;
         log::check_values(&record.host_config.log_config).map_err(|why| {
@@ -306,6 +306,7 @@ impl Engine {
                 upper: paths.upper(),
                 work: paths.work(),
                 volatile: record.host_config.auto_remove,
+                owners: self.owners(record)?,
             },
             plan,
             open_stdin: config.open_stdin,

@@ -33,6 +33,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::mount::{FilesystemError, clone_tree};
+use crate::types::idmap::IdMapping;
 
 /// How layers become one tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,11 @@ pub struct Rootfs {
     pub work: PathBuf,
     /// Nothing written need survive a crash: no sync, also not on unmount.
     pub volatile: bool,
+    /// The map of the container's user namespace, where it is not the plain one: ids inside are those
+    /// of the files in the layers. The FUSE driver alone can show them so; with others the image's
+    /// files have wrong owners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners: Option<IdMapping>,
 }
 
 /// Why there is no root filesystem.
@@ -168,28 +174,69 @@ pub fn mount_readonly(layers: &[PathBuf]) -> io::Result<OwnedFd> {
         [layer] => Ok(std::fs::File::open(layer)?.into()),
         layers => native::mount_layers(layers).or_else(|error| {
             // Where neither can be had, the kernel's answer tells more.
-            fuse::mount_layers(layers).map_err(|_| error)
+            fuse::mount_layers(layers, None).map_err(|_| error)
         }),
     }
 }
 
+/// The same, with the owners that a container with this map knows.
+///
+/// # Errors
+///
+/// The kernel's refusal; where FUSE cannot be had.
+pub fn mount_owned(layers: &[PathBuf], owners: &IdMapping) -> io::Result<OwnedFd> {
+    fuse::mount_layers(layers, Some(owners))
+}
+
+/// What the layers (topmost first) look like together as a directory, which is made in `place`.
+///
+/// # Errors
+///
+/// The filesystem's.
+pub fn copy_layers(layers: &[PathBuf], place: &Path) -> Result<PathBuf, Error> {
+    let rootfs = Rootfs {
+        driver: Driver::Copy,
+        lower: layers.to_owned(),
+        upper: place.join("upper"),
+        work: place.join("work"),
+        volatile: true,
+        owners: None,
+    };
+    for directory in [&rootfs.upper, &rootfs.work] {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| Error::step(&rootfs, "making the directories of a copy", error))?;
+    }
+    fuse::copy_whole(&rootfs)?;
+    Ok(rootfs.upper)
+}
+
 /// Layers (topmost first) as one tree for a container that mounts an image: attached nowhere. May
-/// fork, and so is for the single-threaded shim.
+/// fork, and so is for the single-threaded shim. `owners` as in [`Rootfs`].
 ///
 /// # Errors
 ///
 /// The kernel's refusal; several layers where nothing can be laid over anything.
-pub fn mount_image(driver: Driver, layers: &[PathBuf]) -> io::Result<Root> {
+pub fn mount_image(
+    driver: Driver,
+    layers: &[PathBuf],
+    owners: Option<&IdMapping>,
+) -> io::Result<Root> {
+    let serve = || {
+        fuse::serve_layers(layers, owners).map(|(tree, server)| Root {
+            tree,
+            server: Some(server),
+        })
+    };
+    if owners.is_some() && driver == Driver::Fuse {
+        return serve();
+    }
     if let [layer] = layers {
         let tree = clone_tree(layer, false)?;
         return Ok(Root { tree, server: None });
     }
     match driver {
         Driver::Overlay2 => native::mount_layers(layers).map(|tree| Root { tree, server: None }),
-        Driver::Fuse => fuse::serve_layers(layers).map(|(tree, server)| Root {
-            tree,
-            server: Some(server),
-        }),
+        Driver::Fuse => serve(),
         Driver::Copy => Err(io::Error::other(
             "an image of several layers wants an overlay, and this host has none",
         )),
@@ -241,6 +288,15 @@ pub fn probe(dir: &Path) -> Probe {
     }
 }
 
+/// Tries the FUSE driver in `dir` as [`probe`] does, whatever else works.
+///
+/// # Errors
+///
+/// What it lacks.
+pub fn try_fuse(dir: &Path) -> Result<(), Error> {
+    trial(dir, Driver::Fuse, fuse::try_at)
+}
+
 /// Tries a driver with directories below `dir` that are removed again.
 fn trial(
     dir: &Path,
@@ -254,6 +310,7 @@ fn trial(
         upper: base.join("upper"),
         work: base.join("work"),
         volatile: true,
+        owners: None,
     };
     let outcome = try_at(&rootfs);
     // Left over: at worst an empty directory, and the outcome matters more.

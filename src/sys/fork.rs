@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
+use serde::Serialize;
 
 use super::clone;
 
@@ -70,9 +71,9 @@ pub fn fork_keeping<const N: usize>(
     })
 }
 
-/// The same for any number of descriptors. `with` goes to the child as it is; being `Copy`, it owns
-/// no descriptor either.
-pub fn fork_holding<T: Copy + 'static>(
+/// The same for any number of descriptors. `with` goes to the child as it is; being what can be
+/// written down, it owns no descriptor either.
+pub fn fork_holding<T: Serialize + 'static>(
     keep: Vec<OwnedFd>,
     with: T,
     body: fn(Vec<OwnedFd>, T) -> i32,

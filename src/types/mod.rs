@@ -10,6 +10,8 @@ pub mod detach_keys;
 pub mod digest;
 pub mod duration;
 pub mod id;
+pub mod idmap;
+pub mod keep_id;
 pub mod name;
 pub mod path;
 pub mod platform;

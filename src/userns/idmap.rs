@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Extent, IdMapping};
 use super::subid::{self, Range};
+use crate::types::idmap;
+use crate::types::keep_id::KeepId;
 
 /// The most extents in a map. The kernel takes 340 lines but only one page in one write, and a
 /// line is up to 33 bytes.
@@ -143,6 +145,91 @@ pub fn nested(outer: &IdMap) -> IdMapping {
         gids: one_to_one(&outer.mapping.gids),
         deny_setgroups: outer.mapping.deny_setgroups,
     }
+}
+
+/// Why a container cannot have the map that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{keep} wants the {kind} ids 0 to {last} in the container, and there are {granted}: {reason}"
+)]
+pub struct TooFew {
+    keep: KeepId,
+    kind: &'static str,
+    last: u32,
+    granted: u64,
+    reason: String,
+}
+
+/// The map of a container's namespace in which the caller's ids are where `keep` says. As in podman
+/// the others keep their order: 0 to N-1 are the subordinate ids that are 1 to N otherwise.
+///
+/// # Errors
+/// Where there are fewer ids than that.
+pub fn keep_id(outer: &IdMap, keep: KeepId) -> Result<IdMapping, TooFew> {
+    let (uid, gid) = kept_ids(outer, keep);
+    let too_few = |kind, last, extents: &[Extent]| TooFew {
+        keep,
+        kind,
+        last,
+        granted: extents.iter().map(|extent| u64::from(extent.count)).sum(),
+        reason: match &outer.origin {
+            Origin::Single { reason } => reason.clone(),
+            Origin::Subordinate if kind == "user" => "/etc/subuid grants no more".into(),
+            Origin::Subordinate => "/etc/subgid grants no more".into(),
+            Origin::Identity => "this namespace has no more".into(),
+        },
+    };
+    let (uids, gids) = (&outer.mapping.uids, &outer.mapping.gids);
+    Ok(IdMapping {
+        uids: moved(uids, uid).ok_or_else(|| too_few("user", uid, uids))?,
+        gids: moved(gids, gid).ok_or_else(|| too_few("group", gid, gids))?,
+        deny_setgroups: outer.mapping.deny_setgroups,
+    })
+}
+
+/// The caller's user and group in a container's namespace.
+pub fn kept_ids(outer: &IdMap, keep: KeepId) -> (u32, u32) {
+    // 0 of the keeper's namespace is the caller, whose own number is on the other side.
+    let own = |extents: &[Extent]| idmap::outside(extents, 0).unwrap_or(0);
+    (
+        keep.uid.unwrap_or_else(|| own(&outer.mapping.uids)),
+        keep.gid.unwrap_or_else(|| own(&outer.mapping.gids)),
+    )
+}
+
+/// Every id of a namespace but that its 0 is `place` inside, and 1 to `place` are one less; split
+/// where its map is. `None` where one of these is missing.
+fn moved(map: &[Extent], place: u32) -> Option<Vec<Extent>> {
+    let mut extents = Vec::new();
+    let mut low: u64 = 0;
+    for own in one_to_one(map) {
+        let (first, end) = (
+            u64::from(own.inside),
+            u64::from(own.inside) + u64::from(own.count),
+        );
+        let place = u64::from(place);
+        let parts = [
+            (0, 1, place),
+            (1, place + 1, 0),
+            (place + 1, u64::MAX, place + 1),
+        ];
+        for (from, to, inside) in parts {
+            let (start, stop) = (first.max(from), end.min(to));
+            if start >= stop {
+                continue;
+            }
+            if from <= place {
+                low += stop - start;
+            }
+            extents.push(Extent {
+                inside: u32::try_from(inside + (start - from)).ok()?,
+                outside: u32::try_from(start).ok()?,
+                count: u32::try_from(stop - start).ok()?,
+            });
+        }
+    }
+    extents.sort_by_key(|extent| extent.inside);
+    (low == u64::from(place) + 1).then_some(extents)
 }
 
 /// Every id of a namespace as itself, split where its map is.
@@ -399,6 +486,49 @@ mod tests {
     }
 
     #[test]
+    fn the_caller_is_where_it_is_asked_for() {
+        let outer = IdMap::of(&caller(1001, &[(300_000, 10), (100_000, 65526)], ALL));
+        let kept = |mode: &str| keep_id(&outer, mode.parse().unwrap()).unwrap();
+        let map = kept("keep-id:uid=5");
+        assert_eq!(format(&map.uids), "0 1 5\n5 0 1\n6 6 5\n11 11 65526\n");
+        // The group is the caller's own number then, beyond the first range here.
+        assert_eq!(
+            format(&map.gids),
+            "0 1 10\n10 11 991\n1001 0 1\n1002 1002 64535\n"
+        );
+        assert_eq!(
+            format(&kept("keep-id:uid=0").uids),
+            "0 0 1\n1 1 10\n11 11 65526\n"
+        );
+        assert!(kept("keep-id:uid=0,gid=0").is_plain() && !map.is_plain());
+        assert_eq!(
+            format(&kept("keep-id:uid=65536").uids),
+            "0 1 10\n10 11 65526\n65536 0 1\n"
+        );
+        let refused =
+            |map: &IdMap, mode: &str| keep_id(map, mode.parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(
+            refused(&outer, "keep-id:uid=1,gid=65537"),
+            "keep-id:uid=1,gid=65537 wants the group ids 0 to 65537 in the container, and there are \
+             65537: /etc/subgid grants no more"
+        );
+        assert_eq!(
+            refused(&IdMap::single(1001, 1001, "so"), "keep-id"),
+            "keep-id wants the user ids 0 to 1001 in the container, and there are 1: so"
+        );
+        let root = IdMap::of(&caller(0, &[], ALL));
+        assert_eq!(
+            format(
+                &keep_id(&root, "keep-id:uid=7".parse().unwrap())
+                    .unwrap()
+                    .uids
+            ),
+            "0 1 7\n7 0 1\n8 8 4294967287\n"
+        );
+        assert!(keep_id(&root, KeepId::default()).unwrap().is_plain());
+    }
+
+    #[test]
     fn a_map_never_exceeds_what_one_write_takes() {
         let many: Vec<_> = (0..500).map(|n| (100_000 + n * 20, 10)).collect();
         let (text, _) = map(1001, &many, ALL);
@@ -406,6 +536,35 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_kept_id_moves_the_others_and_loses_none(
+            uid in 0u32..200,
+            ranges in prop::collection::vec((300u32..600, 1u32..100), 1..6),
+            place in 0u32..300,
+        ) {
+            let outer = IdMap::of(&caller(uid, &ranges, ALL));
+            let count: u32 = outer.mapping.uids.iter().map(|extent| extent.count).sum();
+            let map = moved(&outer.mapping.uids, place);
+            prop_assert_eq!(map.is_some(), place < count);
+            let map = map.unwrap_or_default();
+            for id in 0..if map.is_empty() { 0 } else { count } {
+                let expected = match id {
+                    id if id == place => 0,
+                    id if id < place => id + 1,
+                    id => id,
+                };
+                prop_assert_eq!(idmap::outside(&map, id), Some(expected));
+                prop_assert_eq!(idmap::inside(&map, expected), Some(id));
+            }
+            for extent in &map {
+                let within = |parent: &Extent| {
+                    extent.outside >= parent.inside
+                        && extent.outside + extent.count <= parent.inside + parent.count
+                };
+                prop_assert!(outer.mapping.uids.iter().any(within));
+            }
+        }
+
         #[test]
         fn extents_never_overlap_and_lie_in_one_of_the_parents(
             uid in 0u32..200,

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::types::idmap::{Extent, IdMapping};
+
 /// One container's isolation and first process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -79,28 +81,6 @@ pub struct Namespaces {
     pub net: Namespace,
     /// Cgroup namespace (never joined).
     pub cgroup: Namespace,
-}
-
-/// Uid and gid extents of a nested user namespace, already split at the keeper's own extents.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMapping {
-    /// Extents written to `/proc/PID/uid_map`.
-    pub uids: Vec<Extent>,
-    /// Extents written to `/proc/PID/gid_map`.
-    pub gids: Vec<Extent>,
-    /// Write `deny` to `/proc/PID/setgroups` first (one mapped id, no privilege to keep groups).
-    pub deny_setgroups: bool,
-}
-
-/// One line of an id map (user_namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extent {
-    /// First id inside the namespace.
-    pub inside: u32,
-    /// First id in the parent namespace.
-    pub outside: u32,
-    /// Number of ids.
-    pub count: u32,
 }
 
 /// One mount.

@@ -41,5 +41,9 @@ class NoSubordinateIds(unittest.TestCase):
         if result.code and not re.search("id|user", result.err):
             fail(result.command, "an error that names the missing ids", result)
 
+    def test_another_map_is_refused_in_words(self):
+        self.docker("run", "--rm", "--label", "moss.userns=keep-id:uid=5", "busybox", "true", code=125,
+                    err=re.compile("keep-id:uid=5 wants the user ids 0 to 5 in the container, and there are 1: .*newuidmap"))
+
     def test_info_warns(self):
         self.docker("info", err=re.compile("(?i)subuid|subordinate|newuidmap|single|one id"))

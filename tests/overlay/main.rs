@@ -8,6 +8,7 @@
 
 mod files;
 mod names;
+mod owners;
 mod stress;
 mod walk;
 mod world;
@@ -46,6 +47,7 @@ fn cases() -> Vec<(&'static str, Case)> {
             files::groups_and_bits_are_inherited,
         ),
         ("attributes_and_acls", files::attributes_and_acls),
+        ("owners_are_mapped", owners::owners_are_mapped),
         ("locks", files::locks),
         (
             "large_directories_are_stable",

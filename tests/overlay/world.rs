@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use moss::overlay::{self, Driver, Root, Rootfs};
+use moss::types::idmap::IdMapping;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -13,6 +14,7 @@ pub struct World {
     pub dir: tempfile::TempDir,
     driver: Driver,
     layers: usize,
+    pub owners: Option<IdMapping>,
     pub root: Option<Root>,
 }
 
@@ -31,6 +33,7 @@ impl World {
             dir,
             driver,
             layers,
+            owners: None,
             root: None,
         }
     }
@@ -60,6 +63,7 @@ impl World {
             upper: self.upper(""),
             work: self.dir.path().join("work"),
             volatile: false,
+            owners: self.owners.clone(),
         };
         let root = overlay::mount(&rootfs).expect("mounts");
         let place = File::open(self.at("")).expect("a directory");

@@ -110,6 +110,7 @@ impl Container<'_> {
                 upper: self.dir.join("upper"),
                 work: self.dir.join("work"),
                 volatile: true,
+                owners: None,
             },
             plan: Plan {
                 namespaces: Namespaces {

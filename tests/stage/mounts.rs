@@ -313,6 +313,7 @@ pub(crate) fn overlay_drivers(world: &World) {
         upper: deep.join("upper"),
         work: deep.join("work"),
         volatile: false,
+        owners: None,
     };
     for path in many.iter().chain([&rootfs.upper, &rootfs.work]) {
         std::fs::create_dir_all(path).expect("mkdir");

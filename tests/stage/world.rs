@@ -112,6 +112,7 @@ impl World {
             upper: dir.join("upper"),
             work: dir.join("work"),
             volatile: true,
+            owners: None,
         })
         .expect("overlay mounts")
         .tree

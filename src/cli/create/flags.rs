@@ -277,7 +277,7 @@ pub struct ContainerFlags {
     /// Username or UID (format: <name|uid>[:<group|gid>])
     #[arg(short, long, value_name = "string")]
     pub user: Option<String>,
-    /// User namespace to use
+    /// User namespace to use ("host" | "keep-id[:uid=N,gid=N]")
     #[arg(long, value_name = "string")]
     pub userns: Option<String>,
     /// UTS namespace to use

@@ -248,7 +248,12 @@ fn modes(flags: &ContainerFlags) -> Result<(), String> {
     if wrong(&flags.uts, &["host"]) {
         return Err("--uts: invalid UTS mode".into());
     }
-    if wrong(&flags.userns, &["host"]) {
+    // Those of ours that docker has not are the engine's to read.
+    let ours = flags
+        .userns
+        .as_ref()
+        .is_some_and(|mode| mode.starts_with("keep-id"));
+    if wrong(&flags.userns, &["host"]) && !ours {
         return Err("--userns: invalid USER mode".into());
     }
     if wrong(&flags.cgroupns, &["host", "private"]) {

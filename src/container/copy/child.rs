@@ -12,9 +12,10 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use super::extract::{Manner, Target, check_writable, extract};
 use super::layers::Merged;
 use super::pack::{Packer, is_directory};
-use super::{PathStat, Place, Refusal, Reply, Task, Work, changes, view};
+use super::{Ids, PathStat, Place, Refusal, Reply, Task, Work, changes, view};
 use crate::container::packet::{Packet, receive_until};
 use crate::sys::resolve;
+use crate::types::idmap::IdMapping;
 use crate::types::path::clean;
 use crate::types::timestamp::Timestamp;
 use crate::userns::users::Files;
@@ -74,11 +75,11 @@ fn obey(control: BorrowedFd<'_>, task: Task, descriptors: Vec<OwnedFd>) -> Resul
             (root.tree, root.server)
         }
         Place::Layers { upper, lower } => {
-            return with_layers(&task.work, upper, lower, pipe);
+            return with_layers(&task.work, upper, lower, pipe, task.ids.owners);
         }
     };
     let root = view::enter(root.as_fd())?;
-    let done = in_root(control, task.work, root.as_fd(), pipe);
+    let done = in_root(control, task.work, root.as_fd(), pipe, task.ids);
     if server.is_some() {
         // It is killed next, and may know of times that are not written yet.
         let _ = rustix::fs::syncfs(&root);
@@ -91,13 +92,14 @@ fn in_root(
     work: Work,
     root: BorrowedFd<'_>,
     pipe: OwnedFd,
+    ids: Ids,
 ) -> Result<Reply, Refusal> {
     match work {
         Work::Stat { path } => Ok(Reply::Stat(look(root, &path)?.0)),
         Work::Pack { path } => {
             let (stat, found) = look(root, &path)?;
             say(control, &Reply::Stat(stat))?;
-            pack(root, &path, &found, pipe)?;
+            pack(root, &path, &found, Packer::new(pipe, ids.owners)?)?;
             Ok(Reply::Done)
         }
         Work::Unpack {
@@ -122,6 +124,7 @@ fn in_root(
             let manner = Manner {
                 overwrite,
                 owner,
+                ids: &ids,
                 rename: None,
                 shown: &path,
             };
@@ -141,18 +144,19 @@ fn with_layers(
     upper: &std::path::Path,
     lower: &[std::path::PathBuf],
     pipe: OwnedFd,
+    owners: Option<IdMapping>,
 ) -> Result<Reply, Refusal> {
     match work {
         Work::Changes => return Ok(Reply::Changes(changes::list(upper, lower)?)),
         Work::Layer => {
-            let mut packer = Packer::new(pipe)?;
+            let mut packer = Packer::new(pipe, owners)?;
             changes::layer(&mut packer, upper, lower, Timestamp::now().seconds())?;
             packer.finish()?;
         }
         _ => {
             let lower = lower.iter().map(|path| &**path);
             let all = std::iter::once(upper).chain(lower);
-            let mut packer = Packer::new(pipe)?;
+            let mut packer = Packer::new(pipe, owners)?;
             packer.content(&Merged::roots(all)?, b"")?;
             packer.finish()?;
         }
@@ -252,9 +256,8 @@ fn target(root: BorrowedFd<'_>, path: &str) -> Result<String, Refusal> {
 }
 
 /// Archives what is at a path under the path's last part.
-fn pack(root: BorrowedFd<'_>, path: &str, found: &Stat, pipe: OwnedFd) -> Result<(), Refusal> {
+fn pack(root: BorrowedFd<'_>, path: &str, found: &Stat, mut packer: Packer) -> Result<(), Refusal> {
     let absolute = clean(&format!("/{path}"));
-    let mut packer = Packer::new(pipe)?;
     if is_directory(found) {
         let directory = resolve::open(root, &absolute, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let name = match path.ends_with("/.") || path == "." {

@@ -6,32 +6,22 @@
 //! end. Names that lead out of the place are refused. Each entry's directory is resolved by the
 //! kernel: links of a container's lead where they lead in the container (`RESOLVE_IN_ROOT`; Debian's
 //! `/var/run` is one), those of the client's own directory not out of it (`RESOLVE_BENEATH`). An
-//! entry's last name is never followed.
-//!
-//! Owners that are not mapped here become root, where Docker fails.
+//! entry's last name is never followed. Owners and the like are [`attributes`](super::attributes)'.
 
 use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags, chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat,
-    openat, openat2, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fstat, futimens, linkat, mkdirat,
+    mknodat, openat, openat2, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::Refusal;
+use super::attributes::{Failed, describe, give_to_root, own_by_name, times};
+use super::{Ids, Refusal};
 use crate::sys::tree;
 use crate::tarball::{Entry, Kind, Reader, TarError};
 use crate::types::chain::chain;
-
-/// Attributes that overlays keep for themselves.
-const RESERVED: [&[u8]; 4] = [
-    b"user.overlay.",
-    b"trusted.overlay.",
-    b"user.fuseoverlayfs.",
-    b"user.containers.",
-];
 
 /// Where it is unpacked to.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +73,8 @@ pub(super) struct Manner<'a> {
     pub(super) overwrite: bool,
     /// Whom everything is to belong to, whatever the archive says.
     pub(super) owner: Option<(u32, u32)>,
+    /// What ids are called here.
+    pub(super) ids: &'a Ids,
     /// The first part of a name is called the second where it is the first.
     pub(super) rename: Option<(&'a str, &'a str)>,
     /// The place's path in the container, for messages.
@@ -114,7 +106,7 @@ pub(super) fn extract(
         let (above, base) = name.split_at(at.map_or(0, |at| at + 1));
         let opened = match parent.take() {
             Some((path, opened)) if path == above => opened,
-            _ => directory(place, above)?,
+            _ => directory(place, above, manner.ids)?,
         };
         let kept = put(&mut reader, &entry, place, &opened, base, &name, manner)?;
         if entry.kind == Kind::Directory {
@@ -168,7 +160,7 @@ fn renamed(name: Vec<u8>, rename: Option<(&str, &str)>) -> Vec<u8> {
 }
 
 /// The directory of an entry, made if it is missing.
-fn directory(place: Target<'_>, path: &[u8]) -> Result<OwnedFd, Refusal> {
+fn directory(place: Target<'_>, path: &[u8], ids: &Ids) -> Result<OwnedFd, Refusal> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let failed = |error: Errno| {
         let path = String::from_utf8_lossy(path);
@@ -197,7 +189,9 @@ fn directory(place: Target<'_>, path: &[u8]) -> Result<OwnedFd, Refusal> {
             flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         );
-        fchmod(&made.map_err(failed)?, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        let made = made.map_err(failed)?;
+        give_to_root(&made, ids).map_err(failed)?;
+        fchmod(&made, Mode::from_raw_mode(0o755)).map_err(failed)?;
     }
     place.open(path, flags).map_err(failed)
 }
@@ -214,6 +208,7 @@ fn put<R: BufRead>(
 ) -> Result<bool, Refusal> {
     let shown = String::from_utf8_lossy(name);
     let failed = |error: Errno| Refusal::Failed(format!("{shown}: {}", io::Error::from(error)));
+    let undescribed = |failed: Failed| failed.told(entry, &shown, manner.shown);
     let is_directory = entry.kind == Kind::Directory;
     let mut kept = true;
     let old = match statat(parent, base, AtFlags::SYMLINK_NOFOLLOW) {
@@ -257,7 +252,7 @@ fn put<R: BufRead>(
                 Refusal::Failed(why) => Refusal::Failed(format!("{shown}: {why}")),
                 other => other,
             })?;
-            describe(&file, entry, manner).map_err(failed)?;
+            describe(&file, entry, manner).map_err(undescribed)?;
             futimens(&file, &times(entry.mtime)).map_err(failed)?;
         }
         Kind::Directory => {
@@ -267,16 +262,16 @@ fn put<R: BufRead>(
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let made = openat(parent, base, flags, Mode::empty()).map_err(failed)?;
-            describe(&made, entry, manner).map_err(failed)?;
+            describe(&made, entry, manner).map_err(undescribed)?;
         }
         Kind::Symlink => {
             symlinkat(&entry.link[..], parent, base).map_err(failed)?;
-            own_by_name(parent, base, entry, manner).map_err(failed)?;
+            own_by_name(parent, base, entry, manner).map_err(undescribed)?;
         }
         Kind::Fifo => {
             let mode = Mode::from_raw_mode(entry.mode & 0o777);
             mknodat(parent, base, FileType::Fifo, mode, 0).map_err(failed)?;
-            own_by_name(parent, base, entry, manner).map_err(failed)?;
+            own_by_name(parent, base, entry, manner).map_err(undescribed)?;
         }
         Kind::HardLink => {
             let target = renamed(clean(&entry.link)?, manner.rename);
@@ -307,79 +302,6 @@ fn skip<R: BufRead>(reader: &mut Reader<R>) -> Result<(), Refusal> {
             return Ok(());
         }
         reader.consume(amount);
-    }
-}
-
-/// Ids, as far as they can be given.
-fn owner(entry: &Entry, manner: Manner<'_>) -> Option<(Uid, Gid)> {
-    let (uid, gid) = match manner.owner {
-        Some(owner) => owner,
-        None => (
-            u32::try_from(entry.uid).ok()?,
-            u32::try_from(entry.gid).ok()?,
-        ),
-    };
-    // The last number means "as it is" to the kernel.
-    (uid != u32::MAX && gid != u32::MAX).then(|| (Uid::from_raw(uid), Gid::from_raw(gid)))
-}
-
-/// Owner, attributes, mode, in the order in which none undoes another.
-fn describe(file: &OwnedFd, entry: &Entry, manner: Manner<'_>) -> Result<(), Errno> {
-    if let Some((uid, gid)) = owner(entry, manner) {
-        match fchown(file, Some(uid), Some(gid)) {
-            Err(Errno::INVAL | Errno::PERM) => {}
-            other => other?,
-        }
-    }
-    for (name, value) in &entry.xattrs {
-        if RESERVED.iter().any(|prefix| name.starts_with(prefix)) {
-            continue;
-        }
-        match fsetxattr(file, &name[..], value, XattrFlags::empty()) {
-            Err(Errno::NOTSUP | Errno::PERM) => {}
-            other => other?,
-        }
-    }
-    fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777))
-}
-
-/// Owner and times of what cannot be opened.
-fn own_by_name(
-    parent: &OwnedFd,
-    base: &[u8],
-    entry: &Entry,
-    manner: Manner<'_>,
-) -> Result<(), Errno> {
-    if let Some((uid, gid)) = owner(entry, manner) {
-        match chownat(
-            parent,
-            base,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        ) {
-            Err(Errno::INVAL | Errno::PERM) => {}
-            other => other?,
-        }
-    }
-    utimensat(parent, base, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-/// Docker's bound: what is before the epoch is the epoch.
-fn times((seconds, nanos): (i64, u32)) -> Timestamps {
-    let time = match seconds {
-        0.. => Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos.into(),
-        },
-        _ => Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        },
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
     }
 }
 
@@ -420,11 +342,13 @@ mod tests {
 
     use super::*;
     use crate::tarball::build::Archive;
+    use crate::types::idmap::{Extent, IdMapping};
 
     fn unpack(place: &Path, archive: &mut Archive, overwrite: bool) -> Result<(), Refusal> {
         let manner = Manner {
             overwrite,
             owner: None,
+            ids: &Ids::default(),
             rename: None,
             shown: "/place",
         };
@@ -458,6 +382,57 @@ mod tests {
         assert_eq!(mode("made/by/itself") & 0o7777, 0o644);
         let seconds = fs::metadata(place.join("dir")).unwrap().mtime();
         assert_eq!(seconds, 0o14500000000);
+    }
+
+    #[test]
+    fn owners_are_those_outside_a_map() {
+        let top = tempfile::tempdir().unwrap();
+        let own = fs::metadata(top.path()).unwrap();
+        let alone = |inside, outside| {
+            vec![Extent {
+                inside,
+                outside,
+                count: 1,
+            }]
+        };
+        let mut ids = Ids {
+            owners: Some(IdMapping {
+                uids: alone(7, own.uid()),
+                gids: alone(8, own.gid()),
+                deny_setgroups: false,
+            }),
+            strict: true,
+        };
+        let mut archive = Archive::default();
+        archive.block(b'0', b"f", b"", 0o640, 0, |block| {
+            block[108..116].copy_from_slice(b"0000007\0");
+            block[116..124].copy_from_slice(b"0000010\0");
+        });
+        let opened = File::open(top.path()).unwrap();
+        let place = Target::alone(opened.as_fd());
+        let put = |archive: &mut Archive, ids: &Ids| {
+            let manner = Manner {
+                overwrite: false,
+                owner: None,
+                ids,
+                rename: None,
+                shown: "/place",
+            };
+            extract(&archive.end()[..], place, manner)
+        };
+        put(&mut archive, &ids).unwrap();
+        let made = fs::metadata(top.path().join("f")).unwrap();
+        assert_eq!((made.uid(), made.gid()), (own.uid(), own.gid()));
+        let mut archive = Archive::default();
+        archive.symlink("link", "f");
+        assert_eq!(
+            put(&mut archive, &ids).unwrap_err().to_string(),
+            "failed to Lchown \"/place/link\" for UID 0, GID 0 (try increasing the number of \
+             subordinate IDs in /etc/subuid and /etc/subgid): lchown /place/link: invalid argument"
+        );
+        ids.strict = false;
+        archive.symlink("link", "f");
+        put(&mut archive, &ids).unwrap();
     }
 
     #[test]
@@ -509,6 +484,7 @@ mod tests {
         let manner = Manner {
             overwrite: false,
             owner: None,
+            ids: &Ids::default(),
             rename: None,
             shown: "/var",
         };

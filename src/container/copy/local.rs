@@ -11,10 +11,10 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, statat};
 
-use super::Refusal;
 use super::extract::{Manner, Target, extract};
 use super::layers::Merged;
 use super::pack::{Packer, is_directory};
+use super::{Ids, Refusal};
 use crate::sys::tree;
 
 /// Archives what is at `path`, which is no link to be followed, as `name`; `out` is a pipe.
@@ -22,7 +22,7 @@ use crate::sys::tree;
 /// # Errors
 /// The first system call that failed.
 pub fn pack(path: &Path, name: &str, out: OwnedFd) -> io::Result<()> {
-    let mut packer = Packer::new(out)?;
+    let mut packer = Packer::new(out, None)?;
     let stat = statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     if is_directory(&stat) {
         let directory = Merged::of(tree::open_dir(path)?);
@@ -52,6 +52,7 @@ pub fn unpack(
     let manner = Manner {
         overwrite: false,
         owner: None,
+        ids: &Ids::default(),
         rename,
         shown: &directory.to_string_lossy(),
     };

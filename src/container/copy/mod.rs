@@ -23,6 +23,7 @@
 //! Entries of an archive stay below the place that it is unpacked to (`RESOLVE_BENEATH`). The root is
 //! changed besides, so that a mistake would end in the container, too.
 
+mod attributes;
 mod changes;
 mod child;
 mod extract;
@@ -47,6 +48,7 @@ use super::packet::{self, Packet};
 use crate::api::container::FilesystemChange;
 use crate::overlay::Rootfs;
 use crate::sys::{fdpass, pidfd};
+use crate::types::idmap::IdMapping;
 use crate::userns::stage::errno_text;
 
 pub use child::serve;
@@ -138,6 +140,16 @@ pub enum Work {
 struct Task {
     place: Place,
     work: Work,
+    ids: Ids,
+}
+
+/// How the ids in archives are those of files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Ids {
+    /// Those in archives are inside of this map, those of files outside; the same where `None`.
+    pub owners: Option<IdMapping>,
+    /// An owner that a file cannot have is an error; else the file is root's.
+    pub strict: bool,
 }
 
 /// What is known of a path in a container (`X-Docker-Container-Path-Stat`).
@@ -210,7 +222,7 @@ impl Copier {
     ///
     /// # Errors
     /// When there is no process or descriptor to be had.
-    pub fn start(place: Place, work: Work, root: Option<OwnedFd>) -> io::Result<Self> {
+    pub fn start(place: Place, work: Work, ids: Ids, root: Option<OwnedFd>) -> io::Result<Self> {
         let (control, theirs) = fdpass::pair()?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // Refused beyond a limit of the user's: it is only slower then.
@@ -219,7 +231,7 @@ impl Copier {
             Work::Unpack { .. } => (writer, reader),
             _ => (reader, writer),
         };
-        let task = Task { place, work };
+        let task = Task { place, work, ids };
         let descriptors = std::iter::once(their_end).chain(root).collect();
         Packet::new(&task, descriptors)?.send(control.as_fd())?;
         let process = Command::new("/proc/self/exe")

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::layers::Merged;
 use crate::tarball::{Header, Kind, Writer};
+use crate::types::idmap::{self, Extent, IdMapping};
 
 /// Files from this size on go by the kernel from file to pipe.
 const LARGE: u64 = 64 * 1024;
@@ -34,16 +35,19 @@ pub(super) struct Packer {
     pipe: File,
     /// Names of files that have others, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
+    /// Ids inside are archived for those outside.
+    owners: Option<IdMapping>,
 }
 
 impl Packer {
-    pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(pipe: OwnedFd, owners: Option<IdMapping>) -> io::Result<Self> {
         let pipe = File::from(pipe);
         let out = BufWriter::with_capacity(LARGE as usize, pipe.try_clone()?);
         Ok(Self {
             archive: Writer::new(out),
             pipe,
             linked: HashMap::new(),
+            owners,
         })
     }
 
@@ -81,10 +85,11 @@ impl Packer {
 
     /// A directory without what is in it.
     pub(super) fn directory(&mut self, stat: &Stat, archived: &[u8]) -> io::Result<()> {
-        self.archive.header(&Header {
+        let header = Header {
             kind: Kind::Directory,
-            ..described(stat, archived)
-        })
+            ..self.described(stat, archived)
+        };
+        self.archive.header(&header)
     }
 
     /// Something that is no directory.
@@ -109,7 +114,7 @@ impl Packer {
                 major(stat.st_rdev),
                 minor(stat.st_rdev),
             ),
-            ..described(stat, archived)
+            ..self.described(stat, archived)
         };
         let identity = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1 {
@@ -181,6 +186,25 @@ impl Packer {
         self.archive.pad(size)
     }
 
+    fn described<'a>(&self, stat: &Stat, archived: &'a [u8]) -> Header<'a> {
+        let archived_id = |map: &[Extent], id| idmap::inside(map, id).unwrap_or(id);
+        let (uid, gid) = match &self.owners {
+            None => (stat.st_uid, stat.st_gid),
+            Some(map) => (
+                archived_id(&map.uids, stat.st_uid),
+                archived_id(&map.gids, stat.st_gid),
+            ),
+        };
+        Header {
+            name: archived,
+            mode: stat.st_mode & 0o7777,
+            uid,
+            gid,
+            mtime: stat.st_mtime,
+            ..Header::default()
+        }
+    }
+
     /// A mark that something is deleted, for a layer.
     pub(super) fn whiteout(&mut self, archived: &[u8], mtime: i64) -> io::Result<()> {
         let at = archived.iter().rposition(|byte| *byte == b'/');
@@ -196,17 +220,6 @@ impl Packer {
 
 pub(super) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
-fn described<'a>(stat: &Stat, archived: &'a [u8]) -> Header<'a> {
-    Header {
-        name: archived,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: stat.st_mtime,
-        ..Header::default()
-    }
 }
 
 /// Sends up to `size` bytes; fewer where the file is shorter.

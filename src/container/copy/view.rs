@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open};
 use rustix::process::{chroot, fchdir};
 
 use super::{Refusal, ViewMount};
@@ -15,6 +15,7 @@ use crate::sys::mount::{
 };
 use crate::sys::{resolve, tree};
 use crate::types::chain::chain;
+use crate::types::idmap::IdMapping;
 
 /// Makes `root` the root and working directory, and opens it.
 pub(super) fn enter(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -32,7 +33,7 @@ pub(super) fn mount(rootfs: &Rootfs, mounts: &[ViewMount]) -> Result<Root, Refus
     let place = tree::open_dir(&rootfs.upper)?;
     attach(root.tree.as_fd(), place.as_fd())?;
     for point in mounts {
-        volume(root.tree.as_fd(), point).map_err(|error| {
+        volume(root.tree.as_fd(), point, rootfs.owners.as_ref()).map_err(|error| {
             let place = &point.destination;
             Refusal::Failed(format!(
                 "cannot mount {} at {place}: {error}",
@@ -54,16 +55,16 @@ fn own_mounts() -> io::Result<()> {
     set_attributes(slash.as_fd(), true, private)
 }
 
-fn volume(root: BorrowedFd<'_>, point: &ViewMount) -> io::Result<()> {
+fn volume(root: BorrowedFd<'_>, point: &ViewMount, owners: Option<&IdMapping>) -> io::Result<()> {
     let tree = match point.layers.as_slice() {
         [] => bound(point)?,
-        layers => image(layers, &point.subpath)?,
+        layers => image(layers, &point.subpath, owners)?,
     };
     let kind = match FileType::from_raw_mode(fstat(&tree)?.st_mode) {
         FileType::Directory => resolve::Kind::Directory,
         _ => resolve::Kind::File,
     };
-    let target = resolve::make(root, &point.destination, kind)?;
+    let target = made(root, &point.destination, kind, owners)?;
     if !point.writable {
         let read_only = Attributes {
             set: READ_ONLY,
@@ -72,6 +73,31 @@ fn volume(root: BorrowedFd<'_>, point: &ViewMount) -> io::Result<()> {
         set_attributes(tree.as_fd(), !point.readonly_non_recursive, read_only)?;
     }
     attach(tree.as_fd(), target.as_fd())
+}
+
+/// A mount point. What is missing of it is made, and is the container's root's.
+fn made(
+    root: BorrowedFd<'_>,
+    path: &str,
+    kind: resolve::Kind,
+    owners: Option<&IdMapping>,
+) -> io::Result<OwnedFd> {
+    if let Some((uid, gid)) = owners.and_then(|map| map.outside(0, 0)) {
+        let ends = path.match_indices('/').map(|(end, _)| end).skip(1);
+        for (part, kind) in ends
+            .map(|end| (&path[..end], resolve::Kind::Directory))
+            .chain([(path, kind)])
+        {
+            if let Err(error) = resolve::open(root, part, OFlags::PATH)
+                && error.kind() == io::ErrorKind::NotFound
+            {
+                let made = resolve::make(root, part, kind)?;
+                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+            }
+        }
+    }
+    resolve::make(root, path, kind)
 }
 
 /// A file or directory of the host, or what is in it.
@@ -86,11 +112,12 @@ fn bound(point: &ViewMount) -> io::Result<OwnedFd> {
 }
 
 /// An image, or what is in it.
-fn image(layers: &[PathBuf], subpath: &str) -> io::Result<OwnedFd> {
-    let tree = match layers {
+fn image(layers: &[PathBuf], subpath: &str, owners: Option<&IdMapping>) -> io::Result<OwnedFd> {
+    let tree = match (layers, owners) {
+        (layers, Some(owners)) => overlay::mount_owned(layers, owners)?,
         // A directory, which is attached.
-        [layer] => clone_tree(layer, false)?,
-        layers => overlay::mount_readonly(layers)?,
+        ([layer], None) => clone_tree(layer, false)?,
+        (layers, None) => overlay::mount_readonly(layers)?,
     };
     match subpath {
         "" => Ok(tree),

@@ -11,7 +11,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::streams::Ends;
 use crate::container::protocol::{Failure, Start, Started};
-use crate::overlay;
+use crate::overlay::{self, Rootfs};
 use crate::sys::{prctl, signal};
 use crate::types::chain::chain;
 use crate::types::timestamp::Timestamp;
@@ -243,7 +243,9 @@ impl Stage {
         let mut trees = Vec::new();
         for mount in &start.plan.mounts {
             if let MountSource::Layers { layers, .. } = &mount.source {
-                let image = overlay::mount_image(start.rootfs.driver, layers).map_err(|error| {
+                let Rootfs { driver, owners, .. } = &start.rootfs;
+                let image = overlay::mount_image(*driver, layers, owners.as_ref());
+                let image = image.map_err(|error| {
                     let place = &mount.target;
                     Failure::own(format!(
                         "cannot mount an image at {place}: {}",

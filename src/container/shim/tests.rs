@@ -206,6 +206,7 @@ impl Fixture {
                 upper: PathBuf::new(),
                 work: PathBuf::new(),
                 volatile: true,
+                owners: None,
             },
             plan: Plan {
                 namespaces: Namespaces {

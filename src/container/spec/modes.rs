@@ -4,6 +4,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
 use super::{Error, Joined, namespace};
 use crate::api::container::{ContainerConfig, HostConfig};
+use crate::types::keep_id::{KeepId, KeepIdError};
 use crate::userns::plan::Namespace;
 
 /// A namespace mode other than the network's.
@@ -42,9 +43,12 @@ impl<'a> Mode<'a> {
         own_or_host("UTS", mode)
     }
 
-    /// Reads `--userns`.
-    pub fn user(mode: &'a str) -> Result<Mode<'a>, Error> {
-        own_or_host("user namespace", mode)
+    /// Reads `--userns`: how ids are mapped in the namespace, of which there is one in any case.
+    pub fn user(mode: &str) -> Result<Option<KeepId>, Error> {
+        KeepId::of_mode(mode).map_err(|error| match error {
+            KeepIdError::Unknown => invalid("user namespace", mode),
+            error => invalid("user namespace", &format!("{mode}: {error}")),
+        })
     }
 
     /// Reads `--cgroupns`.
@@ -154,8 +158,6 @@ pub(super) fn resolve(
         LinuxNamespaceType::Cgroup,
         None,
     )?;
-    // `--userns host` asks for no remapping of ids by the daemon; there is none to leave out.
-    Mode::user(&host.userns_mode)?;
     // What is joined is owned by a user namespace, and only inside that one are there rights over
     // it.
     let owner = [net, pid, ipc]

@@ -93,6 +93,7 @@ pub(super) fn reloadable(config: &Config, user: &Paths) -> Reloadable {
         shm_size: config.containers.shm_size,
         ipc_mode: config.containers.ipc_mode.clone(),
         cgroupns_mode: config.containers.cgroupns_mode.clone(),
+        userns_mode: config.containers.userns_mode.clone(),
         shutdown_timeout: config.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
     }
 }

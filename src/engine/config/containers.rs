@@ -13,6 +13,7 @@ use super::ConfigError;
 use super::values::{flag, list, text_of, wrong_type};
 use crate::api::container::{LogConfig, Ulimit};
 use crate::container::spec::{self, DEFAULT_SHM_SIZE, Mode, SeccompProfile};
+use crate::types::keep_id::KeepId;
 use crate::types::size;
 
 /// The longest search domain, in bytes.
@@ -37,6 +38,8 @@ pub struct Containers {
     pub ipc_mode: String,
     /// `default-cgroupns-mode`.
     pub cgroupns_mode: String,
+    /// `default-userns`: `host`, or `keep-id[:uid=N,gid=N]`; empty is `host`.
+    pub userns_mode: String,
     /// `log-driver` and `log-opts`.
     pub log: LogConfig,
     /// `dns`.
@@ -60,6 +63,7 @@ impl Default for Containers {
             init_path: None,
             ipc_mode: "private".to_owned(),
             cgroupns_mode: "private".to_owned(),
+            userns_mode: String::new(),
             log: LogConfig {
                 kind: spec::log::DEFAULT_DRIVER.to_owned(),
                 config: None,
@@ -87,6 +91,7 @@ impl Containers {
             init_path: text_of(all, "init-path")?,
             ipc_mode: chosen("default-ipc-mode", default.ipc_mode)?,
             cgroupns_mode: chosen("default-cgroupns-mode", default.cgroupns_mode)?,
+            userns_mode: chosen("default-userns", default.userns_mode)?,
             log: LogConfig {
                 kind: chosen("log-driver", default.log.kind)?,
                 config: pairs(all, "log-opts")?,
@@ -128,6 +133,12 @@ impl Containers {
             return Err(format!(
                 "invalid default cgroup namespace ({}): use \"host\" or \"private\"",
                 containers.cgroupns_mode
+            ));
+        }
+        if let Err(why) = KeepId::of_mode(&containers.userns_mode) {
+            return Err(format!(
+                "invalid default user namespace ({}): {why}",
+                containers.userns_mode
             ));
         }
         Ok(containers)
@@ -316,6 +327,10 @@ mod tests {
             (
                 json!({"default-cgroupns-mode": "x"}),
                 "invalid default cgroup namespace (x): use \"host\" or \"private\"",
+            ),
+            (
+                json!({"default-userns": "private"}),
+                "invalid default user namespace (private): known are host and keep-id[:uid=N,gid=N]",
             ),
             (json!({"default-shm-size": 5}), "invalid size: \"5\""),
             (json!({"default-shm-size": "x"}), "invalid size: 'x'"),

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::values::as_go_shows_it;
 
 /// Directives that are heeded, by the names that dockerd gives them in its file;
-/// `docker-sock-bind`, `host-loopback`, `keep-blobs`, `max-layer-entries` and `push-compression` are ours.
+/// `default-userns`, `docker-sock-bind`, `host-loopback`, `keep-blobs`, `max-layer-entries` and
+/// `push-compression` are ours.
 const HEEDED: &[&str] = &[
     "data-root",
     "debug",
@@ -18,6 +19,7 @@ const HEEDED: &[&str] = &[
     "default-ipc-mode",
     "default-shm-size",
     "default-ulimits",
+    "default-userns",
     "dns",
     "dns-opts",
     "dns-search",

@@ -17,6 +17,7 @@ use rustix::io::{Errno, Result, pread, pwrite};
 use super::abi::set;
 use super::copy_up::Data;
 use super::node::{Access, Handle, Node};
+use super::owners::Owners;
 use super::tree::Tree;
 use super::wire::{Attr, Body, Malformed, Reply};
 
@@ -53,6 +54,17 @@ impl Changes {
             uid: body.u32()?,
             gid: body.u32()?,
         })
+    }
+
+    /// The same in the ids that are stored.
+    pub(super) fn stored(mut self, owners: &Owners) -> Result<Self> {
+        if self.has(set::UID) {
+            self.uid = owners.stored_uid(self.uid)?;
+        }
+        if self.has(set::GID) {
+            self.gid = owners.stored_gid(self.gid)?;
+        }
+        Ok(self)
     }
 
     fn has(&self, what: u32) -> bool {

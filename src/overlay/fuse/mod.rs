@@ -12,8 +12,8 @@
 //! The upper directory means the same to this and to the kernel's overlayfs with `userxattr`, and
 //! to all who read layers without a mount. See the modules for the parts: [`wire`], [`device`]
 //! and [`server`] speak the protocol; [`node`] and [`table`] are the inode table; [`dir`] real directories and whiteouts; [`tree`]
-//! lookup and merging; [`listing`], [`copy_up`], [`entries`], [`rename`], [`xattr`] and [`data`] do
-//! what their names say.
+//! lookup and merging; [`owners`] the ids that are shown; [`listing`], [`copy_up`], [`entries`],
+//! [`rename`], [`xattr`] and [`data`] do what their names say.
 //!
 //! Permissions are the kernel's matter (`default_permissions`, with ACLs): the server does what
 //! it is asked, as root of its user namespace. Names in requests are single components, and every
@@ -47,6 +47,7 @@ mod dir;
 mod entries;
 mod listing;
 mod node;
+mod owners;
 mod process;
 mod rename;
 mod server;
@@ -65,6 +66,7 @@ use rustix::fs::{Dir, Mode, OFlags};
 use super::{Error, Rootfs};
 use crate::sys::mount::{Context, FilesystemError};
 use crate::sys::tree as remove;
+use crate::types::idmap::IdMapping;
 pub use process::Server;
 use tree::{Layers, Tree};
 
@@ -99,6 +101,7 @@ fn open(rootfs: &Rootfs) -> Result<Layers, Error> {
         upper: Some(open(&rootfs.upper)?),
         work: open(&rootfs.work)?,
         volatile: rootfs.volatile,
+        owners: rootfs.owners.clone(),
     })
 }
 
@@ -112,9 +115,9 @@ fn connect(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd), Error> {
 }
 
 /// The layers alone, to be read only, by a thread of the caller's that ends with the mount.
-pub(super) fn mount_layers(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+pub(super) fn mount_layers(layers: &[PathBuf], owners: Option<&IdMapping>) -> io::Result<OwnedFd> {
     let (mount, device) = connect_readonly()?;
-    let tree = Tree::new(read_only(layers)?, COPY_HOLDS)?;
+    let tree = Tree::new(read_only(layers, owners)?, COPY_HOLDS)?;
     std::thread::Builder::new()
         .name("fuse".to_owned())
         .spawn(move || server::serve(tree, device, 1))?;
@@ -122,9 +125,12 @@ pub(super) fn mount_layers(layers: &[PathBuf]) -> io::Result<OwnedFd> {
 }
 
 /// The same by a server of its own.
-pub(super) fn serve_layers(layers: &[PathBuf]) -> io::Result<(OwnedFd, Server)> {
+pub(super) fn serve_layers(
+    layers: &[PathBuf],
+    owners: Option<&IdMapping>,
+) -> io::Result<(OwnedFd, Server)> {
     let (mount, device) = connect_readonly()?;
-    let server = Server::fork(read_only(layers)?, device)?;
+    let server = Server::fork(read_only(layers, owners)?, device)?;
     Ok((mount, server))
 }
 
@@ -136,7 +142,7 @@ fn connect_readonly() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Layers with nothing to write to.
-fn read_only(layers: &[PathBuf]) -> io::Result<Layers> {
+fn read_only(layers: &[PathBuf], owners: Option<&IdMapping>) -> io::Result<Layers> {
     let lower = layers.iter().map(|path| remove::open_dir(path));
     let lower: Vec<OwnedFd> = lower.collect::<Result<_, _>>()?;
     let first = lower.first().ok_or(io::ErrorKind::InvalidInput)?;
@@ -145,6 +151,7 @@ fn read_only(layers: &[PathBuf]) -> io::Result<Layers> {
         lower,
         upper: None,
         volatile: true,
+        owners: owners.cloned(),
     })
 }
 
@@ -175,6 +182,8 @@ pub(super) fn copy_whole(rootfs: &Rootfs) -> Result<(), Error> {
     let layers = Layers {
         // One sync in the end is worth thousands.
         volatile: true,
+        // They are the layers' own in the copy.
+        owners: None,
         ..open(rootfs)?
     };
     clear(&layers.work).map_err(failed)?;

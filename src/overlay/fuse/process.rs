@@ -5,6 +5,7 @@
 //! once the mount is gone.
 
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,10 +16,12 @@ use rustix::process::{
     Pid, Resource, Signal, WaitId, WaitIdOptions, getppid, getrlimit, pidfd_send_signal,
     set_parent_process_death_signal, waitid,
 };
+use serde::Serialize;
 
 use super::tree::{Layers, Tree};
 use super::{clear, server};
 use crate::sys::{fork, pidfd, rlimit};
+use crate::types::idmap::IdMapping;
 
 /// Bounds of the number of threads: two a processor, since some wait for the disk.
 const THREADS: (usize, usize) = (4, 16);
@@ -47,16 +50,17 @@ impl Server {
             upper,
             work,
             volatile,
+            owners,
         } = layers;
         let writable = upper.is_some();
         let mut keep = vec![device, work];
         keep.extend(upper);
         keep.extend(lower);
-        let parent = rustix::process::getpid();
         let task = Task {
-            parent,
+            parent: rustix::process::getpid().as_raw_nonzero().get(),
             volatile,
             writable,
+            owners,
         };
         let child = fork::fork_holding(keep, task, run)?;
         let pid = child.as_raw();
@@ -103,16 +107,17 @@ impl Drop for Server {
 }
 
 /// What the child is told beside the descriptors.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Serialize)]
 struct Task {
-    parent: Pid,
+    parent: i32,
     volatile: bool,
     /// There is an upper directory.
     writable: bool,
+    owners: Option<IdMapping>,
 }
 
 fn run(held: Vec<OwnedFd>, task: Task) -> i32 {
-    match serve(held, &task) {
+    match serve(held, task) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("the FUSE server ended: {error}");
@@ -121,9 +126,9 @@ fn run(held: Vec<OwnedFd>, task: Task) -> i32 {
     }
 }
 
-fn serve(held: Vec<OwnedFd>, task: &Task) -> io::Result<()> {
+fn serve(held: Vec<OwnedFd>, task: Task) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Some(task.parent) {
+    if getppid().map(Pid::as_raw_nonzero).map(NonZero::get) != Some(task.parent) {
         return Ok(());
     }
     // Only SIGKILL ends it before its mount does.
@@ -151,6 +156,7 @@ fn serve(held: Vec<OwnedFd>, task: &Task) -> io::Result<()> {
         upper,
         work,
         volatile: task.volatile,
+        owners: task.owners,
     };
     let tree = Tree::new(layers, usize::try_from(holds).unwrap_or(usize::MAX))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

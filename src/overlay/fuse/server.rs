@@ -93,7 +93,7 @@ pub(super) fn serve(tree: Tree, device: OwnedFd, threads: usize) -> io::Result<(
 
 fn work(tree: &Tree, mut device: Device) -> io::Result<()> {
     let mut buffer = vec![0; REQUEST_MAX].into_boxed_slice();
-    let mut reply = Reply::new();
+    let mut reply = Reply::new(tree.owners.clone());
     loop {
         let length = match device.read(&mut buffer) {
             Ok(length) => length,
@@ -154,11 +154,13 @@ fn dispatch(tree: &Tree, request: &Request<'_>, reply: &mut Reply) -> Result<Ans
 /// What is done to names, and the attributes that every file has.
 fn names(tree: &Tree, request: &Request<'_>, body: &mut Body<'_>, reply: &mut Reply) -> Result<()> {
     let node = tree.table.get(request.node)?;
-    let new = |what, umask| New {
-        what,
-        uid: request.uid,
-        gid: request.gid,
-        umask,
+    let new = |what, umask| -> Result<New<'_>> {
+        Ok(New {
+            what,
+            uid: tree.owners.stored_uid(request.uid)?,
+            gid: tree.owners.stored_gid(request.gid)?,
+            umask,
+        })
     };
     match request.opcode {
         op::LOOKUP => match tree.lookup(&node, body.name()?)? {
@@ -167,7 +169,7 @@ fn names(tree: &Tree, request: &Request<'_>, body: &mut Body<'_>, reply: &mut Re
         },
         op::GETATTR => reply.attributes(&tree.attr(&node)?),
         op::SETATTR => {
-            let changes = Changes::parse(body)?;
+            let changes = Changes::parse(body)?.stored(&tree.owners)?;
             reply.attributes(&tree.setattr(&node, &changes)?);
         }
         op::READLINK => {
@@ -177,7 +179,10 @@ fn names(tree: &Tree, request: &Request<'_>, body: &mut Body<'_>, reply: &mut Re
         }
         op::SYMLINK => {
             let (name, target) = (body.name()?, body.text()?);
-            give(reply, &tree.make(&node, name, &new(What::Link(target), 0))?);
+            give(
+                reply,
+                &tree.make(&node, name, &new(What::Link(target), 0)?)?,
+            );
         }
         op::MKNOD => {
             let (mode, number, umask) = (body.u32()?, body.u32()?, body.u32()?);
@@ -186,14 +191,14 @@ fn names(tree: &Tree, request: &Request<'_>, body: &mut Body<'_>, reply: &mut Re
                 libc::S_IFREG => What::File(mode),
                 _ => What::Special(mode, from_device(number)),
             };
-            give(reply, &tree.make(&node, body.name()?, &new(what, umask))?);
+            give(reply, &tree.make(&node, body.name()?, &new(what, umask)?)?);
         }
         op::MKDIR => {
             let (mode, umask) = (body.u32()?, body.u32()?);
             let name = body.name()?;
             give(
                 reply,
-                &tree.make(&node, name, &new(What::Dir(mode), umask))?,
+                &tree.make(&node, name, &new(What::Dir(mode), umask)?)?,
             );
         }
         op::TMPFILE => {
@@ -201,7 +206,7 @@ fn names(tree: &Tree, request: &Request<'_>, body: &mut Body<'_>, reply: &mut Re
             let (mode, umask) = (body.u32()?, body.u32()?);
             give(
                 reply,
-                &tree.make_nameless(&node, &new(What::File(mode), umask))?,
+                &tree.make_nameless(&node, &new(What::File(mode), umask)?)?,
             );
             reply.put(&[0; 16]); // File handle, flags.
         }
@@ -362,6 +367,7 @@ mod tests {
             upper: Some(open("upper")),
             work: open("work"),
             volatile: true,
+            owners: None,
         };
         Tree::new(layers, 8).unwrap()
     }
@@ -415,7 +421,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let tree = tree(dir.path());
-            let mut reply = Reply::new();
+            let mut reply = Reply::new(tree.owners.clone());
             for bytes in requests {
                 let Ok(request) = Request::parse(&bytes) else { continue };
                 reply.clear();

@@ -21,8 +21,10 @@ use rustix::io::{Errno, Result};
 
 use super::dir::{Dir, Entry, Held, Holder, lock};
 use super::node::{Access, Dirs, Handle, Located, Node, Place, Real, Source};
+use super::owners::Owners;
 use super::table::Table;
 use super::wire::Attr;
+use crate::types::idmap::IdMapping;
 
 /// Layers as one tree.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) struct Tree {
     pub(super) proc: OwnedFd,
     /// Nothing written need survive a crash.
     pub(super) volatile: bool,
+    /// Stored ids and shown ones.
+    pub(super) owners: Arc<Owners>,
     /// Where all is copied and nobody looks on: the first of a layer's files that have one inode.
     pub(super) links: Option<Links>,
     /// The upper directory's device.
@@ -61,6 +65,8 @@ pub(super) struct Layers {
     pub(super) upper: Option<OwnedFd>,
     pub(super) work: OwnedFd,
     pub(super) volatile: bool,
+    /// Whose files they are to whom: stored ids inside, shown ones outside. The same where `None`.
+    pub(super) owners: Option<IdMapping>,
 }
 
 impl Tree {
@@ -84,6 +90,7 @@ impl Tree {
             work: layers.work,
             proc,
             volatile: layers.volatile,
+            owners: Arc::new(Owners::new(layers.owners)),
             links: None,
             device: top.st_dev,
             serial: AtomicU64::new(0),

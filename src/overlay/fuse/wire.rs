@@ -5,9 +5,12 @@
 //! [`Reply`] never grows: who writes more than was asked for has a bug, and gets a short reply.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use rustix::fs::{Stat, Statx};
 use rustix::io::Errno;
+
+use super::owners::Owners;
 
 /// Size of a request's header.
 pub(super) const IN_HEADER: usize = 40;
@@ -105,15 +108,18 @@ impl<'a> Body<'a> {
 pub(super) struct Reply {
     buffer: Box<[u8]>,
     length: usize,
+    owners: Arc<Owners>,
 }
 
 impl Reply {
-    pub(super) fn new() -> Self {
+    /// Attributes are given with the ids that the mount's `owners` show.
+    pub(super) fn new(owners: Arc<Owners>) -> Self {
         Reply {
             // Zeroed by the kernel when touched: a worker that never answers a large read never
             // has the memory.
             buffer: vec![0; OUT_HEADER + REQUEST_MAX].into_boxed_slice(),
             length: OUT_HEADER,
+            owners,
         }
     }
 
@@ -199,6 +205,7 @@ impl Reply {
     /// A `fuse_attr`.
     fn attr(&mut self, attr: &Attr) {
         let stat = &attr.stat;
+        let (uid, gid) = self.owners.shown(stat.st_uid, stat.st_gid);
         for value in [
             attr.ino,
             stat.st_size as u64,
@@ -215,8 +222,8 @@ impl Reply {
             stat.st_ctime_nsec as u32,
             stat.st_mode,
             attr.nlink,
-            stat.st_uid,
-            stat.st_gid,
+            uid,
+            gid,
             device(stat.st_rdev),
             stat.st_blksize as u32,
             0,
@@ -228,12 +235,13 @@ impl Reply {
     /// A `fuse_statx_out`, of what GETATTR says and the time of birth.
     pub(super) fn statx(&mut self, attr: &Attr, real: &Statx) {
         let stat = &attr.stat;
+        let (uid, gid) = self.owners.shown(stat.st_uid, stat.st_gid);
         self.u64(FOREVER);
         self.put(&[0; 24]); // Nanoseconds, flags, spare.
         self.u32(real.stx_mask);
         self.u32(stat.st_blksize as u32);
         self.u64(0);
-        for value in [attr.nlink, stat.st_uid, stat.st_gid] {
+        for value in [attr.nlink, uid, gid] {
             self.u32(value);
         }
         self.u16(stat.st_mode as u16);
@@ -345,7 +353,7 @@ mod tests {
 
     #[test]
     fn replies_hold_their_layout() {
-        let mut reply = Reply::new();
+        let mut reply = Reply::new(Arc::default());
         reply.no_entry();
         assert_eq!(reply.written(), ENTRY);
         reply.clear();

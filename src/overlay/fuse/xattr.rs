@@ -56,6 +56,10 @@ impl Tree {
         reply: &mut Reply,
     ) -> Result<()> {
         let name = on_disk(name).ok_or(Errno::NODATA)?;
+        if self.owners.are_in(&name) {
+            let stored = self.with_attributes(node, |file| whole(|buffer| file.get(&name, buffer)));
+            return give(&self.owners.shown_value(&name, stored?), size, reply);
+        }
         self.with_attributes(node, |file| {
             if size == 0 {
                 let length = file.get(&name, &mut [])?;
@@ -77,15 +81,7 @@ impl Tree {
             }
             Ok(())
         })?;
-        if size == 0 {
-            reply.u32(shown.len() as u32);
-            reply.u32(0);
-        } else if shown.len() > size {
-            return Err(Errno::RANGE);
-        } else {
-            reply.put(&shown);
-        }
-        Ok(())
+        give(&shown, size, reply)
     }
 
     pub(super) fn setxattr(
@@ -98,8 +94,9 @@ impl Tree {
     ) -> Result<()> {
         let name = on_disk(name).ok_or(Errno::PERM)?;
         self.copy_up(node, super::copy_up::Data::Keep)?;
+        let value = self.owners.stored_value(&name, value)?;
         self.with_attributes(node, |file| {
-            file.set(&name, value, XattrFlags::from_bits_retain(flags))
+            file.set(&name, &value, XattrFlags::from_bits_retain(flags))
         })?;
         if kill_sgid {
             self.with_real(node, |fd| {
@@ -134,6 +131,19 @@ impl Tree {
             _ => act(Attributes::Path(self.path(fd))),
         })
     }
+}
+
+/// Answers with a list or a value, or with its length where that is asked for.
+fn give(whole: &[u8], size: usize, reply: &mut Reply) -> Result<()> {
+    match size {
+        0 => {
+            reply.u32(whole.len() as u32);
+            reply.u32(0);
+        }
+        size if whole.len() > size => return Err(Errno::RANGE),
+        _ => reply.put(whole),
+    }
+    Ok(())
 }
 
 /// How attributes are reached.

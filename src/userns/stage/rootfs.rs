@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, fstat, fstatfs, openat};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::sources::{Source, Sources, attribute_bits, mount_call, mount_failed};
@@ -241,6 +241,12 @@ impl Rootfs {
         match kind {
             "devpts" => self.devpts = Some(tree),
             "tmpfs" if late => self.late_read_only.push(tree),
+            // It is whose the process was that made the namespace, which need not be root inside.
+            "mqueue" => {
+                let root = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+                let flags = AtFlags::EMPTY_PATH;
+                let _ = chownat(&tree, c"", Some(root.0), Some(root.1), flags);
+            }
             _ => {}
         }
         Ok(())
