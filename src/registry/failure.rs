@@ -82,6 +82,7 @@ impl Failure {
                 | Self::Timeout
                 | Self::Stalled
                 | Self::Connect { .. }
+                | Self::Proxy(_)
         )
     }
 }

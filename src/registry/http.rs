@@ -19,8 +19,11 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, LOCATION, RETRY_AFTER};
+use ureq::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
+};
 use ureq::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use ureq::tls::TlsConfig;
 use ureq::unversioned::transport::{
     ConnectProxyConnector, Connector, RustlsConnector, SocksConnector,
 };
@@ -30,6 +33,7 @@ use super::cancel::Cancel;
 use super::config::{Rules, Trust};
 use super::error::Error;
 use super::failure::{Failure, of_io, of_library};
+use super::forward::{self, Forwarder};
 use super::proxy::Proxies;
 use super::tls::{HostRoots, Identity};
 use super::transport::{Dialer, Lookup, begin_request, is_unheard};
@@ -168,7 +172,15 @@ pub(super) struct Http {
     /// The registry that this is about: the host that client certificates are for.
     own: String,
     identity: Identity,
-    agents: Mutex<HashMap<(Scheme, String), Agent>>,
+    ways: Mutex<HashMap<(Scheme, String), Way>>,
+}
+
+/// How a host is reached.
+#[derive(Clone)]
+struct Way {
+    agent: Agent,
+    /// What a proxy that is sent whole requests is told of who asks.
+    proxy_proof: Option<String>,
 }
 
 /// What all of a configuration's connections have in common.
@@ -186,7 +198,7 @@ impl Http {
             cancel,
             own: own.to_ascii_lowercase(),
             identity,
-            agents: Mutex::default(),
+            ways: Mutex::default(),
         }
     }
 
@@ -309,12 +321,12 @@ impl Http {
             head = head.header(*name, value);
         }
         if let Some(authorization) = request.authorization.as_ref().filter(|_| credentials) {
-            let mut value = HeaderValue::from_str(authorization)
-                .map_err(|_| Failure::Malformed("invalid credentials".into()))?;
-            value.set_sensitive(true);
-            head = head.header(AUTHORIZATION, value);
+            head = head.header(AUTHORIZATION, secret(authorization)?);
         }
-        let agent = self.agent(url)?;
+        let Way { agent, proxy_proof } = self.way(url)?;
+        if let Some(proof) = proxy_proof {
+            head = head.header(PROXY_AUTHORIZATION, secret(&proof)?);
+        }
         let (reader, length): (&mut dyn Read, _) = match &mut request.payload {
             Payload::None => return answered(run(&agent, head, (), request.wait)?, request, url),
             Payload::Bytes(bytes) => {
@@ -343,12 +355,12 @@ impl Http {
         answered(response, request, url)
     }
 
-    /// The library's handle for a host: its connections, its trust, its proxy.
-    fn agent(&self, url: &Url) -> Result<Agent, Failure> {
+    /// The way to a host: its connections, its trust, its proxy.
+    fn way(&self, url: &Url) -> Result<Way, Failure> {
         let key = (url.scheme, url.authority.clone());
-        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(&key) {
-            return Ok(agent.clone());
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(way) = ways.get(&key) {
+            return Ok(way.clone());
         }
         let trust = self.shared.rules.trust(&url.authority, |host| {
             Lookup::new(self.cancel.clone(), Vec::new()).of(host)
@@ -368,7 +380,27 @@ impl Http {
             trust == Trust::Verified,
             url.authority == self.own,
         );
-        let config = Agent::config_builder()
+        let forwarded = proxy.as_ref().filter(|_| url.scheme == Scheme::Http);
+        let proxy_proof = forwarded.and_then(forward::proof);
+        let connector = ()
+            .chain(SocksConnector::default())
+            .chain(Forwarder {
+                direct: self.config(settings.clone(), None),
+            })
+            .chain(ConnectProxyConnector::default())
+            .chain(Dialer {
+                cancel: self.cancel.clone(),
+            })
+            .chain(RustlsConnector::default());
+        let resolver = Lookup::new(self.cancel.clone(), only);
+        let agent = Agent::with_parts(self.config(settings, proxy), connector, resolver);
+        let way = Way { agent, proxy_proof };
+        ways.insert(key, way.clone());
+        Ok(way)
+    }
+
+    fn config(&self, settings: TlsConfig, proxy: Option<Proxy>) -> ureq::config::Config {
+        Agent::config_builder()
             .tls_config(settings)
             .proxy(proxy)
             .user_agent(self.shared.user_agent.clone())
@@ -383,19 +415,15 @@ impl Http {
             .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
             .timeout_connect(Some(CONNECT))
-            .build();
-        let connector = ()
-            .chain(SocksConnector::default())
-            .chain(ConnectProxyConnector::default())
-            .chain(Dialer {
-                cancel: self.cancel.clone(),
-            })
-            .chain(RustlsConnector::default());
-        let resolver = Lookup::new(self.cancel.clone(), only);
-        let agent = Agent::with_parts(config, connector, resolver);
-        agents.insert(key, agent.clone());
-        Ok(agent)
+            .build()
     }
+}
+
+fn secret(text: &str) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| Failure::Malformed("invalid credentials".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn run(

@@ -34,6 +34,7 @@ mod credentials;
 mod download;
 mod error;
 mod failure;
+mod forward;
 mod http;
 mod manifest;
 mod net;

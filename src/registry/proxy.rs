@@ -5,8 +5,7 @@
 //! `NO_PROXY` is a list of `*`, addresses, networks (`10.0.0.0/8`), names (`example.com` covers its
 //! subdomains, `.example.com` and `*.example.com` only them), each with or without a port.
 //!
-//! Plain HTTP too goes through `CONNECT`, where Go sends a whole URL: a proxy that allows `CONNECT`
-//! to port 443 only does not serve insecure registries.
+//! TLS goes through a tunnel (`CONNECT`), plain HTTP is asked for by its whole URL: see `forward`.
 
 use std::net::IpAddr;
 

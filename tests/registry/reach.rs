@@ -103,29 +103,96 @@ fn a_mirror_gets_no_credentials() {
     );
 }
 
+/// A configuration in which `far.invalid` is reached by `proxy` alone.
+fn through(proxy: Proxies) -> Registries {
+    Registries::new(Config {
+        insecure_registries: vec!["far.invalid".into()],
+        proxies: proxy,
+        ..Config::default()
+    })
+    .expect("a sound configuration")
+}
+
 #[test]
-fn a_proxy_is_asked_for_what_is_not_here() {
-    let proxy = Served::new(|head, stream| {
-        if head.method == "CONNECT" {
-            return send(stream, b"HTTP/1.1 200 Connected\r\n\r\n");
+fn a_proxy_is_asked_for_the_whole_url_of_plain_http() {
+    let proxy = Served::new(|head, stream| match head.target.as_str() {
+        "http://far.invalid/v2/a/tags/list" => {
+            answer(stream, "200 OK", &[], br#"{"tags":["far"]}"#)
         }
-        answer(stream, "200 OK", &[], br#"{"tags":["far"]}"#)
+        _ => answer(stream, "200 OK", &[], b""),
+    });
+    let registries = through(Proxies {
+        http: format!("http://u:p%40@{}", proxy.address),
+        ..Proxies::default()
+    });
+    let repository = open(&registries, "far.invalid/a", None, Access::Pull);
+    assert_eq!(repository.tags().ok(), Some(vec!["far".to_owned()]));
+    assert_eq!(repository.tags().ok(), Some(vec!["far".to_owned()]));
+    let sent = repository.put_manifest(Some("1"), OCI_INDEX, b"{}");
+    assert_eq!(sent.ok(), Some(Digest::of(b"{}")));
+    let requests = proxy.requests();
+    let asked = requests
+        .iter()
+        .map(|head| (head.method.as_str(), head.target.as_str()));
+    let asked: Vec<_> = asked.collect();
+    assert_eq!(
+        asked,
+        [
+            ("GET", "http://far.invalid/v2/"),
+            ("GET", "http://far.invalid/v2/a/tags/list"),
+            ("GET", "http://far.invalid/v2/a/tags/list"),
+            ("PUT", "http://far.invalid/v2/a/manifests/1"),
+        ]
+    );
+    assert_eq!(requests[3].body, b"{}");
+    for head in &requests {
+        assert_eq!(head.field("host"), Some("far.invalid"));
+        // `u:p@`: what a URL has to quote is not quoted here.
+        assert_eq!(head.field("proxy-authorization"), Some("Basic dTpwQA=="));
+    }
+
+    let exempt = through(Proxies {
+        http: format!("http://{}", proxy.address),
+        no_proxy: "far.invalid".into(),
+        ..Proxies::default()
+    });
+    let repository = open(&exempt, "far.invalid/a", None, Access::Pull);
+    assert!(message(repository.tags()).contains("lookup far.invalid: no such host"));
+    assert_eq!(proxy.requests().len(), 4);
+}
+
+#[test]
+fn a_proxy_is_asked_for_a_tunnel_for_tls() {
+    let proxy = Served::new(|head, stream| {
+        assert_eq!(head.method, "CONNECT");
+        send(
+            stream,
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        )
     });
     let registries = Registries::new(Config {
-        insecure_registries: vec!["far.invalid".into()],
         proxies: Proxies {
-            http: format!("http://u:p@{}", proxy.address),
+            https: format!("u:p@{}", proxy.address),
             ..Proxies::default()
         },
         ..Config::default()
     })
     .expect("a sound configuration");
     let repository = open(&registries, "far.invalid/a", None, Access::Pull);
-    assert_eq!(repository.tags().ok(), Some(vec!["far".to_owned()]));
+    assert!(message(repository.tags()).contains("proxyconnect tcp: "));
     let requests = proxy.requests();
-    assert_eq!(requests[0].target, "far.invalid:80");
+    assert_eq!(requests[0].target, "far.invalid:443");
     assert_eq!(requests[0].field("proxy-authorization"), Some("Basic dTpw"));
-    assert_eq!(requests[1].target, "/v2/");
-    assert_eq!(requests[1].field("proxy-authorization"), None);
-    assert_eq!(requests[1].field("host"), Some("far.invalid"));
+}
+
+#[test]
+fn a_proxy_that_is_away_is_told_of() {
+    let registries = through(Proxies {
+        http: "http://127.0.0.1:1".into(),
+        ..Proxies::default()
+    });
+    let repository = open(&registries, "far.invalid/a", None, Access::Pull);
+    let text = message(repository.tags());
+    let away = "proxyconnect tcp: dial tcp 127.0.0.1:1: connect: connection refused";
+    assert!(text.contains(away), "{text}");
 }
