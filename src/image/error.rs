@@ -79,9 +79,9 @@ pub enum Error {
         /// Which content.
         what: String,
         /// What was promised.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What came.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A file of the store cannot be read, written or moved.
     #[error("cannot {what} {path}")]

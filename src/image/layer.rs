@@ -114,8 +114,8 @@ fn verify(path: &Path, diff_id: &Digest) -> Result<(), Error> {
     if actual != *diff_id {
         return Err(Error::DigestMismatch {
             what: format!("the layer in {}", path.display()),
-            expected: *diff_id,
-            actual,
+            expected: Box::new(*diff_id),
+            actual: Box::new(actual),
         });
     }
     Ok(())

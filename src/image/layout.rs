@@ -82,7 +82,7 @@ fn follow(
     };
     let here = (raw.digest, raw.bytes);
     let manifest = match document {
-        Document::Manifest(manifest) => manifest,
+        Document::Manifest(manifest) => *manifest,
         Document::Index(_) if depth == DEPTH_MAX => {
             return Err(Error::Invalid("indexes are nested too deeply".to_owned()));
         }

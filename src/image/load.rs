@@ -395,12 +395,13 @@ impl Intake<'_> {
     fn blob_of(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let path = blob_path(digest);
         let bytes = self.document(&path)?;
-        let actual = Digest::of(&bytes);
-        if actual != *digest {
+        if !digest.is_of(&bytes) {
+            let mut hash = digest.algorithm().hasher();
+            hash.update(&bytes);
             return Err(Error::DigestMismatch {
                 what: path,
-                expected: *digest,
-                actual,
+                expected: Box::new(*digest),
+                actual: Box::new(hash.finish()),
             });
         }
         Ok(bytes)
@@ -560,7 +561,7 @@ fn skip<R: io::BufRead>(archive: &mut Reader<R>) -> Result<(), Error> {
 }
 
 fn blob_path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Error> {

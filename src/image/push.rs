@@ -340,7 +340,7 @@ impl Store {
                 Some((raw, Document::Manifest(manifest))) => {
                     let layers = image.config.diff_ids().len();
                     if manifest.config.digest == id && manifest.layers.len() == layers {
-                        found.push((raw, manifest));
+                        found.push((raw, *manifest));
                     }
                 }
                 Some((_, Document::Index(inner))) => {

@@ -247,7 +247,7 @@ fn platform_of(image: &Image) -> Platform {
 }
 
 fn blob_path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {

@@ -3,7 +3,7 @@
 //! ```text
 //! <data root>/
 //!   images/HEX.json       one record an image, by the digest of its config
-//!   blobs/sha256/HEX      configs, manifests and indexes, verbatim
+//!   blobs/sha256/HEX      configs, manifests and indexes, verbatim; also sha384, sha512
 //!   layers/HEX/           one directory a layer, by its diff id, shared by all images
 //!     fs/                 the tree, as overlayfs takes it
 //!     layer.json          sizes
@@ -59,7 +59,7 @@ use super::scratch::Scratch;
 use super::unpack::Limits;
 use crate::sys::atomic::{self, Durability};
 use crate::sys::trash;
-use crate::types::digest::Digest;
+use crate::types::digest::{Algorithm, Digest};
 use crate::types::reference::Reference;
 use crate::types::timestamp::Timestamp;
 
@@ -113,6 +113,9 @@ pub(super) struct Record {
     /// In which repositories the manifests were, the latest last.
     #[serde(default)]
     pub(super) origins: Vec<Origin>,
+    /// The image that a commit was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<Digest>,
 }
 
 impl Record {
@@ -123,7 +126,16 @@ impl Record {
 }
 
 /// Directories of the store, in the order in which they are made.
-const DIRECTORIES: &[&str] = &["images", "blobs", "blobs/sha256", "layers", "tmp", "trash"];
+const DIRECTORIES: &[&str] = &[
+    "images",
+    "blobs",
+    "blobs/sha256",
+    "blobs/sha384",
+    "blobs/sha512",
+    "layers",
+    "tmp",
+    "trash",
+];
 
 impl Store {
     /// Opens the store below `data_root`, making it if it is not there.
@@ -178,7 +190,8 @@ impl Store {
     }
 
     pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        let blobs = self.root.join("blobs").join(digest.algorithm().name());
+        blobs.join(digest.hex())
     }
 
     pub(super) fn record_path(&self, id: &Digest) -> PathBuf {
@@ -193,7 +206,7 @@ impl Store {
     pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let path = self.blob_path(digest);
         let bytes = fs::read(&path).map_err(store("read", &path))?;
-        if Digest::of(&bytes) != *digest {
+        if !digest.is_of(&bytes) {
             let reason = "its digest is wrong".to_owned();
             return Err(Error::Damaged { path, reason });
         }
@@ -249,7 +262,13 @@ impl Store {
         for name in names(&tmp)? {
             self.trash(&tmp.join(name))?;
         }
-        for directory in ["images", "blobs/sha256", "."] {
+        for directory in [
+            "images",
+            "blobs/sha256",
+            "blobs/sha384",
+            "blobs/sha512",
+            ".",
+        ] {
             let directory = self.root.join(directory);
             for name in names(&directory)? {
                 if atomic::is_temporary(&name) {
@@ -278,11 +297,13 @@ impl Store {
             kept.insert(id);
             kept.extend(record.manifests);
         }
-        let blobs = self.root.join("blobs/sha256");
-        for name in names(&blobs)? {
-            let is_kept = Digest::from_hex(&name).is_ok_and(|digest| kept.contains(&digest));
-            if !is_kept {
-                self.trash(&blobs.join(name))?;
+        for algorithm in Algorithm::ALL {
+            let blobs = self.root.join("blobs").join(algorithm.name());
+            for name in names(&blobs)? {
+                let digest = Digest::parse(algorithm, &name);
+                if !digest.is_ok_and(|digest| kept.contains(&digest)) {
+                    self.trash(&blobs.join(name))?;
+                }
             }
         }
         Ok(())

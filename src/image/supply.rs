@@ -30,7 +30,7 @@ use super::split::LayerTar;
 use super::store::Store;
 use super::transfer::Pace;
 use crate::registry::{self, Content, Repository};
-use crate::types::digest::Digest;
+use crate::types::digest::{Algorithm, Digest, Hasher};
 
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
@@ -66,7 +66,7 @@ pub(super) struct Sent<'a> {
 /// One pass over the bytes.
 struct Reading {
     source: Box<dyn Read>,
-    hash: Sha256,
+    hash: Hasher,
     start: Vec<u8>,
     /// Bytes that came.
     size: u64,
@@ -156,9 +156,10 @@ impl<'a> Sent<'a> {
                 Box::new(repository.blob(*digest, Some(*size))?)
             }
         };
+        let algorithm = self.expected().map(|expected| expected.algorithm());
         Ok(Reading {
             source,
-            hash: Sha256::new(),
+            hash: algorithm.unwrap_or(Algorithm::Sha256).hasher(),
             start: Vec::new(),
             size: 0,
             tar: passed,
@@ -206,7 +207,7 @@ impl Content for Sent<'_> {
         let Some((hash, inspection)) = found else {
             return Err(registry::Error::Source(io::ErrorKind::UnexpectedEof.into()));
         };
-        let digest = Digest::from_bytes(hash.finalize().into());
+        let digest = hash.finish();
         let tar = self
             .reading
             .as_ref()

@@ -23,8 +23,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
-
 use super::compression::{Format, begin_with};
 use super::error::{Error, store};
 use super::layer::{self, Kept};
@@ -33,7 +31,7 @@ use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::slots::{LOOK, Slots, lock};
 use super::store::Store;
 use crate::registry::{self, Cancel, Hold, Repository};
-use crate::types::digest::Digest;
+use crate::types::digest::{Digest, Hasher};
 
 /// Most often that a layer's progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -310,7 +308,7 @@ impl Store {
             false => None,
         };
         let mut pipeline = Pipeline::start(scratch, &self.owners, self.limits)?;
-        let mut hash = Sha256::new();
+        let mut hash = source.digest.algorithm().hasher();
         let mut pace = Pace::new(source.size);
         let (mut current, mut start) = (0, Vec::new());
         let mut buffer = vec![0; CHUNK];
@@ -348,7 +346,7 @@ impl Store {
             }
         }
         tell(LayerStep::Verifying);
-        if Digest::from_bytes(hash.finalize().into()) != source.digest {
+        if hash.finish() != source.digest {
             let _ = pipeline.finish();
             return Err(registry::Error::BlobDigest(source.digest).into());
         }
@@ -383,7 +381,7 @@ fn from_blob(error: std::io::Error) -> Error {
 
 /// Why a layer cannot be unpacked: where its content is to blame, the blob may be another than was
 /// promised, which the rest of it tells.
-fn explained(error: Error, mut blob: impl Read, mut hash: Sha256, expected: Digest) -> Error {
+fn explained(error: Error, mut blob: impl Read, mut hash: Hasher, expected: Digest) -> Error {
     let by_content = matches!(
         error,
         Error::Tar(_) | Error::Entry { .. } | Error::Decompress(_)
@@ -399,7 +397,7 @@ fn explained(error: Error, mut blob: impl Read, mut hash: Sha256, expected: Dige
             Err(broken) => return from_blob(broken),
         }
     }
-    if Digest::from_bytes(hash.finalize().into()) == expected {
+    if hash.finish() == expected {
         error
     } else {
         registry::Error::BlobDigest(expected).into()

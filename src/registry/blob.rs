@@ -10,7 +10,6 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use ureq::BodyReader;
 use ureq::http::{Method, StatusCode};
 
@@ -21,7 +20,7 @@ use super::http::Request;
 use super::patience::{self, Retrying, pause_after};
 use super::place::{Inner, Place};
 use super::url::Url;
-use crate::types::digest::Digest;
+use crate::types::digest::{Digest, Hasher};
 
 /// The second pause; doubled each time.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -282,7 +281,7 @@ fn range_begin(value: &str) -> Option<u64> {
 pub struct Verified<R> {
     reader: R,
     expected: Digest,
-    hash: Option<Sha256>,
+    hash: Option<Hasher>,
     /// The bytes were others: said at every attempt to read on.
     failed: bool,
 }
@@ -293,7 +292,7 @@ impl<R: Read> Verified<R> {
         Self {
             reader,
             expected,
-            hash: Some(Sha256::new()),
+            hash: Some(expected.algorithm().hasher()),
             failed: false,
         }
     }
@@ -317,7 +316,7 @@ impl<R: Read> Read for Verified<R> {
             return Ok(0);
         }
         if let Some(hash) = self.hash.take() {
-            self.failed = Digest::from_bytes(hash.finalize().into()) != self.expected;
+            self.failed = hash.finish() != self.expected;
         }
         if self.failed {
             return Err(Error::BlobDigest(self.expected).into());

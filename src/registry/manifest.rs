@@ -4,7 +4,8 @@
 //! the image's name. What a document *is* follows from its own `mediaType`, else from its fields,
 //! and must agree with what the registry calls it only in this sense: `Content-Type` is believed
 //! where the document says nothing. A document with both `manifests` and `layers` is refused: two
-//! readers could see two images in it. Sizes are non-negative, digests sha256.
+//! readers could see two images in it. Sizes are non-negative, digests of known
+//! algorithms.
 //!
 //! Accepted are Docker's schema 2 and its list, OCI manifests and indexes. Schema 1 is refused in
 //! the words of the engine that removed it, and so is what is no image, by its config's media type.
@@ -88,7 +89,7 @@ pub struct RawManifest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Images for several platforms.
     Index(Index),
 }
@@ -240,7 +241,7 @@ impl RawManifest {
         if layers.len() > LAYERS_MAX {
             return Err(invalid(format!("it has more than {LAYERS_MAX} layers")));
         }
-        Ok(Document::Manifest(Manifest {
+        Ok(Document::Manifest(Box::new(Manifest {
             media_type: if own.is_empty() && named != DOCKER_MANIFEST {
                 OCI_MANIFEST.to_owned()
             } else {
@@ -248,7 +249,7 @@ impl RawManifest {
             },
             config,
             layers,
-        }))
+        })))
     }
 }
 

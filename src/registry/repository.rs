@@ -131,12 +131,10 @@ impl Repository {
         if !whole {
             return Err(too_large);
         }
-        let digest = Digest::of(&bytes);
-        if let Some(promised) = promised
-            && promised != digest
-        {
+        if let Some(promised) = promised.filter(|promised| !promised.is_of(&bytes)) {
             return Err(Error::ManifestDigest(promised));
         }
+        let digest = expected.unwrap_or_else(|| Digest::of(&bytes));
         Ok(RawManifest {
             bytes,
             digest,
@@ -174,7 +172,7 @@ impl Repository {
         if bytes.len() as u64 > limit {
             return Err(Error::BlobTooLarge { digest, limit });
         }
-        if Digest::of(&bytes) == digest {
+        if digest.is_of(&bytes) {
             Ok(bytes)
         } else {
             Err(Error::BlobDigest(digest))
@@ -218,7 +216,7 @@ impl Repository {
                 return Err(refused(response));
             }
             match content_digest(&response) {
-                Some(stored) if stored != digest => Err(Error::ManifestDigest(digest)),
+                Some(stored) if !stored.is_of(bytes) => Err(Error::ManifestDigest(digest)),
                 _ => Ok(digest),
             }
         })

@@ -70,7 +70,7 @@ impl Search<'_> {
                 manifest.check()?;
                 return Ok(Found {
                     chain: std::mem::take(chain),
-                    manifest,
+                    manifest: *manifest,
                 });
             }
             Document::Index(index) => index,

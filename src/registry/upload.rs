@@ -254,7 +254,9 @@ impl Upload {
             return Err(refused(response));
         }
         match content_digest(&response) {
-            Some(stored) if stored != digest => Err(Error::BlobDigest(digest)),
+            Some(stored) if stored.algorithm() == digest.algorithm() && stored != digest => {
+                Err(Error::BlobDigest(digest))
+            }
             _ => Ok(()),
         }
     }

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest as _, Sha256};
+
 use super::digest::to_hex;
 
 /// Number of digits in the short form.
@@ -51,7 +53,7 @@ pub fn random_hex() -> String {
             // of the time and the stack's address is still unique on this machine.
             let here = std::ptr::from_ref(&bytes).addr();
             let now = super::timestamp::Timestamp::now();
-            bytes = *super::digest::Digest::of(format!("{now}{here}").as_bytes()).as_bytes();
+            bytes = Sha256::digest(format!("{now}{here}")).into();
         }
         let digits = to_hex(&bytes);
         if digits.bytes().take(SHORT).any(|digit| digit > b'9') {

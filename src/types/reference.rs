@@ -327,6 +327,9 @@ mod tests {
 
     #[test]
     fn normalises() {
+        let long = format!("a@sha512:{HEX}{HEX}");
+        let named = Reference::parse(&long).map(|name| name.familiar());
+        assert_eq!(named, Ok(long));
         let digest = format!("@sha256:{HEX}");
         for (text, full, familiar) in [
             ("debian", "docker.io/library/debian:latest", "debian:latest"),
@@ -415,7 +418,8 @@ mod tests {
                 &format!("a@sha256:{}", &HEX[..40]),
                 "invalid checksum digest length",
             ),
-            (&format!("a@sha512:{HEX}"), "unsupported digest algorithm"),
+            (&format!("a@sha512:{HEX}"), "invalid checksum digest length"),
+            (&format!("a@md5:{HEX}"), "unsupported digest algorithm"),
             (
                 &"a".repeat(256),
                 "repository name must not be more than 255 characters",

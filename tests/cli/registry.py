@@ -23,8 +23,8 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
-def digest(data):
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def digest(data, algorithm="sha256"):
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 def layer(**files):
@@ -80,23 +80,24 @@ class Registry:
             headers["Accept"] = "application/vnd.docker.distribution.manifest.v2+json, " + MANIFEST
         return urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30)
 
-    def blob(self, name, data):
+    def blob(self, name, data, algorithm="sha256"):
         where = self.ask("POST", f"/v2/{name}/blobs/uploads/", b"").headers["Location"]
-        self.ask("PUT", where + ("&" if "?" in where else "?") + "digest=" + digest(data), data)
-        return {"digest": digest(data), "size": len(data)}
+        self.ask("PUT", where + ("&" if "?" in where else "?") + "digest=" + digest(data, algorithm), data)
+        return {"digest": digest(data, algorithm), "size": len(data)}
 
     def manifest(self, name, tag, document):
         data = json.dumps(document).encode()
         self.ask("PUT", f"/v2/{name}/manifests/{tag or digest(data)}", data, document["mediaType"])
         return {"mediaType": document["mediaType"], "digest": digest(data), "size": len(data)}
 
-    def push(self, name, tag, *layers, architecture=ARCHITECTURE, encoding="", encode=lambda data: data):
+    def push(self, name, tag, *layers, architecture=ARCHITECTURE, encoding="", encode=lambda data: data,
+             algorithm="sha256"):
         """An image of layers, as they are or encoded; returns its manifest's descriptor."""
         config = json.dumps({"architecture": architecture, "os": "linux", "config": {"Cmd": ["/x"]},
                              "rootfs": {"type": "layers", "diff_ids": [digest(data) for data in layers]}}).encode()
         document = {"schemaVersion": 2, "mediaType": MANIFEST,
-                    "config": {"mediaType": CONFIG, **self.blob(name, config)},
-                    "layers": [{"mediaType": LAYER + encoding, **self.blob(name, encode(data))} for data in layers]}
+                    "config": {"mediaType": CONFIG, **self.blob(name, config, algorithm)},
+                    "layers": [{"mediaType": LAYER + encoding, **self.blob(name, encode(data), algorithm)} for data in layers]}
         return {**self.manifest(name, tag, document), "platform": {"os": "linux", "architecture": architecture}}
 
     def damage(self, data):

@@ -1,5 +1,6 @@
 """Pulling from a registry: names, platforms, messages, and what may go wrong on the way."""
 
+import gzip
 import json
 import os
 import re
@@ -68,6 +69,15 @@ class Names(PullCase):
         self.docker("pull", name, out=re.compile(f"^{re.escape(name)}: Pulling from a/digest\n(.|\n)*Downloaded newer image"))
         self.docker("pull", name, out=re.compile("Image is up to date"))
         self.equal(self.field(name, "{{json .RepoTags}}", "image"), "[]", "RepoTags")
+
+    def test_sha512(self):
+        """Layers and config by another algorithm; the image's id is a sha256 all the same."""
+        self.registry.push("names/long", "1", layer(long=b"long"), encoding="+gzip", encode=gzip.compress, algorithm="sha512")
+        name = f"{self.host}/names/long:1"
+        self.addCleanup(self.docker, "rmi", "-f", name, code=None)
+        for _ in range(2):
+            self.docker("pull", name)
+        self.equal(re.sub("[0-9a-f]{64}", "X", self.field(name, "{{.Id}} {{.RootFS.Layers}}", "image")), "sha256:X [sha256:X]", "id and layers")
 
     def test_all_tags(self):
         for tag in "12":

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use moss::registry::Verified;
-use moss::types::digest::Digest;
+use moss::types::digest::{Algorithm, Digest};
 
 use super::served::{Head, Served, Then, answer, send};
 use super::{content, message, pulls, read_all, with_blob};
@@ -11,6 +11,32 @@ use super::{content, message, pulls, read_all, with_blob};
 fn range_begin(head: &Head) -> Option<usize> {
     let value = head.field("range")?.strip_prefix("bytes=")?;
     value.strip_suffix('-')?.parse().ok()
+}
+
+#[test]
+fn digests_are_verified_by_the_algorithm_that_they_name() {
+    let mut hash = Algorithm::Sha512.hasher();
+    hash.update(b"{\"schemaVersion\":2,\"manifests\":[]}");
+    let long = hash.finish();
+    for (body, is_it) in [
+        (&b"{\"schemaVersion\":2,\"manifests\":[]}"[..], true),
+        (b"{\"schemaVersion\":2,\"manifests\":[ ]}", false),
+    ] {
+        let server = Served::new(move |_, stream| answer(stream, "200 OK", &[], body));
+        let repository = pulls(&server.name("a"));
+        let manifest = repository.manifest_by_digest(long);
+        let blob = repository.blob(long, None).expect("it opens");
+        assert_eq!(read_all(Verified::new(blob, long)).is_ok(), is_it);
+        assert_eq!(repository.small_blob(long, 1000).is_ok(), is_it);
+        let asked = server.requests().pop().expect("a request").target;
+        assert_eq!(asked, format!("/v2/a/blobs/{long}"));
+        if is_it {
+            assert_eq!(manifest.expect("its digest is right").digest, long);
+        } else {
+            let text = message(manifest);
+            assert!(text.contains(&long.to_string()), "{text}");
+        }
+    }
 }
 
 #[test]
