@@ -28,6 +28,8 @@ pub struct ImageListOptions {
     pub filters: Filters,
     /// With the size shared with other images.
     pub shared_size: bool,
+    /// With those that have no name and are others' parents.
+    pub all: bool,
 }
 
 const FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
@@ -82,7 +84,10 @@ impl Engine {
                 before.is_none_or(|bound| image.created < bound)
                     && since.is_none_or(|bound| image.created > bound)
                     && until.is_none_or(|bound| image.created.is_none_or(|created| created < bound))
-                    && dangling.is_none_or(|wanted| image.repo_tags.is_empty() == wanted)
+                    && dangling.is_none_or(|wanted| {
+                        (image.repo_tags.is_empty() && !(wanted && image.has_children)) == wanted
+                    })
+                    && (options.all || !is_intermediate(image))
                     && filters.matches_labels(
                         "label",
                         &image.config.config.labels.clone().unwrap_or_default(),
@@ -115,6 +120,7 @@ impl Engine {
                 containers: signed(users as u64),
                 created: image.created.map_or(0, Timestamp::seconds),
                 id: image.id.to_string(),
+                parent_id: parent(&image),
                 labels: image.config.config.labels.clone(),
                 repo_digests: image.repo_digests.clone(),
                 repo_tags,
@@ -158,7 +164,11 @@ impl Engine {
             id: image.id.to_string(),
             repo_tags: image.repo_tags.clone(),
             repo_digests: image.repo_digests.clone(),
-            comment: config.comment.clone(),
+            parent: parent(&image),
+            comment: match config.history.last() {
+                Some(last) if config.comment.is_empty() => last.comment.clone(),
+                _ => config.comment.clone(),
+            },
             created: image
                 .created
                 .map(|created| created.to_string())
@@ -234,24 +244,31 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a name away from an image, and the image with its last name.
+    /// Takes a name away from an image, and the image with its last name; with `parents` those that
+    /// it was made from too, where nothing else needs them.
     pub fn image_remove(
         &self,
         name: &str,
         force: bool,
+        parents: bool,
         platform: Option<&Platform>,
     ) -> Result<Vec<DeleteResponse>> {
         self.find_image_for(name, platform)?;
-        Ok(self.remove_image(name, force)?.0)
+        Ok(self.remove_image(name, force, parents)?.0)
     }
 
     /// The same, with the bytes that were freed.
-    fn remove_image(&self, name: &str, force: bool) -> Result<(Vec<DeleteResponse>, u64)> {
+    fn remove_image(
+        &self,
+        name: &str,
+        force: bool,
+        parents: bool,
+    ) -> Result<(Vec<DeleteResponse>, u64)> {
         // Found before it is gone; the event of its end has no labels in dockerd either.
         let labels = self.find_image(name)?.config.config.labels.clone();
         let removed = self
             .images
-            .remove(name, force, &|id| self.image_users(id))
+            .remove(name, force, parents, &|id| self.image_users(id))
             .map_err(|error| image_error(&error))?;
         let mut answers = Vec::new();
         let mut reclaimed = 0;
@@ -300,7 +317,8 @@ impl Engine {
         let mut failure = None;
         for image in self.images.list() {
             let labels = image.config.config.labels.clone().unwrap_or_default();
-            if (dangling && !image.repo_tags.is_empty())
+            if (dangling && (!image.repo_tags.is_empty() || image.has_children))
+                || is_intermediate(&image)
                 || until.is_some_and(|until| image.created.is_none_or(|created| created > until))
                 || !filters.matches_labels("label", &labels)
                 || !filters.excludes_labels("label!", &labels)
@@ -314,7 +332,7 @@ impl Engine {
                 names.push(image.id.to_string());
             }
             for name in names {
-                match self.remove_image(&name, false) {
+                match self.remove_image(&name, false, true) {
                     Ok((answers, freed)) => {
                         deleted.extend(answers);
                         reclaimed += freed;
@@ -443,6 +461,16 @@ impl Engine {
         self.events
             .emit("image", action, &id.to_string(), attributes);
     }
+}
+
+/// Whether an image has no name and is others' parent.
+fn is_intermediate(image: &Image) -> bool {
+    image.has_children && image.repo_tags.is_empty() && image.repo_digests.is_empty()
+}
+
+/// The id of the image that one was made from here; empty where that is not known.
+fn parent(image: &Image) -> String {
+    image.parent.map(|id| id.to_string()).unwrap_or_default()
 }
 
 /// What Docker's clients show of a load under way.

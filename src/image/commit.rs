@@ -22,6 +22,8 @@ pub(super) struct Parts {
     pub(super) manifests: Vec<(Digest, Vec<u8>)>,
     /// Which repository had which of them.
     pub(super) origin: Option<Origin>,
+    /// The image that it was made from here.
+    pub(super) parent: Option<Digest>,
 }
 
 impl Parts {
@@ -38,6 +40,7 @@ impl Parts {
             config,
             manifests: Vec::new(),
             origin: None,
+            parent: None,
         })
     }
 }
@@ -77,6 +80,12 @@ impl Store {
         }
         if let Some(origin) = &parts.origin {
             record.add_origin(origin.manifest, &origin.repository);
+        }
+        if let Some(parent) = parts.parent {
+            if !index.images.contains_key(&parent) {
+                return Err(Error::NoSuchImage(parent.to_string()));
+            }
+            record.parent = Some(parent);
         }
         self.write_record(&id, &record, durability)?;
         let stored = Stored {

@@ -74,7 +74,7 @@ impl Store {
             }],
             ..of_layer(&layer.diff_id, &platform)
         };
-        let id = self.finish(config, vec![layer])?;
+        let id = self.finish(config, vec![layer], None)?;
         if let Some(name) = &import.name {
             self.name_image(name.clone().with_default_tag(), id)?;
         }
@@ -112,7 +112,7 @@ impl Store {
             rootfs.diff_ids.push(layer.diff_id);
             layers.push(layer);
         }
-        let id = self.finish(config, layers)?;
+        let id = self.finish(config, layers, Some(parent.id))?;
         if let Some(name) = &commit.name {
             self.name_image(name.clone().with_default_tag(), id)?;
         }
@@ -155,7 +155,7 @@ impl Store {
             true => Vec::new(),
             false => vec![self.unpack_stream(&mut &tar[..])?],
         };
-        let id = self.finish(config, layers)?;
+        let id = self.finish(config, layers, None)?;
         self.name_image(name.clone(), id)?;
         Ok(id)
     }
@@ -174,13 +174,19 @@ impl Store {
         }
     }
 
-    fn finish(&self, config: ImageConfig, mut layers: Vec<Finished>) -> Result<Digest, Error> {
+    fn finish(
+        &self,
+        config: ImageConfig,
+        mut layers: Vec<Finished>,
+        parent: Option<Digest>,
+    ) -> Result<Digest, Error> {
         let raw = serde_json::to_vec(&config).map_err(|error| Error::Invalid(error.to_string()))?;
         let parts = Parts {
             raw,
             config,
             manifests: Vec::new(),
             origin: None,
+            parent,
         };
         let made = self.commit_image(parts, &mut layers);
         if made.is_err() {

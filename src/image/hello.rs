@@ -59,7 +59,7 @@ pub fn ensure(store: &Store) -> Result<(), Error> {
     store.load(&mut image.tar.as_slice(), None, &mut |_| {})?;
     if let Some(former) = former {
         // Containers may still use it; then it stays until they and `image prune` are through.
-        match store.remove(&former.to_string(), false, &|_| Vec::new()) {
+        match store.remove(&former.to_string(), false, true, &|_| Vec::new()) {
             Err(Error::Conflict(_)) => {}
             other => drop(other?),
         }
@@ -169,7 +169,7 @@ mod tests {
         ensure(&store).unwrap();
         renew(&store).unwrap();
         assert_eq!(store.list().len(), 1);
-        store.remove(NAME, false, &|_| Vec::new()).unwrap();
+        store.remove(NAME, false, true, &|_| Vec::new()).unwrap();
         drop(store);
         let store = Store::open(root.path()).unwrap();
         renew(&store).unwrap();
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(store.get("hello").unwrap().id, theirs.id);
         let name = Reference::parse("mine").unwrap();
         store.tag("hello", &name).unwrap();
-        store.remove("hello", false, &|_| Vec::new()).unwrap();
+        store.remove("hello", false, true, &|_| Vec::new()).unwrap();
         ensure(&store).unwrap();
         assert_eq!(store.get("hello").unwrap().id, image.id);
     }

@@ -43,14 +43,19 @@ pub struct Image {
     pub size: u64,
     /// When it was last tagged here.
     pub last_tagged: Option<Timestamp>,
+    /// The image that it was committed from here.
+    pub parent: Option<Digest>,
+    /// Whether others were committed from it.
+    pub has_children: bool,
 }
 
 /// One line of an image's history, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryLine {
-    /// The image's id on the first line, `None` on the others (Docker's `<missing>`).
+    /// The image's id on the first line, its parents' on those that follow, where they are known
+    /// (else Docker says `<missing>`).
     pub id: Option<Digest>,
-    /// The image's tags, on the first line.
+    /// That image's tags.
     pub tags: Vec<String>,
     /// What its config says.
     pub entry: History,
@@ -133,9 +138,17 @@ impl Index {
             manifests: stored.record.manifests.clone(),
             size,
             last_tagged: stored.record.last_tagged,
+            parent: stored.record.parent,
+            has_children: self.has_children(id),
             config: Arc::clone(config),
             raw: Arc::clone(&stored.raw),
         }
+    }
+
+    /// Whether images were committed from this one.
+    pub(super) fn has_children(&self, id: &Digest) -> bool {
+        let mut images = self.images.values();
+        images.any(|image| image.record.parent == Some(*id))
     }
 
     fn layer_size(&self, diff_id: &Digest) -> u64 {
@@ -253,9 +266,14 @@ impl Store {
             });
         }
         lines.reverse();
-        if let Some(first) = lines.first_mut() {
-            first.id = Some(image.id);
-            first.tags = image.repo_tags;
+        let mut next = Some(image.id);
+        for line in &mut lines {
+            let Some((id, stored)) = next.and_then(|id| Some((id, index.images.get(&id)?))) else {
+                break;
+            };
+            line.id = Some(id);
+            line.tags = index.image(&id, stored).repo_tags;
+            next = stored.record.parent;
         }
         Ok(lines)
     }

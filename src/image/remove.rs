@@ -63,27 +63,26 @@ impl Store {
         Ok(id)
     }
 
-    /// Removes a name, and the image with its last one; or, by id, the image. `users` answers
+    /// Removes a name, and the image with its last one; or, by id, the image. With `parents`, the
+    /// images that it was made from go as well, as far as nothing else needs them. `users` answers
     /// which containers use an image.
     pub fn remove(
         &self,
         name: &str,
         force: bool,
+        parents: bool,
         users: &dyn Fn(&Digest) -> Vec<User>,
     ) -> Result<Vec<Removed>, Error> {
         let mut index = self.lock();
         let id = index.find(name)?;
-        let users = users(&id);
+        let own = users(&id);
+        let soft = !force;
         let mut removed = Vec::new();
         let mut names = index.refs.of(&id);
-        if is_id_prefix(&id, name) {
-            if is_single(&names) {
-                let soft = !force;
-                check(&id, &users, &names, Conflicts { soft, names: false })?;
-                self.untag(&mut index, &id, &names, &mut removed)?;
-            }
-        } else {
-            if let Some(user) = users.first().filter(|_| !force && is_single(&names)) {
+        // Once a name is gone, that its image is needed is no conflict to be told of.
+        let is_quiet = !is_id_prefix(&id, name);
+        if is_quiet {
+            if let Some(user) = own.first().filter(|_| !force && is_single(&names)) {
                 return Err(Error::Conflict(format!(
                     "unable to remove repository reference {name:?} (must force) - container {} is using its referenced image {}",
                     user.id,
@@ -103,17 +102,35 @@ impl Store {
                 names.retain(|known| !same(known));
             }
             self.untag(&mut index, &id, &gone, &mut removed)?;
-            // A container may run on what has no name any more: the name is gone all the same, and
-            // that is no conflict to be told of.
-            if !names.is_empty() || users.iter().any(|user| user.running) {
+            if !names.is_empty() {
                 return Ok(removed);
             }
+        } else if is_single(&names) {
+            let conflicts = Conflicts { soft, names: false };
+            if let Some(conflict) = index.conflict(&id, &own, conflicts) {
+                return Err(conflict.error);
+            }
+            self.untag(&mut index, &id, &names, &mut removed)?;
         }
-        let names = index.refs.of(&id);
-        let soft = !force;
-        check(&id, &users, &names, Conflicts { soft, names: soft })?;
-        self.untag(&mut index, &id, &names, &mut removed)?;
-        self.delete(&mut index, &id, &mut removed)?;
+        let conflicts = Conflicts { soft, names: soft };
+        if let Some(conflict) = index.conflict(&id, &own, conflicts) {
+            let is_dangling = index.refs.of(&id).is_empty() && !index.has_children(&id);
+            if is_quiet && (!is_dangling || conflict.by_container) {
+                return Ok(removed);
+            }
+            return Err(conflict.error);
+        }
+        let mut next = self.delete(&mut index, &id, &mut removed)?;
+        while let Some(parent) = next.filter(|_| parents) {
+            let all = Conflicts {
+                soft: true,
+                names: true,
+            };
+            if index.conflict(&parent, &users(&parent), all).is_some() {
+                break;
+            }
+            next = self.delete(&mut index, &parent, &mut removed)?;
+        }
         Ok(removed)
     }
 
@@ -140,15 +157,18 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the record first: what it refers to may then go at leisure.
+    /// Removes an image with its names, the record before what it refers to, which may then go at
+    /// leisure; answers its parent.
     fn delete(
         &self,
         index: &mut Index,
         id: &Digest,
         removed: &mut Vec<Removed>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Digest>, Error> {
+        let names = index.refs.of(id);
+        self.untag(index, id, &names, removed)?;
         let Some(image) = index.images.get(id).cloned() else {
-            return Ok(());
+            return Ok(None);
         };
         self.trash(&self.record_path(id))?;
         index.images.remove(id);
@@ -175,7 +195,7 @@ impl Store {
             freed += self.drop_layer(index, diff_id)?;
         }
         removed.insert(at, Removed::Image { id: *id, freed });
-        Ok(())
+        Ok(image.record.parent)
     }
 
     /// Removes a layer that no image and nobody else needs; answers its size if it is gone.
@@ -264,29 +284,38 @@ fn is_single(names: &[Reference]) -> bool {
     digests.all(|name| name.repository() == first.repository())
 }
 
-fn check(
-    id: &Digest,
-    users: &[User],
-    names: &[Reference],
-    conflicts: Conflicts,
-) -> Result<(), Error> {
-    let refuse = |how: &str, why: String| {
-        let id = id.short();
-        Err(Error::Conflict(format!(
-            "unable to delete {id} ({how}) - {why}"
-        )))
-    };
-    if let Some(user) = users.iter().find(|user| user.running) {
-        let why = format!("image is being used by running container {}", user.id);
-        return refuse("cannot be forced", why);
+/// What keeps an image from being removed.
+struct Conflict {
+    /// A container needs it.
+    by_container: bool,
+    error: Error,
+}
+
+impl Index {
+    fn conflict(&self, id: &Digest, users: &[User], conflicts: Conflicts) -> Option<Conflict> {
+        let because = |by_container, how: &str, why: String| {
+            let text = format!("unable to delete {} ({how}) - {why}", id.short());
+            Some(Conflict {
+                by_container,
+                error: Error::Conflict(text),
+            })
+        };
+        if self.has_children(id) {
+            let why = "image has dependent child images".to_owned();
+            return because(false, "cannot be forced", why);
+        }
+        if let Some(user) = users.iter().find(|user| user.running) {
+            let why = format!("image is being used by running container {}", user.id);
+            return because(true, "cannot be forced", why);
+        }
+        if conflicts.names && !self.refs.of(id).is_empty() {
+            let why = "image is referenced in multiple repositories".to_owned();
+            return because(false, "must be forced", why);
+        }
+        if let Some(user) = users.iter().find(|_| conflicts.soft) {
+            let why = format!("image is being used by stopped container {}", user.id);
+            return because(true, "must be forced", why);
+        }
+        None
     }
-    if conflicts.names && !names.is_empty() {
-        let why = "image is referenced in multiple repositories".to_owned();
-        return refuse("must be forced", why);
-    }
-    if let Some(user) = users.iter().find(|_| conflicts.soft) {
-        let why = format!("image is being used by stopped container {}", user.id);
-        return refuse("must be forced", why);
-    }
-    Ok(())
 }

@@ -195,6 +195,27 @@ class Changes(Case):
         image = json.loads(self.docker("inspect", tag).out)[0]
         self.equal((image["Author"], image["Comment"], len(image["RootFS"]["Layers"])), ("me", "why", 2), "image")
         self.docker("history", "--no-trunc", tag, out=re.compile("why"))
+        self.parents(tag, image)
+
+    def parents(self, tag, image):
+        """Docker's rules of images that were committed from others, as its classic builder has them too."""
+        base = self.field("busybox", "{{.Id}}", "image")
+        self.equal(image["Parent"], base, "Parent")
+        ids = self.docker("history", "--no-trunc", "--format", "{{.ID}}", tag).out.split()
+        self.equal(ids[:2], [image["Id"], base], "ids in the history")
+        self.docker("rmi", "-f", base, code=1, err=re.compile(r"unable to delete [0-9a-f]{12} \(cannot be forced\) - image has dependent child images"))
+        # A container of it makes another, and the one in between loses its name.
+        name, top = self.name(), tag.replace(":made", ":top")
+        self.docker("create", "--name", name, tag, "x")
+        made = self.docker("commit", name, top).out.strip()
+        self.docker("rm", name)
+        self.docker("rmi", tag, out="Untagged: " + tag)
+        shown = lambda *flags: self.docker("images", "-q", "--no-trunc", *flags).out.split()
+        self.equal([image["Id"] in shown(*flags) for flags in ((), ("-a",), ("-f", "dangling=true"))], [False, True, False], "whether it is shown")
+        self.docker("image", "prune", "-f")
+        self.docker("image", "inspect", image["Id"])
+        self.docker("rmi", top, out=re.compile(f"Deleted: {made}\n(.*\n)*Deleted: {image['Id']}\n"))
+        self.docker("image", "inspect", "busybox")
 
     def daemon_docker(self):
         from harness import _state

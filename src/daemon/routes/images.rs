@@ -41,6 +41,7 @@ pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
     let options = ImageListOptions {
         filters,
         shared_size: request.since(42) && request.query.flag("shared-size"),
+        all: request.query.flag("all"),
     };
     let found = quick(&state, move |engine| engine.image_list(&options)).await?;
     Ok(shaped(&request, &found))
@@ -93,7 +94,7 @@ pub async fn remove(state: State, request: Request) -> Result<Answer, Failure> {
     if request.name.trim().is_empty() {
         return Err(Failure::bad_request("image name cannot be blank"));
     }
-    let force = request.query.flag("force");
+    let (force, parents) = (request.query.flag("force"), !request.query.flag("noprune"));
     let name = request.name.clone();
     let platforms = match request.since(50) {
         true => request.query.all("platforms"),
@@ -105,7 +106,7 @@ pub async fn remove(state: State, request: Request) -> Result<Answer, Failure> {
         return Err(Failure::bad_request("multiple platforms are not supported"));
     }
     let removed = slow(&state, move |engine| {
-        engine.image_remove(&name, force, platforms.first())
+        engine.image_remove(&name, force, parents, platforms.first())
     })
     .await?;
     Ok(shaped(&request, &removed))

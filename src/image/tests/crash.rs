@@ -114,7 +114,7 @@ fn additions_and_removals_end_anywhere() {
             // And it works on.
             let files = docker_archive(&layers, &config(&layers, "one:1"), &["one:1"]);
             load(&store, &archive(&files)).unwrap();
-            store.remove("one:1", false, &|_| Vec::new()).unwrap();
+            store.remove("one:1", false, true, &|_| Vec::new()).unwrap();
             assert_sound(&store);
         }
     }

@@ -33,7 +33,7 @@ fn import_makes_one_layer() {
         .import(&mut &b"no tar at all".repeat(99)[..], &import)
         .unwrap_err();
     assert!(error.chain().contains("checksum"));
-    store.remove("mine", false, &|_| Vec::new()).unwrap();
+    store.remove("mine", false, true, &|_| Vec::new()).unwrap();
     assert_empty(&store);
 }
 

@@ -38,7 +38,10 @@ fn a_full_disk_is_emptied() {
         assert!(std::fs::write(dir.path().join("more"), [1; 4096]).is_err());
         std::fs::remove_file(dir.path().join("more")).unwrap();
         for tag in ["full:1", "full:2"] {
-            assert_eq!(untagged(&store.remove(tag, false, &nobody).unwrap()), [tag]);
+            assert_eq!(
+                untagged(&store.remove(tag, false, true, &nobody).unwrap()),
+                [tag]
+            );
         }
         assert_empty(&store);
         drop(filler);
@@ -73,14 +76,14 @@ fn names_images_and_shared_layers() {
     store.tag("two:1", &"more:2".parse().unwrap()).unwrap();
     let by_id = image.id.short();
     let error = store
-        .remove(&by_id, false, &nobody)
+        .remove(&by_id, false, true, &nobody)
         .unwrap_err()
         .to_string();
     let expected = format!(
         "conflict: unable to delete {by_id} (must be forced) - image is referenced in multiple repositories"
     );
     assert_eq!(error, expected);
-    let removed = store.remove("more:2", false, &nobody).unwrap();
+    let removed = store.remove("more:2", false, true, &nobody).unwrap();
     assert_eq!((removed.len(), untagged(&removed)), (1, vec!["more:2"]));
 
     let user = |running| {
@@ -92,7 +95,7 @@ fn names_images_and_shared_layers() {
         }
     };
     let error = store
-        .remove("two:1", false, &user(false))
+        .remove("two:1", false, true, &user(false))
         .unwrap_err()
         .to_string();
     let expected = format!(
@@ -100,12 +103,12 @@ fn names_images_and_shared_layers() {
     );
     assert_eq!(error, expected);
     let error = store
-        .remove(&by_id, false, &user(false))
+        .remove(&by_id, false, true, &user(false))
         .unwrap_err()
         .to_string();
     assert!(error.ends_with("(must be forced) - image is being used by stopped container c0ffee"));
     let error = store
-        .remove(&by_id, true, &user(true))
+        .remove(&by_id, true, true, &user(true))
         .unwrap_err()
         .to_string();
     assert!(
@@ -113,12 +116,12 @@ fn names_images_and_shared_layers() {
     );
 
     // By its last name, with force: the name goes, what runs keeps the image.
-    let removed = store.remove("two:1", true, &user(true)).unwrap();
+    let removed = store.remove("two:1", true, true, &user(true)).unwrap();
     assert_eq!((removed.len(), untagged(&removed)), (1, vec!["two:1"]));
     let name = crate::types::reference::Reference::parse("two:1").unwrap();
     store.tag(&by_id, &name).unwrap();
 
-    let removed = store.remove("two:1", false, &nobody).unwrap();
+    let removed = store.remove("two:1", false, true, &nobody).unwrap();
     let chain = chain_ids(&image.layers)[1];
     let name = "two:1".to_owned();
     let id = image.id;
@@ -132,15 +135,17 @@ fn names_images_and_shared_layers() {
     );
     assert!(store.has_layer(&image.layers[0]) && !store.has_layer(&image.layers[1]));
     let error = store
-        .remove("two:1", false, &nobody)
+        .remove("two:1", false, true, &nobody)
         .unwrap_err()
         .to_string();
     assert_eq!(error, "No such image: two:1");
 
     let last = store.get("one:1").unwrap().id;
-    let removed = store.remove(&last.hex()[..8], false, &user(false));
+    let removed = store.remove(&last.hex()[..8], false, true, &user(false));
     assert!(removed.is_err());
-    let removed = store.remove(&last.hex()[..8], true, &user(false)).unwrap();
+    let removed = store
+        .remove(&last.hex()[..8], true, true, &user(false))
+        .unwrap();
     assert_eq!((removed.len(), untagged(&removed)), (3, vec!["one:1"]));
     assert_empty(&store);
 }
@@ -159,7 +164,7 @@ fn what_is_held_outlives_its_image() {
     let layers = store.get("two:1").unwrap().layers;
     assert!(store.hold(&layers) && store.hold(&layers));
     // By force, with a container that does not run; its layers are not told of as removed.
-    let removed = store.remove("two:1", true, &nobody).unwrap();
+    let removed = store.remove("two:1", true, true, &nobody).unwrap();
     assert_eq!(removed.len(), 2);
     // Nor does a load or a collection take them.
     put(&vec![base], "one:1");
@@ -172,6 +177,6 @@ fn what_is_held_outlives_its_image() {
     // Found, and removed before it was held.
     assert!(!store.hold(&layers));
     store.release(&layers).unwrap();
-    store.remove("one:1", false, &nobody).unwrap();
+    store.remove("one:1", false, true, &nobody).unwrap();
     assert_empty(&store);
 }

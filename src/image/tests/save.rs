@@ -126,7 +126,7 @@ struct Remover<'a> {
 impl Write for Remover<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if self.archive.is_empty() {
-            let removed = self.store.remove("saved:1", true, &|_| Vec::new());
+            let removed = self.store.remove("saved:1", true, true, &|_| Vec::new());
             removed.map_err(std::io::Error::other)?;
             self.store.settle();
         }
