@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::container::Summary;
 use crate::api::filters::Filters;
 use crate::api::system::{
     ComponentVersion, DiskUsage, IndexInfo, Info, PlatformInfo, PluginsInfo, RegistryConfig,
@@ -200,44 +201,33 @@ impl Engine {
             volumes.push(shown);
         }
         let layers_size = i64::try_from(self.images.layers_size()).unwrap_or(i64::MAX);
-        let used: Vec<&str> = containers
-            .iter()
-            .map(|container| container.image_id.as_str())
-            .collect();
-        let idle_images: i64 = images
-            .iter()
-            .filter(|image| !used.contains(&image.id.as_str()))
-            .map(|image| image.size - image.shared_size.max(0))
-            .sum();
+        let idle_images = images.iter().filter(|image| image.containers == 0);
+        let idle_images = idle_images.map(|image| image.size - image.shared_size.max(0));
+        let is_active = |container: &&Summary| {
+            matches!(
+                container.state.as_str(),
+                "running" | "paused" | "restarting"
+            )
+        };
         let size_of = |volume: &crate::api::volume::Volume| {
             volume.usage_data.as_ref().map_or(0, |usage| usage.size)
         };
         Ok(DiskUsage {
             layers_size,
             image_usage: Some(Usage {
-                active_count: count(
-                    images
-                        .iter()
-                        .filter(|image| used.contains(&image.id.as_str()))
-                        .count(),
-                ),
+                active_count: count(images.iter().filter(|image| image.containers > 0).count()),
                 total_count: count(images.len()),
                 total_size: layers_size,
-                reclaimable: idle_images,
+                reclaimable: idle_images.sum(),
                 items: images.clone(),
             }),
             container_usage: Some(Usage {
-                active_count: count(
-                    containers
-                        .iter()
-                        .filter(|container| container.state == "running")
-                        .count(),
-                ),
+                active_count: count(containers.iter().filter(is_active).count()),
                 total_count: count(containers.len()),
                 total_size: containers.iter().map(|container| container.size_rw).sum(),
                 reclaimable: containers
                     .iter()
-                    .filter(|container| container.state != "running")
+                    .filter(|container| !is_active(container))
                     .map(|container| container.size_rw)
                     .sum(),
                 items: containers.clone(),
