@@ -28,7 +28,7 @@ use super::compression::Format;
 use super::error::Error;
 use super::pins::Pins;
 use super::schema::{self, Described};
-use super::slots::{Slots, lock};
+use super::slots::{Slots, Turns, lock};
 use super::store::{Store, Stored};
 use crate::registry::{self, Cancel, Document, Manifest, RawManifest, Repository};
 use crate::sys::atomic::Durability;
@@ -36,18 +36,25 @@ use crate::types::digest::Digest;
 use crate::types::reference::Reference;
 use layers::{Layer, Rank};
 
-/// How many layers may be sent at the same time.
-pub struct Uploads(Slots);
+/// How many layers may be sent at the same time, and which are: one that is on its way to a registry
+/// is not compressed and sent there twice, whoever pushes it.
+pub struct Uploads {
+    slots: Slots,
+    turns: Turns<(Digest, String)>,
+}
 
 impl Uploads {
     /// So many, and at least one.
     pub fn new(limit: usize) -> Self {
-        Self(Slots::new(limit))
+        Self {
+            slots: Slots::new(limit),
+            turns: Turns::default(),
+        }
     }
 
     /// Changes how many that are; those that are under way go on.
     pub fn set_limit(&self, limit: usize) {
-        self.0.set_limit(limit);
+        self.slots.set_limit(limit);
     }
 }
 

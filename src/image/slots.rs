@@ -1,5 +1,8 @@
-//! How many transfers there may be at once, whoever they belong to; and the threads of one.
+//! How many transfers there may be at once, whoever they belong to; which of them wait for another
+//! that does the same; and the threads of one.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -110,9 +113,89 @@ impl Drop for Slot<'_> {
     }
 }
 
+/// What is under way, by what it is: who wants the same waits until it is done, or has failed.
+pub(super) struct Turns<K: Eq + Hash> {
+    taken: Mutex<HashSet<K>>,
+    freed: Condvar,
+}
+
+impl<K: Eq + Hash> Default for Turns<K> {
+    fn default() -> Self {
+        Self {
+            taken: Mutex::default(),
+            freed: Condvar::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Turns<K> {
+    /// Takes the turn for `key`; `waiting` is called if somebody else has it.
+    pub(super) fn take(
+        &self,
+        key: K,
+        cancel: &Cancel,
+        waiting: impl FnOnce(),
+    ) -> Result<Turn<'_, K>, Error> {
+        let mut taken = lock(&self.taken);
+        if taken.contains(&key) {
+            drop(taken);
+            waiting();
+            taken = lock(&self.taken);
+        }
+        while !taken.insert(key.clone()) {
+            cancel.check()?;
+            let waited = self.freed.wait_timeout(taken, LOOK);
+            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(Turn { turns: self, key })
+    }
+}
+
+/// Lets the next have the turn when dropped.
+pub(super) struct Turn<'a, K: Eq + Hash> {
+    turns: &'a Turns<K>,
+    key: K,
+}
+
+impl<K: Eq + Hash> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        lock(&self.turns.taken).remove(&self.key);
+        self.turns.freed.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_is_done_by_one_at_a_time() {
+        let turns = Turns::default();
+        let cancel = Cancel::new();
+        let turn = turns
+            .take("a", &cancel, || panic!("nobody has it"))
+            .unwrap();
+        let _other = turns
+            .take("b", &cancel, || panic!("it is another"))
+            .unwrap();
+        let waited = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let count = || {
+                    waited.fetch_add(1, Ordering::Relaxed);
+                };
+                turns.take("a", &cancel, count).map(drop)
+            });
+            while waited.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            drop(turn);
+            assert!(second.join().unwrap().is_ok());
+        });
+        let _turn = turns.take("a", &cancel, || ()).unwrap();
+        cancel.cancel();
+        assert!(turns.take("a", &cancel, || ()).is_err(), "cancelled");
+    }
 
     #[test]
     fn the_first_failure_ends_the_rest() {

@@ -134,7 +134,9 @@ class Names(PushCase):
         self.equal(self.push(f"{line.host}/a/twice:2")[1], first, "digest of the other tag")
 
     def test_two_at_once(self):
-        names = [f"{self.host}/p/both:{number}" for number in (1, 2)]
+        line = registry.Line(self.registry, 1 << 30)
+        self.addCleanup(line.close)
+        names = [f"{line.host}/p/both:{number}" for number in (1, 2)]
         self.image(*names, both=os.urandom(3_000_000))
         found = []
         pushes = [threading.Thread(target=lambda name=name: found.append(self.push(name)[1])) for name in names]
@@ -143,6 +145,9 @@ class Names(PushCase):
         for push in pushes:
             push.join()
         self.equal((len(found), len(set(found))), (2, 1), "digests of two pushes of one image")
+        # The layer once, the config by each of them at most.
+        begun = line.asked.count(b"POST /v2/p/both/blobs/uploads/")
+        self.equal(begun <= 3, True, f"uploads that were begun: {begun}")
         self.equal([self.manifest("p/both", number)["layers"] for number in (1, 2)], [self.manifest("p/both", 1)["layers"]] * 2, "layers")
 
     def test_the_same_bytes_anywhere(self):

@@ -3,7 +3,8 @@
 //! Each layer is one task, run by as many threads as may send at the same time. A blob that the
 //! repository has already is asked for by digest, at most three of a layer; else mounts from other
 //! repositories of the registry are tried, at most four; else it is sent, by the first supply that
-//! works. What is learnt is noted, so that the next push finds it.
+//! works. What is learnt is noted, so that the next push finds it, one that waits for the same layer
+//! to get to the same registry first of all.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -149,7 +150,7 @@ impl Store {
                 each.push(layer);
             }
         }
-        let workers = each.len().min(push.uploads.0.limit());
+        let workers = each.len().min(push.uploads.slots.limit());
         for layer in &each[workers..] {
             progress(&layer.diff_id.short(), UploadStep::Waiting);
         }
@@ -183,7 +184,9 @@ impl Store {
             return Ok(blob);
         }
         let waiting = || tell(UploadStep::Waiting);
-        let _slot = push.uploads.0.take(push.cancel, waiting)?;
+        let target = (layer.diff_id, push.target().domain().to_owned());
+        let _turn = push.uploads.turns.take(target, push.cancel, waiting)?;
+        let _slot = push.uploads.slots.take(push.cancel, waiting)?;
         let candidates = self.candidates(push, layer, known);
         let mut upload = None;
         let found = match exists(push, &candidates)? {
