@@ -160,7 +160,7 @@ fn read_directory(
                     "tls: failed to find certificate and key in {name} and {key_name}"
                 )));
             };
-            check_pair(&chain, &key, name)?;
+            check_pair(&chain, &key, &path)?;
             *client = Some(ClientCert::new_with_certs(&chain, key));
         } else if let Some(stem) = name.strip_suffix(".key") {
             let certificate = format!("{stem}.cert");
@@ -178,14 +178,23 @@ fn read_directory(
 fn check_pair(
     chain: &[Certificate<'static>],
     key: &ureq::tls::PrivateKey<'static>,
-    name: &str,
+    path: &Path,
 ) -> Result<(), Error> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
     let unusable = |reason: &str| {
         Error::Invalid(format!(
-            "tls: cannot use client certificate {name}: {reason}"
+            "tls: cannot use client certificate {}: {reason}",
+            path.display()
         ))
+    };
+    let found = |error: &rustls::Error| match error.to_string() {
+        // The library reads version 3 alone; what Go takes, older openssl makes unasked.
+        text if text.contains("UnsupportedCertVersion") => "it is an X.509 version 1 certificate, \
+            and only version 3 can be used: sign it anew with extensions (openssl x509 -req … \
+            -extfile FILE, where FILE says basicConstraints = CA:FALSE)"
+            .to_owned(),
+        text => text,
     };
     let key = PrivateKeyDer::try_from(key.der().to_vec()).map_err(unusable)?;
     let chain = chain
@@ -201,7 +210,7 @@ fn check_pair(
                 .with_client_auth_cert(chain, key)
         })
         .map(drop)
-        .map_err(|error| unusable(&error.to_string()))
+        .map_err(|error| unusable(&found(&error)))
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -25,6 +25,15 @@ esac
 """
 
 
+def trust(case, host):
+    """Has a case's daemon believe the authority of the case for `host`; the directory where that is said."""
+    own = f"{case.daemon.env['XDG_CONFIG_HOME']}/docker/certs.d/{host}"
+    os.makedirs(own, exist_ok=True)
+    shutil.copy(case.top + "/ca.crt", own)
+    case.addCleanup(shutil.rmtree, own)
+    return own
+
+
 class AccountCase(Case):
     """A case with an open registry to push to and, beside it, one that is guarded; each has a config.json of its own."""
 
@@ -302,12 +311,6 @@ class WithCertificates(AccountCase):
         tls = cls.authority.server(name, cls.address, **validity)
         return cls.started(registry.Registry(beside=cls.open, tls=tls, address=cls.address))
 
-    def trust(self, host):
-        own = f"{self.daemon.env['XDG_CONFIG_HOME']}/docker/certs.d/{host}"
-        os.makedirs(own, exist_ok=True)
-        shutil.copy(self.top + "/ca.crt", own)
-        self.addCleanup(shutil.rmtree, own)
-
     def test_unknown_authority(self):
         error = (f'Error response from daemon: Get "https://{self.host}/v2/": tls: failed to verify certificate: x509: '
                  "certificate signed by unknown authority")
@@ -316,15 +319,26 @@ class WithCertificates(AccountCase):
             self.login(code=1, out="", err=re.compile(re.escape(error)))
 
     def test_known_authority(self):
-        self.trust(self.host)
+        trust(self, self.host)
         for _ in self.each():
             self.ask("pull", self.name)
+
+    def test_client_certificate_of_version_1(self):
+        own = trust(self, self.host)
+        openssl = self.authority.openssl
+        openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old", "-config", "ca.cnf", "-keyout", own + "/old.key", "-out", "old.csr")
+        openssl("x509", "-req", "-in", "old.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAserial", "old.srl", "-CAcreateserial", "-out", own + "/old.cert")
+        if b"Version: 1 " not in openssl("x509", "-in", own + "/old.cert", "-noout", "-text"):
+            self.skipTest("this openssl makes no certificates of version 1")
+        for _ in self.each():
+            self.ask("pull", self.name, code=1, err=re.compile(
+                f"cannot use client certificate {own}/old.cert: it is an X.509 version 1 certificate, and only version 3 can be used: sign it anew"))
 
     def test_another_time(self):
         for name, start, end, words in (("future", "20900101000000Z", "20990101000000Z", "before 2090-01-01T00:00:00Z"),
                                         ("past", "20200101000000Z", "20210101000000Z", "after 2021-01-01T00:00:00Z")):
             guarded = self.over_tls(name, start=start, end=end)
-            self.trust(guarded.host)
+            trust(self, guarded.host)
             for _ in self.each():
                 self.ask("pull", f"{guarded.host}/private/app:1", code=1, err=re.compile(
                     f'Get "https://{guarded.host}/v2/": tls: failed to verify certificate: x509: certificate has expired or '
