@@ -16,6 +16,8 @@ use super::output::each;
 use super::progress;
 use super::prune::{confirm, pruned};
 use super::table::{Shape, ago, date, ellipsis, human_size, short, size, span};
+use super::terminal::columns;
+use super::tree;
 use crate::api::filters::Filters;
 use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
 use crate::types::platform::{Platform, PlatformError};
@@ -46,6 +48,24 @@ pub fn list(client: &Client, images: &args::Images) -> Result<()> {
     let target = Target::new("/images/json", &[])
         .with_flag("all", images.all)
         .with_some("filters", &filters(&given)?);
+    if images.tree {
+        let (listing, format) = (&images.listing, images.listing.format.is_some());
+        let other = [
+            (listing.quiet, "--quiet"),
+            (listing.no_trunc, "--no-trunc"),
+            (images.digests, "--show-digest"),
+            (format, "--format"),
+        ];
+        if let Some((_, flag)) = other.iter().find(|(given, _)| *given) {
+            bail!("{flag} is not yet supported with --tree");
+        }
+        let mut found: Vec<Summary> = client.get(&target)?;
+        found.retain(|image| images.all || !image.repo_tags.is_empty());
+        let out = io::stdout();
+        let width = out.is_terminal().then(|| columns(&out).unwrap_or(80));
+        (&out).write_all(tree::draw(&found, width).as_bytes())?;
+        return Ok(());
+    }
     let found: Vec<Summary> = client.get(&target)?;
     let rows: Vec<Value> = found
         .iter()

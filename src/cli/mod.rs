@@ -10,7 +10,7 @@
 //! | [`containers`], [`copy`], [`images`], [`search`], [`stats`], [`objects`], [`system`] | the other verbs |
 //! | [`accounts`] | logins at registries, and the proof that goes with requests |
 //! | [`host`] | what needs no daemon |
-//! | [`template`], [`table`], [`progress`], [`output`] | how answers look |
+//! | [`template`], [`table`], [`tree`], [`progress`], [`output`] | how answers look |
 //! | [`error`] | how a verb ends |
 //!
 //! A verb is single-threaded, blocking code. It knows nothing of the engine but the API; only
@@ -43,6 +43,7 @@ pub mod system;
 pub mod table;
 pub mod template;
 pub mod terminal;
+pub mod tree;
 mod usage;
 
 use std::ffi::OsString;

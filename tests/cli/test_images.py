@@ -186,6 +186,15 @@ class List(Case):
     def test_digests_and_no_trunc(self):
         self.docker("images", "--no-trunc", "-q", "debian", out=re.compile("^sha256:[0-9a-f]{64}$", re.M))
 
+    @once
+    def test_tree(self):
+        """As docker draws it, but for colours where no terminal is."""
+        drawn = self.docker("images", "--tree", code=None)
+        if drawn.code:
+            self.skipTest("this docker draws no trees")
+        self.moss("images", "--tree", out=re.sub("\x1b\\[[0-9]+m", "", drawn.out).strip())
+        self.moss("images", "--tree", "-q", code=1, err="--quiet is not yet supported with --tree")
+
     def test_history(self):
         self.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", "busybox", out="ADD busybox /")
         self.equal(len(self.docker("history", "-q", "debian:bookworm").out.split()), 3, "lines of history")

@@ -39,6 +39,9 @@ pub struct Images {
     /// How it is printed
     #[command(flatten)]
     pub listing: Listing,
+    /// List multi-platform images as a tree (EXPERIMENTAL)
+    #[arg(long)]
+    pub tree: bool,
     /// Only those of this name
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub name: Option<String>,
