@@ -47,6 +47,8 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
         Ok(pid) => pid,
         Err(_) => return 125,
     };
+    // By its owner, who would find it closed otherwise.
+    drop(closed);
     if let Some(open) = open {
         clone::close_from_ending_with(3, open);
     }
