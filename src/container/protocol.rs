@@ -35,6 +35,9 @@ pub fn mismatch(shim: u32, daemon: u32) -> Option<String> {
 /// Name of a shim's socket in its container's runtime directory.
 pub const SOCKET: &str = "shim.sock";
 
+/// Name of the exit there, where [`Start::exit_file`] cannot be written.
+pub const EXIT: &str = "exit.json";
+
 /// A request and its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope {
@@ -115,9 +118,10 @@ pub struct Start {
     pub stdin_once: bool,
     /// Where the output is logged; `None` for the log driver `none`.
     pub log: Option<LogTarget>,
-    /// The container's directory under the exec root; `shim.sock` is made in it.
+    /// The container's directory under the exec root; [`SOCKET`] is made in it.
     pub runtime_dir: PathBuf,
-    /// Where an [`Exit`] is written, as JSON, before anyone is told of it.
+    /// Where an [`Exit`] is written, as JSON, before anyone is told of it; where that fails, as on a
+    /// full disk, it is [`EXIT`] in `runtime_dir`.
     pub exit_file: PathBuf,
     /// Where the shim writes its own identity before it starts anything; in the data root, as the
     /// exec root may be deleted.

@@ -44,6 +44,7 @@ mod health;
 pub mod images;
 mod import;
 mod inspect;
+mod last_run;
 pub mod leaks;
 pub mod list;
 mod logging;

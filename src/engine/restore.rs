@@ -218,7 +218,7 @@ impl Engine {
                 );
                 return false;
             }
-            Shim::Gone => match written_exit(container) {
+            Shim::Gone => match self.written_exit(container) {
                 Some(exit) if Some(exit.at) != known => Started {
                     pid: 0,
                     start_time: 0,
@@ -271,7 +271,7 @@ impl Engine {
             };
         };
         // It no longer listens because it is leaving.
-        if written_exit(container).is_some() {
+        if self.written_exit(container).is_some() {
             return Shim::Gone;
         }
         let mut told = Instant::now();
@@ -347,7 +347,7 @@ impl Engine {
 
     /// How a container ended whose shim is gone, and what went wrong.
     pub(super) fn unseen_end(&self, container: &Container) -> (Exit, String) {
-        let written = written_exit(container);
+        let written = self.written_exit(container);
         let rebooted = container.data().record.boot_id != self.facts.boot_id;
         match written {
             Some(exit) => (exit, String::new()),
@@ -405,12 +405,6 @@ fn is_final(error: &io::Error) -> bool {
         error.kind(),
         ErrorKind::Unsupported | ErrorKind::TimedOut | ErrorKind::WouldBlock
     )
-}
-
-/// How the last run ended, as its shim wrote it.
-fn written_exit(container: &Container) -> Option<Exit> {
-    let bytes = std::fs::read(Paths(&container.directory).exit()).ok()?;
-    serde_json::from_slice(&bytes).ok()
 }
 
 fn lost(code: i32) -> Exit {

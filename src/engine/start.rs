@@ -137,7 +137,7 @@ impl Engine {
         let was_prepared = prepared.is_some();
         if let Some(prepared) = prepared {
             self.use_volumes(record).map_err(own)?;
-            forget_last_run(container).map_err(own)?;
+            self.forget_last_run(container).map_err(own)?;
             let mut joining = self.join_networks(record).map_err(in_networks)?;
             let around = joining.surroundings();
             let written = match joining.has_interfaces() {
@@ -158,7 +158,7 @@ impl Engine {
         if !was_prepared {
             self.use_volumes(record).map_err(own)?;
         }
-        forget_last_run(container).map_err(own)?;
+        self.forget_last_run(container).map_err(own)?;
         let prepared = self.shim(start).map_err(|failure| start_error(&failure))?;
         // Beside the shim, which has bound the files, and lets nobody read them yet.
         let mut joining = self.join_networks(record).map_err(in_networks)?;
@@ -260,7 +260,7 @@ impl Engine {
     pub(super) fn prepare(&self, container: &Container, record: &Record) -> Result<Start> {
         let paths = Paths(&container.directory);
         // A run that this daemon does not know of, by a shim that it could not reach.
-        if !paths.exit().exists()
+        if self.written_exit(container).is_none()
             && let Some((pid, _)) = ShimIdentity::living(&container.directory)
         {
             return Err(Error::new(
@@ -499,20 +499,6 @@ impl Engine {
 fn volumes_of(record: &Record) -> impl Iterator<Item = &MountPoint> {
     let is_volume = |point: &&MountPoint| point.kind == MountKind::Volume && point.name.is_some();
     record.mounts.iter().filter(is_volume)
-}
-
-/// Removes what the last run left, which would be taken for the exit and the shim of the run to come.
-fn forget_last_run(container: &Container) -> Result<()> {
-    let paths = Paths(&container.directory);
-    for leftover in [paths.exit(), paths.shim()] {
-        match std::fs::remove_file(leftover) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::io("cannot remove the last exit status", &error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Lets a volatile overlay be mounted once more: what the kernel leaves in its work directory says

@@ -14,7 +14,7 @@ import unittest
 
 import archive
 import harness
-from harness import Daemon, check, eventually, fail, need_image, once, run
+from harness import Daemon, check, eventually, fail, host_case, need_image, once, run
 
 
 class Own(unittest.TestCase):
@@ -41,6 +41,7 @@ class KilledDaemon(Own):
         self.daemon.kill()
         self.daemon.start()
 
+    @host_case
     def test_container_runs_on(self):
         self.docker("run", "-d", "--name", "cc", "busybox", "sh", "-c", "while :; do date +%s%N >> /ticks; sleep 0.05; done")
         pid = self.daemon.inspect("cc")["State"]["Pid"]
@@ -209,6 +210,7 @@ class OddPlace(unittest.TestCase):
 
 @once
 class KilledKeeper(Own):
+    @host_case
     def test_containers_and_new_ones(self):
         self.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
         # Shims are forked from the keeper and look like it; the keeper is nobody's child of them.
@@ -238,6 +240,7 @@ class KilledShim(Own):
         if title != f"moss: shim {container['Id'][:12]}":
             fail("ps", f"moss: shim {container['Id'][:12]}", title)
 
+    @host_case
     def test_container_ends_with_it(self):
         self.docker("run", "-d", "--name", "cc", "busybox", "sleep", "1000")
         pid = self.daemon.inspect("cc")["State"]["Pid"]
@@ -350,6 +353,7 @@ class Flags(unittest.TestCase):
         if not os.path.isdir(daemon.top + "/elsewhere"):
             fail("moss daemon --data-root", "the directory in use", "it does not exist")
 
+    @host_case
     def test_socket_activation(self):
         daemon = Daemon(start=False)
         self.addCleanup(daemon.close)
@@ -367,14 +371,49 @@ class Flags(unittest.TestCase):
         daemon.docker("version")
 
 
+def fill(directory):
+    """Writes until the disk is full; returns the path of what fills it."""
+    with open(directory + "/filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(b"x" * 4096)
+        except OSError:
+            return filler.name
+
+
+@once
 class Full(unittest.TestCase):
-    @once
-    def test_disk_full_mid_unpack(self):
-        small = os.environ.get("MOSS_TEST_SMALL")
-        if not small:
+    def setUp(self):
+        self.small = os.environ.get("MOSS_TEST_SMALL")
+        if not self.small:
             self.skipTest("a small filesystem is missing: as root, scripts/test mounts one")
+
+    def test_exit_of_a_container(self):
+        """It is not lost with the daemon that heard of it."""
+        daemon = Daemon(data_home=self.small)
+        try:
+            daemon.load("busybox.tar")
+            daemon.docker("run", "-d", "--name", "cc", "busybox", "sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done")
+            eventually(lambda: daemon.docker("logs", "cc").out == "up\n", "cc is up")
+            filler = fill(self.small)
+            daemon.docker("exec", "cc", "kill", "1")
+            daemon.docker("wait", "cc", out="3")
+            daemon.kill()
+            daemon.start()
+            daemon.docker("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "cc", out="exited 3")
+            os.unlink(filler)
+            daemon.docker("start", "cc")
+            # The run that goes on has no exit yet.
+            daemon.kill()
+            daemon.start()
+            daemon.docker("inspect", "-f", "{{.State.Status}}", "cc", out="running")
+        finally:
+            leaks = daemon.close()
+        check(leaks)
+
+    def test_disk_full_mid_unpack(self):
         image = need_image("debian.tar")
-        daemon = Daemon(data_home=small)
+        small, daemon = self.small, Daemon(data_home=self.small)
         try:
             daemon.load("busybox.tar")
             result = daemon.docker("load", "-i", image, code=1, timeout=120)
@@ -386,15 +425,10 @@ class Full(unittest.TestCase):
             if before < 2_000_000:
                 fail("docker load on a full disk", "what it wrote taken back", f"{before} bytes free")
             daemon.docker("tag", "busybox", "another:1")
-            with open(small + "/filler", "wb", buffering=0) as filler:
-                try:
-                    while True:
-                        filler.write(b"x" * 4096)
-                except OSError:
-                    pass
+            filler = fill(small)
             daemon.docker("rmi", "another:1", out="Untagged: another:1")
             daemon.docker("image", "prune", "-af", out=re.compile("untagged: busybox:latest"))
-            os.unlink(small + "/filler")
+            os.unlink(filler)
         finally:
             leaks = daemon.close()
         check(leaks)

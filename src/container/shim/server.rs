@@ -3,7 +3,7 @@
 mod tasks;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use super::start::Starter;
 use super::streams::{BLOCK, Happened, Streams};
 use crate::container::packet::Packet;
 use crate::container::protocol::{
-    Attach, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
+    Attach, EXIT, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
     mismatch,
 };
 use crate::sys::{heap, signal, text};
@@ -62,6 +62,16 @@ struct Container {
     own_pids: bool,
     started: Started,
     exit: Option<Exit>,
+}
+
+impl Container {
+    /// Writes the exit down where a later daemon looks for it. That may fail everywhere: a connected
+    /// daemon hears of it all the same.
+    fn end(&mut self, exit: Exit) {
+        let _ = write_exit(&self.exit_file, &exit)
+            .or_else(|_| write_exit(&self.runtime_dir.join(EXIT), &exit));
+        self.exit = Some(exit);
+    }
 }
 
 /// One process and its streams.
@@ -375,6 +385,10 @@ fn leashed(leash: &OwnedFd, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
 /// of the host the container has ended in any case, with 255.
 fn write_exit(path: &Path, exit: &Exit) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    std::fs::File::create(&temporary)?.write_all(&serde_json::to_vec(exit)?)?;
-    std::fs::rename(temporary, path)
+    let bytes = serde_json::to_vec(exit)?;
+    std::fs::write(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&temporary);
+        })
 }

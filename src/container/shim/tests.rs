@@ -23,7 +23,7 @@ use crate::container::client::{self, NotStarted, Shims};
 use crate::container::logs::{Query, Reader, Record};
 use crate::container::packet::{Packet, receive_until};
 use crate::container::protocol::{
-    Attach, Envelope, Exit, Failure, LogTarget, Message, Reply, Request, SOCKET, Start,
+    Attach, EXIT, Envelope, Exit, Failure, LogTarget, Message, Reply, Request, SOCKET, Start,
 };
 use crate::overlay::{Driver, Rootfs};
 use crate::types::id::ContainerId;
@@ -523,6 +523,18 @@ fn with_no_daemon_the_exit_is_written_and_the_shim_leaves() {
         .expect_err("the shim has left");
     let exit: Exit =
         serde_json::from_slice(&std::fs::read(exit_file).expect("file")).expect("JSON");
+    assert_eq!(exit.code, 4);
+}
+
+#[test]
+fn an_exit_that_cannot_be_written_is_beside_the_socket() {
+    let fixture = Fixture::new();
+    let mut start = fixture.start("exit 4");
+    start.exit_file = fixture.dir.path().join("nosuch/exit.json");
+    let spare = start.runtime_dir.join(EXIT);
+    fixture.launch(start, Vec::new());
+    assert_eq!(fixture.exit().code, 4);
+    let exit: Exit = serde_json::from_slice(&std::fs::read(spare).expect("file")).expect("JSON");
     assert_eq!(exit.code, 4);
 }
 

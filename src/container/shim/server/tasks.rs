@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use super::{FIRST, KILLED, Shim, State, Task, write_exit};
+use super::{FIRST, KILLED, Shim, State, Task};
 use crate::container::protocol::{Attach, Exit, FINISHED, Failure, Message, Reply};
 use crate::container::shim::attached::Client;
 use crate::container::shim::reactor::{Token, Watch};
@@ -233,9 +233,7 @@ impl<S: Starter> Shim<S> {
                         }
                         None => {
                             if let Some(container) = &mut self.container {
-                                // A full disk: a connected daemon hears of it all the same.
-                                let _ = write_exit(&container.exit_file, &exit);
-                                container.exit = Some(exit);
+                                container.end(exit);
                             }
                             self.daemons.send_all(&self.epoll, &Message::Exited(exit));
                             task.streams.dismiss();
