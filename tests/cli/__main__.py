@@ -1,4 +1,5 @@
-"""Runs the black-box cases: `python3 tests/cli [WORD…]` runs those whose name holds a word.
+"""Runs the black-box cases: `python3 tests/cli [--host] [WORD…]` runs those whose name holds a word; with `--host`
+only those of them that are marked as depending on the host.
 
 Every docker CLI has a process of its own, with a daemon of its own: most of a case's time is waiting.
 Prints one line a case and, at the end, `N passed, N failed, N skipped`.
@@ -6,6 +7,7 @@ Prints one line a case and, at the end, `N passed, N failed, N skipped`.
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -14,6 +16,16 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 import harness  # noqa: E402
+
+
+# Seconds that a case may take; 0 for any.
+CASE = int(os.environ.get("MOSS_TEST_CASE", "0"))
+
+
+def too_late(*_):
+    """Ends a case that takes too long, and what it does to clean up if that does so too."""
+    signal.alarm(CASE)
+    raise AssertionError(f"the case did not end within {CASE} s")
 
 
 class Report(unittest.TestResult):
@@ -26,6 +38,14 @@ class Report(unittest.TestResult):
     def startTest(self, test):
         super().startTest(test)
         self.begun, self.bad = time.monotonic(), False
+        if CASE:
+            print(f"     {self.label} {test.id()} begins", flush=True)
+            signal.signal(signal.SIGALRM, too_late)
+            signal.alarm(CASE)
+
+    def stopTest(self, test):
+        signal.alarm(0)
+        super().stopTest(test)
 
     def line(self, word, test, more=""):
         name = test.id() if hasattr(test, "id") else str(test)
@@ -60,10 +80,12 @@ class Report(unittest.TestResult):
 
 
 def cases(suite, words):
+    marked, words = "--host" in words, [word for word in words if word != "--host"]
     for item in suite:
         if isinstance(item, unittest.TestSuite):
-            yield from cases(item, words)
-        elif harness.wanted(item) and (not words or any(word in item.id() for word in words)):
+            yield from cases(item, words + ["--host"] * marked)
+        elif harness.wanted(item) and (not marked or harness.is_marked(item, "host_case")) \
+                and (not words or any(word in item.id() for word in words)):
             yield item
 
 

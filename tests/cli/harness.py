@@ -11,6 +11,7 @@ Set by `scripts/test`:
     MOSS_TEST_FEW_FILES  an empty directory on a filesystem that has room for few files
     MOSS_TEST_PYTHON   a Python that can import docker
     MOSS_TEST_SLOW     how many times longer than usual to wait for anything (scripts/vm)
+    MOSS_TEST_CASE     seconds after which a case has failed, and its beginning is told too (scripts/vm)
 
 May be set by hand:
     MOSS_TEST_DRIVER   the storage driver of every daemon that is not given one
@@ -52,10 +53,21 @@ def once(test):
     return test
 
 
+def host_case(test):
+    """Marks a case (or class of cases) whose outcome depends on the host's kernel, systemd, cgroups or logind:
+    `scripts/vm` runs those on another host."""
+    test.host_case = True
+    return test
+
+
+def is_marked(case, mark):
+    """Whether a case, or its class, has a mark."""
+    return getattr(type(case), mark, False) or getattr(getattr(case, case._testMethodName, case), mark, False)
+
+
 def wanted(case):
     """Whether a case runs in this round."""
-    method = getattr(case, case._testMethodName, case)
-    return not (_state["round"] and (getattr(type(case), "once", False) or getattr(method, "once", False)))
+    return not (_state["round"] and is_marked(case, "once"))
 
 
 class Result:

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import urllib.parse
 
-from harness import Case, once
+from harness import Case, host_case, once
 
 
 class Copy(Case):
@@ -102,6 +102,7 @@ class Copy(Case):
         self.equal(self.daemon.http("GET", f"/containers/{other}/archive")[2],
                    {"message": "bad parameter: path cannot be empty"}, "answer")
 
+    @host_case
     def test_links_stay_inside(self):
         name = self.run_detached()
         secret = self.write("secret", "of the host")

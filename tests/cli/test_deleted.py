@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import harness
-from harness import check, eventually, fail, once, run
+from harness import check, eventually, fail, host_case, once, run
 from test_faults import Own, children_named, parent
 
 READY = "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done"
@@ -73,6 +73,7 @@ def gone(pid):
 
 @once
 class WithADaemon(Deleted):
+    @host_case
     def test_everything_goes_on(self):
         pid, = self.begin("cc")
         self.delete()
@@ -127,6 +128,7 @@ class WithoutADaemon(Deleted):
         self.daemon.start()
         self.all_works("cc", pid)
 
+    @host_case
     def test_ends_are_true(self):
         first, second = self.begin("cc", "killed")
         self.docker("run", "-d", "--rm", "--name", "removed", "busybox", "sh", "-c", READY)
@@ -196,6 +198,7 @@ class WithoutADaemon(Deleted):
 
 @once
 class WithoutAKeeper(Deleted):
+    @host_case
     def test_everything_goes_on(self):
         pid, = self.begin("cc")
         self.daemon.kill()
@@ -227,6 +230,7 @@ class Stop(Deleted):
         if left:
             fail("moss system stop --containers", "nothing left", [open(f"/proc/{pid}/cmdline").read() for pid in left])
 
+    @host_case
     def test_with_a_daemon(self):
         pids = self.begin("cc", "dd")
         self.delete()

@@ -4,7 +4,7 @@ import re
 import time
 
 import harness
-from harness import Case, eventually, once
+from harness import Case, eventually, host_case, once
 
 
 class Exec(Case):
@@ -30,6 +30,7 @@ class Exec(Case):
     def test_large_stdin(self):
         self.exec("-i", self.box, "wc", "-c", stdin=b"x" * 3_000_000, out="3000000")
 
+    @host_case
     def test_terminal(self):
         terminal = self.terminal("exec", "-it", self.box, "sh")
         terminal.expect("# ")
@@ -51,10 +52,12 @@ class Exec(Case):
             terminal.expect("read escape sequence")
             self.equal(terminal.wait(), 1, "exit code")
 
+    @host_case
     def test_same_namespaces(self):
         self.exec(self.box, "sh", "-c", "for n in pid mnt ipc uts net user cgroup; do "
                   "test $(readlink /proc/1/ns/$n) = $(readlink /proc/self/ns/$n) || echo $n; done; hostname", out="box")
 
+    @host_case
     def test_same_confinement(self):
         self.exec(self.box, "grep", "-E", "^(CapEff|CapBnd|Seccomp|NoNewPrivs):", "/proc/self/status",
                   out=re.compile(r"(?s)CapEff:\t00000000a80425fb.*Seccomp:\t2"))

@@ -3,10 +3,11 @@
 import re
 import unittest
 
-from harness import Daemon, check, fail, once
+from harness import Daemon, check, fail, host_case, once
 
 
 @once
+@host_case
 class NoSubordinateIds(unittest.TestCase):
     """newuidmap of no use: one id is mapped, and everything that one id can do works."""
 

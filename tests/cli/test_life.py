@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 
-from harness import DRIVER, Case, eventually, once
+from harness import Case, DRIVER, eventually, host_case, once
 
 
 class Start(Case):
@@ -41,9 +41,10 @@ class Start(Case):
 
 
 class Stop(Case):
+    @host_case
     def test_stop(self):
-        name = self.run_detached(command=("sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"))
-        time.sleep(0.2)
+        name = self.run_detached(command=("sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done"))
+        eventually(lambda: self.docker("logs", name).out == "up\n", "the container is up")
         self.docker("stop", name, out=name)
         self.equal(self.field(name, "{{.State.Status}} {{.State.ExitCode}}"), "exited 3", "state")
 

@@ -9,7 +9,7 @@ import time
 import unittest
 
 import harness
-from harness import Case, Daemon, check, eventually, fail, need_image, once, run
+from harness import Case, Daemon, check, eventually, fail, host_case, need_image, once, run
 
 
 @once
@@ -139,6 +139,7 @@ class Verbs(Case):
         self.moss("info", out=re.compile("(?i)storage driver: " + harness.DRIVER))
         self.moss("info", "--host", out="export DOCKER_HOST=unix://" + self.daemon.socket)
 
+    @host_case
     def test_doctor(self):
         self.moss("doctor", code=(0, 1), out=re.compile(r"(?im)^.*(works|ok).*user namespace|user namespace.*works"))
 
@@ -180,6 +181,7 @@ class OnDemand(unittest.TestCase):
         if leaks is not None:
             check(leaks)
 
+    @host_case
     def test_hello(self):
         result = self.daemon.moss("run", "hello")
         for word in ("isolation", "network"):
@@ -209,6 +211,7 @@ class OnDemand(unittest.TestCase):
         with open(config + "/systemd/user/moss.socket", encoding="utf-8") as file:
             self.assertIn("ListenStream=%t/moss.sock", file.read())
 
+    @host_case
     def test_starter_gets_its_descriptors_back(self):
         begun = time.monotonic()
         subprocess.run(["sh", "-c", f"x=$({harness.BIN} ps)"], env=self.daemon.env, timeout=20, check=True, stdin=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 
-from harness import Case, Daemon, eventually, once
+from harness import Case, Daemon, eventually, host_case, once
 
 SERVE = "mkdir /w; echo $0 > /w/index.html; exec httpd -f -v -p 80 -h /w"
 # Answers with the address that a datagram came from.
@@ -143,6 +143,7 @@ class Verbs(Networked):
 
 
 class Reach(Networked):
+    @host_case
     def test_names(self):
         name = self.network()
         self.run_detached("--network", name, "--network-alias", "web")
@@ -217,6 +218,7 @@ class Reach(Networked):
 
 
 class Outside(Networked):
+    @host_case
     def test_the_way_out(self):
         """To a server on this host by its own address; not by its loopback, and not from an internal network."""
         address = own_address()
@@ -242,6 +244,7 @@ class Outside(Networked):
 
 
 class Published(Networked):
+    @host_case
     def test_the_clients_address_is_seen(self):
         target = self.run_detached("--network", self.network(), "-p", "0:80", command=("sh", "-c", SERVE, "served"))
         port = self.port(target)
@@ -358,6 +361,7 @@ class Faults(Networked):
         self.docker("network", "rm", name)
         self.equal(self.daemon.leaks().code, 0, "exit of system check")
 
+    @host_case
     def test_networks_outlive_the_keeper(self):
         name = self.network()
         self.in_container("--network", name, shell="true")

@@ -7,10 +7,11 @@ import signal
 import time
 import urllib.parse
 
-from harness import Case, Daemon, eventually, once
+from harness import Case, Daemon, eventually, host_case, once
 
 
 class Pause(Case):
+    @host_case
     def test_pause_and_unpause(self):
         name = self.run_detached(command=("sh", "-c", "while :; do sleep 0.01; done"))
         self.docker("pause", name, out=name)
@@ -111,6 +112,7 @@ class Death(Case):
             self.fail("counters began anew")
 
 
+    @host_case
     def test_a_killed_daemon_comes_back_while_containers_run(self):
         daemon = Daemon(start=False)
         self.addCleanup(daemon.close)
@@ -184,6 +186,7 @@ class Health(Case):
 
 
 class Use(Case):
+    @host_case
     def test_stats(self):
         name = self.run_detached(command=("sh", "-c", "while :; do :; done"))
         line = self.docker("stats", "--no-stream", "--format", "{{json .}}", name).out

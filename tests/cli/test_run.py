@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from harness import DRIVER, Case, eventually, once
+from harness import Case, DRIVER, eventually, host_case, once
 
 
 class Streams(Case):
@@ -34,6 +34,7 @@ class Streams(Case):
         result = self.in_container("--network", "none", shell="head -c 100000 /dev/zero | wc -c", out="100000")
         self.equal(result.err, "", "stderr")
 
+    @host_case
     def test_tty(self):
         terminal = self.terminal("run", "--rm", "-it", "debian:bookworm", "bash")
         terminal.expect(r"# ")
@@ -222,21 +223,26 @@ class Process(Case):
         if result.out.splitlines()[0] == "1" or result.out.splitlines()[1] == "sh":
             self.fail(f"$ docker run --init\nexpected: an init as pid 1\ngot: {result}")
 
+    @host_case
     def test_init_reaps(self):
         self.in_container("--init", shell="(sleep 0.05 &) ; sleep 0.4; ps -o stat,comm | grep -c '^Z' || true", out="0")
 
+    @host_case
     def test_ulimit(self):
         self.in_container("--ulimit", "nofile=123:456", shell="ulimit -Sn; ulimit -Hn", out="123\n456")
 
+    @host_case
     def test_oom_score_adj(self):
         self.in_container("--oom-score-adj", "500", shell="cat /proc/self/oom_score_adj", out="500")
 
+    @host_case
     def test_sysctl(self):
         self.in_container("--sysctl", "kernel.msgmax=4242", shell="cat /proc/sys/kernel/msgmax", out="4242")
 
     def test_umask(self):
         self.in_container(shell="umask", out="0022")
 
+    @host_case
     def test_no_descriptor_leaks_in(self):
         self.in_container(shell="ls /proc/self/fd | tr '\\n' ' '", out=re.compile(r"^0 1 2 (3 )?$", re.M))
         for _ in range(5):
@@ -265,6 +271,7 @@ class Capabilities(Case):
     def effective(self, *args):
         return self.in_container(*args, shell="grep CapEff /proc/self/status").out.split()[1]
 
+    @host_case
     def test_default(self):
         self.equal(self.effective(), self.DEFAULT, "CapEff")
 
@@ -293,12 +300,15 @@ class Capabilities(Case):
         if effective & (1 << 21) == 0:
             self.fail(f"$ docker run --privileged\nexpected: CAP_SYS_ADMIN\ngot: {effective:x}")
 
+    @host_case
     def test_privileged_may_mount(self):
         self.in_container("--privileged", shell="mkdir /m && mount -t tmpfs none /m && grep -c ' /m tmpfs' /proc/mounts", out="1")
 
+    @host_case
     def test_others_may_not_mount(self):
         self.in_container(shell="mkdir /m; mount -t tmpfs none /m", code=(1, 255), err=re.compile("(?i)permission denied|not permitted"))
 
+    @host_case
     def test_chown(self):
         self.in_container(shell="touch /f && chown 1234:777 /f && stat -c %u:%g /f", out="1234:777")
 
@@ -307,6 +317,7 @@ class Capabilities(Case):
 
 
 class Seccomp(Case):
+    @host_case
     def test_filter_in_force(self):
         self.in_container(shell="grep '^Seccomp:' /proc/self/status", out="Seccomp:\t2")
 
@@ -317,6 +328,7 @@ class Seccomp(Case):
         self.docker("run", "--rm", "debian:bookworm", "unshare", "--user", "true", code=1,
                     err=re.compile("unshare failed: Operation not permitted"))
 
+    @host_case
     def test_profile_of_the_user(self):
         path = self.daemon.top + "/profile.json"
         with open(path, "w", encoding="utf-8") as file:
@@ -325,14 +337,17 @@ class Seccomp(Case):
 
 
 class Filesystem(Case):
+    @host_case
     def test_written_layer(self):
         self.in_container(shell="echo x > /etc/new && rm /etc/group && cat /etc/new && ls /etc/group 2>&1 | grep -c 'No such'",
                           out="x\n1")
 
+    @host_case
     def test_read_only(self):
         self.in_container("--read-only", shell="touch /x", code=1, err=re.compile("Read-only file system"))
         self.in_container("--read-only", shell="touch /dev/shm/x && echo ok", out="ok")
 
+    @host_case
     def test_tmpfs(self):
         self.in_container("--read-only", "--tmpfs", "/t:size=1m,mode=1777", shell="touch /t/x; df -k /t | tail -1 | awk '{print $2}'; stat -c %a /t",
                           out="1024\n1777")
@@ -346,15 +361,18 @@ class Filesystem(Case):
     def test_mount_tmpfs(self):
         self.in_container("--mount", "type=tmpfs,target=/t,tmpfs-size=2097152", shell="df -k /t | tail -1 | awk '{print $2}'", out="2048")
 
+    @host_case
     def test_shm_size(self):
         self.in_container("--shm-size", "8m", shell="df -k /dev/shm | tail -1 | awk '{print $2}'", out="8192")
         self.in_container(shell="df -k /dev/shm | tail -1 | awk '{print $2}'", out="65536")
 
+    @host_case
     def test_devices(self):
         self.in_container(shell="for d in null zero full random urandom tty ptmx; do test -c /dev/$d || echo no $d; done; "
                                 "head -c 3 /dev/zero | wc -c; echo x > /dev/null; for l in stdin fd; do readlink /dev/$l; done",
                           out="3\n/proc/self/fd/0\n/proc/self/fd")
 
+    @host_case
     def test_device_flag(self):
         if not os.path.exists("/dev/fuse"):
             self.skipTest("/dev/fuse is missing")
@@ -372,10 +390,12 @@ class Filesystem(Case):
         self.docker("run", "--rm", "--device", "/dev/nosuch", "busybox", "true", code=(125, 127),
                     err=re.compile("error gathering device information while adding custom device .*/dev/nosuch.*no such file"))
 
+    @host_case
     def test_masked_and_read_only_paths(self):
         self.in_container(shell="echo 1 > /proc/sys/kernel/randomize_va_space", code=(1, 2), err=re.compile("Read-only|can't create"))
         self.in_container(shell="head -c 1 /proc/kcore | wc -c; head -c 1 /proc/timer_list | wc -c", out="0\n0")
 
+    @host_case
     def test_mounts(self):
         result = self.in_container(shell="cat /proc/mounts")
         root = {"overlay2": "overlay", "fuse": "fuse"}.get(DRIVER, ".*")
@@ -412,6 +432,7 @@ class Namespaces(Case):
     def namespace(self, kind, *args):
         return self.in_container(*args, shell=f"readlink /proc/self/ns/{kind}").out.strip()
 
+    @host_case
     def test_all_are_new(self):
         for kind in ["user", "pid", "mnt", "ipc", "uts", "net", "cgroup"]:
             with self.subTest(kind):
@@ -422,9 +443,11 @@ class Namespaces(Case):
     def test_user_namespace_is_the_containers_own(self):
         self.in_container(shell="wc -l < /proc/self/uid_map; awk '{s+=$3} END {print s}' /proc/self/uid_map", out=re.compile(r"^\d+\n\d+"))
 
+    @host_case
     def test_network_none(self):
         self.in_container("--network", "none", shell="ls /sys/class/net; ip link show lo | grep -c UP", out="lo\n1")
 
+    @host_case
     def test_network_host(self):
         self.equal(self.namespace("net", "--network", "host"), os.readlink("/proc/self/ns/net"), "network namespace")
 
@@ -435,10 +458,12 @@ class Namespaces(Case):
         name = self.run_detached("--network", "none", command=("sh", "-c", "while :; do echo hello | nc -l -p 8080; done"))
         self.in_container("--network", "container:" + name, shell="for i in 1 2 3 4 5; do nc 127.0.0.1 8080 </dev/null && break; sleep 0.2; done", out="hello")
 
+    @host_case
     def test_pid_host(self):
         self.equal(self.namespace("pid", "--pid", "host"), os.readlink("/proc/self/ns/pid"), "pid namespace")
         self.in_container("--pid", "host", shell=f"test -d /proc/{os.getpid()} && echo seen", out="seen")
 
+    @host_case
     def test_pid_of_another(self):
         name = self.run_detached(command=("sleep", "4711"))
         self.in_container("--pid", "container:" + name, shell="ps | grep -c '[s]leep 4711'", out="1")
@@ -446,6 +471,7 @@ class Namespaces(Case):
     def test_ipc_host(self):
         self.equal(self.namespace("ipc", "--ipc", "host"), os.readlink("/proc/self/ns/ipc"), "ipc namespace")
 
+    @host_case
     def test_ipc_shareable(self):
         name = self.run_detached("--ipc", "shareable", "--shm-size", "5m", command=("sh", "-c", "echo shared > /dev/shm/x; sleep 1000"))
         time.sleep(0.1)
@@ -461,6 +487,7 @@ class Namespaces(Case):
         self.docker("run", "--rm", "--ipc", "container:" + name, "busybox", "true", code=125,
                     err=re.compile("non-shareable IPC"))
 
+    @host_case
     def test_uts_host(self):
         self.in_container("--uts", "host", shell="hostname", out=os.uname().nodename)
 

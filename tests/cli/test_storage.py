@@ -5,7 +5,7 @@ import re
 import signal
 import unittest
 
-from harness import Daemon, check, eventually, fail, once
+from harness import Daemon, check, eventually, fail, host_case, once
 from test_faults import children_named, parent
 
 # Changes files of the image in all ways, then shows what came of it.
@@ -31,6 +31,7 @@ class Storage:
     def show(self, of, template):
         return self.docker("inspect", "-f", template, of).out.strip()
 
+    @host_case
     def test_containers_run_and_keep_what_they_write(self):
         self.docker("info", "-f", "{{.Driver}}", out=self.driver)
         self.docker("run", "--rm", "busybox", "sh", "-c", CHANGE + "; " + SHOW, out=SHOWN)
@@ -73,6 +74,7 @@ class Fuse(Storage, unittest.TestCase):
                 continue  # it has just ended
         return fail("/proc", "a server", "none")
 
+    @host_case
     def test_a_killed_server_ends_its_container_alone(self):
         self.docker("run", "-d", "--name", "cc", "busybox", "sh", "-c", "trap '' TERM; while :; do cat /etc/passwd > /x; done")
         pid, _ = self.server()

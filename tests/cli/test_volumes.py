@@ -3,7 +3,7 @@
 import os
 import re
 
-from harness import Case
+from harness import Case, host_case
 
 
 class Binds(Case):
@@ -12,6 +12,7 @@ class Binds(Case):
         os.makedirs(path, exist_ok=True)
         return path
 
+    @host_case
     def test_both_ways(self):
         here = self.directory()
         with open(here + "/in", "w", encoding="utf-8") as file:
@@ -21,6 +22,7 @@ class Binds(Case):
             self.equal(file.read(), "inside\n", "what the container wrote")
         self.equal(os.stat(here + "/out").st_uid, os.getuid(), "owner of what the container's root wrote")
 
+    @host_case
     def test_read_only(self):
         self.in_container("-v", self.directory() + ":/x:ro", shell="touch /x/y", code=1, err=re.compile("Read-only file system"))
 
@@ -47,6 +49,7 @@ class Binds(Case):
         self.docker("run", "--rm", "-v", self.directory() + ":x", "busybox", "true", code=125,
                     err=re.compile("(?i)invalid volume specification|mount path must be absolute|invalid mount path"))
 
+    @host_case
     def test_target_through_a_symlink_stays_inside(self):
         self.docker("run", "--rm", "-v", self.directory() + ":/odd/dangling", "debian:bookworm", "ls", "-d", "/nowhere/at/all", out="/nowhere/at/all")
         self.equal(os.path.exists("/nowhere"), False, "/nowhere made on the host")
@@ -143,6 +146,7 @@ class Volumes(Case):
         # What the image has there fills the part, too.
         run("fresh", target="/home", shell="ls -d /home/app", out="/home/app\n")
 
+    @host_case
     def test_image_as_a_mount(self):
         tag = "moss-test-mounted"
         self.addCleanup(self.docker, "rmi", "-f", tag, code=None)
@@ -167,6 +171,7 @@ class Volumes(Case):
         status, _, answer = self.daemon.http("POST", "/v1.48/containers/create", {**body, "Cmd": ["true"]})
         self.equal((status, answer["message"]), (404, "No such image: nosuch:latest"), "an image that is not there")
 
+    @host_case
     def test_volume_of_memory(self):
         volume = self.volume()
         self.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", volume)

@@ -9,7 +9,7 @@ import tempfile
 import textwrap
 import unittest
 
-from harness import Daemon, check, eventually, need, once, run
+from harness import Daemon, check, eventually, host_case, need, once, run
 from test_networks import Networked
 
 # A program for the host or a neighbour: answers each datagram with the address that asked, and each
@@ -242,6 +242,7 @@ class Host(Networked):
             self.docker("exec", name, "sh", "-c", connect + str(hops), out=said)
         self.docker("run", "--rm", *shares, "busybox", "ping", "-c", "1", "-W", "9", "198.51.100.9", out=re.compile("1 packets received"))
 
+    @host_case
     def test_packets_threads_are_confined(self):
         self.run_detached()
         mark = self.daemon.top.encode()
