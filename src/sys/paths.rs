@@ -9,7 +9,9 @@
 //!
 //! Without `$XDG_RUNTIME_DIR`: `/run/user/UID` if it is the user's own, else a directory of the
 //! user's under `$TMPDIR`. Such a directory may have been made by someone else to lure us, so every
-//! directory that holds sockets is checked for its owner and mode before it is used.
+//! directory that holds sockets is checked for its owner and mode before it is used. One that
+//! others may write to is refused even if it is named: they could put a socket of theirs there.
+//! That others may look at it, which the XDG base directory specification forbids too, does no harm.
 //!
 //! Resolve before joining the keeper's namespaces: inside, the user's id is 0.
 
@@ -66,6 +68,7 @@ impl Paths {
 /// The user's runtime directory, made where it must be.
 pub fn runtime_dir(uid: u32) -> io::Result<PathBuf> {
     if let Some(path) = absolute("XDG_RUNTIME_DIR") {
+        check_named(&path, uid)?;
         return Ok(path);
     }
     let path = PathBuf::from(format!("/run/user/{uid}"));
@@ -76,6 +79,29 @@ pub fn runtime_dir(uid: u32) -> io::Result<PathBuf> {
     let path = temporary.join(format!("moss-{uid}"));
     private_dir(&path)?;
     Ok(path)
+}
+
+/// Refuses a directory that `$XDG_RUNTIME_DIR` names and in which others could act. One that is not
+/// there will be made.
+fn check_named(path: &Path, uid: u32) -> io::Result<()> {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return Ok(());
+    };
+    let why = if metadata.uid() != uid {
+        "belongs to another user"
+    } else if metadata.mode() & 0o022 != 0 {
+        "can be written by other users"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "XDG_RUNTIME_DIR {path} {why}: it must be yours alone (`chmod 700 {path}`); or name \
+             another, or unset it",
+            path = path.display()
+        ),
+    ))
 }
 
 /// Makes `path`, mode 0700, or checks that it is a directory that only this user can enter. Others
@@ -185,6 +211,31 @@ mod tests {
         let link = root.path().join("link");
         std::os::unix::fs::symlink(root.path(), &link).unwrap();
         assert!(private_dir(&link).is_err());
+    }
+
+    #[test]
+    fn a_named_runtime_directory_is_ours_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let path = root.path().join("run");
+        check_named(&path, uid).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        for (mode, fits) in [
+            (0o700, true),
+            (0o755, true),
+            (0o775, false),
+            (0o777, false),
+            (0o1777, false),
+        ] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let told = check_named(&path, uid).map_err(|error| error.to_string());
+            assert_eq!(told.is_ok(), fits, "{mode:o}: {told:?}");
+            let named = |told: String| told.contains(&format!("chmod 700 {}", path.display()));
+            assert!(told.map_or_else(named, |()| true));
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let told = check_named(&path, uid + 1).unwrap_err().to_string();
+        assert!(told.contains("belongs to another user"), "{told}");
     }
 
     #[test]
