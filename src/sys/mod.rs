@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod atomic;
+pub mod chroot;
 pub mod clone;
 pub mod copy;
 pub mod fdpass;

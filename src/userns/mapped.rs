@@ -9,12 +9,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Pid, Uid};
 
 use super::idmap::{self, IdMap, Origin};
 use super::plan::Extent;
-use crate::sys::{fdpass, fork};
+use crate::sys::{chroot, fdpass, fork};
 
 /// Why there is no such child; each holds one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,10 @@ pub(super) fn fork_mapped(
     Ok(child)
 }
 
+/// Why the kernel refuses, where it is for this.
+const CHROOTED: &str = "; the process's root is not the root of its mount namespace (chroot): \
+                        use pivot_root or a container instead";
+
 /// The child waits for its maps.
 const ASKING: &[u8] = b"mapped?";
 
@@ -87,7 +92,10 @@ const MAPPED: &[u8] = b"mapped";
 /// In the child, up to being root inside; `false` where that came to nothing.
 fn enter(others: CloneFlags, parent: &OwnedFd) -> bool {
     if let Err(error) = nix::sched::unshare(CloneFlags::CLONE_NEWUSER | others) {
-        let message = step("make a user namespace", &error);
+        let mut message = step("make a user namespace", &error);
+        if error == Errno::EPERM && chroot::is_chrooted() {
+            message.push_str(CHROOTED);
+        }
         let _ = fdpass::send(parent, message.as_bytes(), &[]);
         return false;
     }

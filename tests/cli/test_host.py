@@ -1,9 +1,11 @@
 """What a host may lack: moss must do without it, and say so."""
 
+import os
 import re
 import unittest
 
-from harness import Daemon, check, fail, host_case, once
+import harness
+from harness import Daemon, check, fail, host_case, once, run
 
 
 @once
@@ -48,3 +50,38 @@ class NoSubordinateIds(unittest.TestCase):
 
     def test_info_warns(self):
         self.docker("info", err=re.compile("(?i)subuid|subordinate|newuidmap|single|one id"))
+
+
+@once
+class Odd(unittest.TestCase):
+    """Surroundings in which nothing can be done but to say why."""
+
+    def setUp(self):
+        self.daemon = Daemon(start=False)
+        self.addCleanup(self.daemon.close)
+
+    def test_a_runtime_directory_that_others_may_write_to(self):
+        directory = self.daemon.env["XDG_RUNTIME_DIR"]
+        os.chmod(directory, 0o777)
+        for verb in (["daemon"], ["ps"]):
+            self.daemon.moss(*verb, code=1, err=re.compile(
+                re.escape(f"XDG_RUNTIME_DIR {directory} can be written by other users: it must be yours alone (`chmod 700 {directory}`)")))
+        os.chmod(directory, 0o755)
+        self.daemon.start()
+
+    @host_case
+    def test_chroot(self):
+        root = self.daemon.top + "/root"
+        # Places of programs and libraries, the binary, and directories to write to.
+        script = f"""set -e
+            mkdir -p {root}/tmp {root}/proc; cd {root}; touch moss
+            for place in usr lib lib64 bin etc dev; do mkdir $place; mount --rbind /$place $place; done
+            mount --rbind /proc proc; mount --bind {harness.BIN} moss
+            exec chroot {root} /moss "$@" """
+        enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+        env = dict(self.daemon.env, HOME="/tmp", XDG_RUNTIME_DIR="/tmp/run", XDG_DATA_HOME="/tmp", XDG_CONFIG_HOME="/tmp")
+        result = run([*enter, "doctor"], env=env)
+        if "mount" in result.err or "unshare" in result.err:
+            self.skipTest(result.err.strip())
+        check(result, code=1, out=re.compile(r"missing +user namespaces: cannot make a user namespace: EPERM.*; the process's root is not the root "
+                                             r"of its mount namespace \(chroot\): use pivot_root or a container"))

@@ -13,7 +13,7 @@ use super::super::idmap::{self, IdMap, Origin};
 use super::super::mapped::Refused;
 use super::child::{self, Outcome};
 use super::{Finding, Places, RootfsTrial, State};
-use crate::sys::{mount, pidfd, seccomp, tun};
+use crate::sys::{chroot, mount, pidfd, seccomp, tun};
 
 /// Every probe.
 pub(super) fn all(places: &Places, rootfs: RootfsTrial) -> Vec<Finding> {
@@ -86,7 +86,10 @@ fn mount_something() -> Outcome {
 fn namespace_remedy() -> String {
     let setting = |path: &str| std::fs::read_to_string(Path::new("/proc/sys").join(path)).ok();
     let is = |path: &str, value: &str| setting(path).is_some_and(|text| text.trim() == value);
-    if is("user/max_user_namespaces", "0") {
+    if chroot::is_chrooted() {
+        "enter this root by pivot_root, as bwrap, systemd-nspawn and containers do, not by chroot"
+            .into()
+    } else if is("user/max_user_namespaces", "0") {
         "sysctl user.max_user_namespaces=15000".into()
     } else if is("kernel/unprivileged_userns_clone", "0") {
         "sysctl kernel.unprivileged_userns_clone=1".into()
