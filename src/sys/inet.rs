@@ -299,6 +299,60 @@ pub fn receive_datagrams(
     Ok(got)
 }
 
+/// One datagram as recvmsg(2) gives it, beside its bytes.
+pub(super) struct Message {
+    /// Who sent it, or where it was sent to.
+    pub(super) name: Option<SocketAddr>,
+    /// Bytes of it in the buffer.
+    pub(super) length: usize,
+    control: Control,
+    controls: usize,
+}
+
+impl Message {
+    /// Receives one without waiting; `flags` as recvmsg's.
+    pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], flags: i32) -> io::Result<Self> {
+        let mut name = Name::empty();
+        let mut control: Control = [0; 16];
+        let mut place = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+        let mut message: libc::msghdr = unsafe { zeroed() };
+        message.msg_name = (&raw mut name).cast();
+        message.msg_namelen = size_of::<Name>() as libc::socklen_t;
+        message.msg_iov = &raw mut place;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of::<Control>() as _;
+        // SAFETY: name, place, buffer and control outlive the call and are nobody else's meanwhile.
+        let got = unsafe {
+            libc::recvmsg(
+                socket.as_fd().as_raw_fd(),
+                &raw mut message,
+                flags | libc::MSG_DONTWAIT,
+            )
+        };
+        Ok(Self {
+            length: usize::try_from(got).map_err(|_| io::Error::last_os_error())?,
+            name: name.address(),
+            control,
+            controls: message.msg_controllen as _,
+        })
+    }
+
+    /// The data of its control message of that level and type.
+    pub(super) fn control<T: Copy>(&self, level: i32, kind: i32) -> Option<T> {
+        // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+        let mut message: libc::msghdr = unsafe { zeroed() };
+        message.msg_control = self.control.as_ptr().cast_mut().cast();
+        message.msg_controllen = self.controls as _;
+        // SAFETY: these are the bytes that the kernel filled, and as many as it said.
+        unsafe { control_message(&message, level, kind) }
+    }
+}
+
 /// The data of the control message of that level and type.
 ///
 /// # Safety
@@ -359,42 +413,15 @@ const V6: usize = size_of::<libc::sockaddr_in6>();
 /// # Errors
 /// `WouldBlock` where there is none left.
 pub fn next_error(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<SocketError>> {
-    let mut name = Name::empty();
-    let mut control: Control = [0; 16];
-    let mut place = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
-    let mut message: libc::msghdr = unsafe { zeroed() };
-    message.msg_name = (&raw mut name).cast();
-    message.msg_namelen = size_of::<Name>() as libc::socklen_t;
-    message.msg_iov = &raw mut place;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of::<Control>() as _;
-    // SAFETY: name, place, buffer and control outlive the call and are nobody else's meanwhile.
-    let got = unsafe {
-        libc::recvmsg(
-            socket.as_fd().as_raw_fd(),
-            &raw mut message,
-            libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
-        )
-    };
-    let length = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel filled the header, whose control bytes are in `control`.
-    let (v4, v6) = unsafe {
-        (
-            control_message::<ErrorMessage<V4>>(&message, libc::IPPROTO_IP, libc::IP_RECVERR),
-            control_message::<ErrorMessage<V6>>(&message, libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-        )
-    };
+    let message = Message::receive(socket, buffer, libc::MSG_ERRQUEUE)?;
+    let v4 = message.control::<ErrorMessage<V4>>(libc::IPPROTO_IP, libc::IP_RECVERR);
+    let v6 = message.control::<ErrorMessage<V6>>(libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
     let (error, offender) = match (&v4, &v6) {
         (Some(found), _) => (found.error, &found.offender[..]),
         (_, Some(found)) => (found.error, &found.offender[..]),
         _ => return Ok(None),
     };
-    let Some(destination) = name.address() else {
+    let Some(destination) = message.name else {
         return Ok(None);
     };
     let mut from = Name::empty();
@@ -412,6 +439,6 @@ pub fn next_error(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Soc
         icmp: by_icmp.then_some((error.ee_type, error.ee_code)),
         number: error.ee_errno.cast_signed(),
         info: error.ee_info,
-        length,
+        length: message.length,
     }))
 }

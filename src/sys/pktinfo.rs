@@ -7,7 +7,7 @@ use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::inet::{Control, Name, control_message, set};
+use super::inet::{Control, Message, Name, set};
 
 /// The address of this host that a datagram came to, and the interface that it came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,36 +36,9 @@ pub fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<SocketAddr>, Option<Local>)> {
-    let mut name = Name::empty();
-    let mut control: Control = [0; 16];
-    let mut place = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
-    let mut message: libc::msghdr = unsafe { zeroed() };
-    message.msg_name = (&raw mut name).cast();
-    message.msg_namelen = size_of::<Name>() as libc::socklen_t;
-    message.msg_iov = &raw mut place;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of::<Control>() as _;
-    // SAFETY: name, place, buffer and control outlive the call and are nobody else's meanwhile.
-    let got = unsafe {
-        libc::recvmsg(
-            socket.as_fd().as_raw_fd(),
-            &raw mut message,
-            libc::MSG_DONTWAIT,
-        )
-    };
-    let length = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel filled the header, whose control bytes are in `control`.
-    let (v4, v6) = unsafe {
-        (
-            control_message::<libc::in_pktinfo>(&message, libc::IPPROTO_IP, libc::IP_PKTINFO),
-            control_message::<libc::in6_pktinfo>(&message, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
-        )
-    };
+    let message = Message::receive(socket, buffer, 0)?;
+    let v4 = message.control::<libc::in_pktinfo>(libc::IPPROTO_IP, libc::IP_PKTINFO);
+    let v6 = message.control::<libc::in6_pktinfo>(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO);
     // For what was sent to many, the address of this host that IPv4 tells beside is one to answer
     // from; IPv6's is the group's, from which nothing can be sent.
     let v4 = v4.map(|told| Local {
@@ -77,7 +50,7 @@ pub fn receive(
         interface: told.ipi6_ifindex,
     });
     let local = v4.or(v6).filter(|local| !local.address.is_multicast());
-    Ok((length, name.address(), local))
+    Ok((message.length, message.name, local))
 }
 
 /// Sends one datagram from that address of this host.

@@ -20,6 +20,7 @@ pub mod prefix;
 pub mod reference;
 pub mod signal;
 pub mod size;
+pub mod sysctl;
 pub mod timestamp;
 pub mod utf8;
 

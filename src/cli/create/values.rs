@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 
 use super::own_variable;
 use crate::api::Empty;
@@ -11,7 +12,7 @@ use crate::api::container::{
 };
 use crate::cli::error::in_gos_words;
 use crate::types::duration::Duration;
-use crate::types::size;
+use crate::types::{size, sysctl};
 
 /// `64m`, `1.5g`, `1024`: bytes, in binary units.
 pub fn bytes(text: &str) -> Result<i64, String> {
@@ -66,8 +67,12 @@ pub fn pairs(lines: &[String]) -> BTreeMap<String, String> {
 /// The lines of a file of variables or labels, without comments. A bare name takes the user's own
 /// value where `look_up` is set, and vanishes where there is none.
 fn lines(path: &str, look_up: bool) -> Result<Vec<String>, String> {
-    let text = fs::read(path).map_err(|error| format!("open {path}: {}", in_gos_words(&error)))?;
     let invalid = |why: String| format!("invalid env file ({path}): {why}");
+    let text = fs::read(path).map_err(|error| match error.kind() {
+        // It can be opened.
+        ErrorKind::IsADirectory => invalid(format!("read {path}: {}", in_gos_words(&error))),
+        _ => format!("open {path}: {}", in_gos_words(&error)),
+    })?;
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let mut kept = Vec::new();
     for (index, bytes) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -142,22 +147,10 @@ pub fn link(text: &str) -> Result<(), String> {
 
 /// Whether a sysctl is one of a namespace's.
 pub fn sysctl(text: &str) -> Result<(), String> {
-    const ALLOWED: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    let allowed = |name: &str| {
-        ALLOWED.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.")
-    };
-    match text.split_once('=').is_some_and(|(name, _)| allowed(name)) {
-        true => Ok(()),
-        false => Err(format!("sysctl '{text}' is not allowed")),
+    let name = text.split_once('=').map(|(name, _)| name);
+    match name.and_then(sysctl::owner) {
+        Some(_) => Ok(()),
+        None => Err(format!("sysctl '{text}' is not allowed")),
     }
 }
 

@@ -5,6 +5,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use super::{Error, Joined, namespace};
 use crate::api::container::{ContainerConfig, HostConfig};
 use crate::types::keep_id::{KeepId, KeepIdError};
+use crate::types::sysctl::{self, Owner};
 use crate::userns::plan::Namespace;
 
 /// A namespace mode other than the network's.
@@ -193,16 +194,6 @@ impl Resolved {
 
 /// Refuses a sysctl that is not of a namespace of the container's, as runc does.
 pub(super) fn check_sysctl(name: &str, namespaces: &Resolved) -> Result<(), Error> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     let refused = |why| {
         Err(Error::Sysctl {
             name: name.to_owned(),
@@ -214,17 +205,15 @@ pub(super) fn check_sysctl(name: &str, namespaces: &Resolved) -> Result<(), Erro
         Some(at) if name[at..].starts_with('/') => name.replace('/', "."),
         _ => name.to_owned(),
     };
-    if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-        return match namespaces.ipc {
-            Namespace::Host => refused("is not allowed in the hosts ipc namespace"),
-            _ => Ok(()),
-        };
-    }
-    if dotted.starts_with("net.") {
-        return match namespaces.net {
-            Namespace::Host => refused("not allowed in host network namespace"),
-            _ => Ok(()),
-        };
+    match sysctl::owner(&dotted) {
+        Some(Owner::Ipc) if namespaces.ipc == Namespace::Host => {
+            return refused("is not allowed in the hosts ipc namespace");
+        }
+        Some(Owner::Network) if namespaces.net == Namespace::Host => {
+            return refused("not allowed in host network namespace");
+        }
+        Some(_) => return Ok(()),
+        None => {}
     }
     match dotted.as_str() {
         "kernel.domainname" if namespaces.uts != Namespace::Host => Ok(()),

@@ -3,7 +3,7 @@
 use super::endpoints::{asked, check_company, validate};
 use super::join::{Place, Surroundings, gateway_of, plug_in, routes, surroundings};
 use super::outside::Bound;
-use super::{network_error, ports};
+use super::{Names, network_error, ports};
 use crate::api::network::{EndpointSettings, NetworkConnectRequest, NetworkDisconnectRequest};
 use crate::container::record::Record;
 use crate::container::spec::NetworkMode;
@@ -23,17 +23,9 @@ impl Engine {
         let settings = request.endpoint_config.unwrap_or_default();
         let _operation = container.operate();
         let record = self.connectable(&container)?;
-        let network = self
-            .networks
-            .find(wanted)
-            .map_err(|error| network_error(&error));
         let running = record.state.is_running();
-        let name = match &network {
-            Ok(network) => network.name.clone(),
-            // It may be there by the time that the container is started.
-            Err(_) if !running => wanted.to_owned(),
-            Err(error) => return Err(error.clone()),
-        };
+        // It may be there by the time that the container is started.
+        let (network, name) = self.meant(wanted, !running)?;
         validate(network.as_ref().ok(), &name, &settings).map_err(Error::invalid)?;
         self.check_companions(&record, &name)?;
         if record.endpoints.contains_key(&name) {
@@ -50,16 +42,9 @@ impl Engine {
         if running {
             self.plug(&container, &record, &name, settings.clone())?;
         }
-        {
-            let mut data = container.data();
-            let mut all = asked(&data.record);
+        self.ask_for(&container, |all| {
             all.insert(name, settings);
-            let all = all
-                .into_iter()
-                .map(|(name, settings)| (name, Some(settings)));
-            data.record.networking.endpoints_config = Some(all.collect());
-        }
-        self.save(&container)
+        })
     }
 
     /// Takes a container out of a network.
@@ -71,16 +56,8 @@ impl Engine {
         let container = self.containers.find(&request.container)?;
         let _operation = container.operate();
         let record = self.connectable(&container)?;
-        let network = self
-            .networks
-            .find(wanted)
-            .map_err(|error| network_error(&error));
         let running = record.state.is_running();
-        let name = match &network {
-            Ok(network) => network.name.clone(),
-            Err(_) if !running || request.force => wanted.to_owned(),
-            Err(error) => return Err(error.clone()),
-        };
+        let (network, name) = self.meant(wanted, !running || request.force)?;
         container.data().discard_prepared();
         if let Some(endpoint) = record.endpoints.get(&name).filter(|_| running) {
             let network = network?;
@@ -104,16 +81,38 @@ impl Engine {
                 },
             ));
         }
+        self.ask_for(&container, |all| {
+            all.remove(&name);
+        })
+    }
+
+    /// The network that is meant, and its name. With `may_lack` one that is not there has the name
+    /// that it was asked for by.
+    fn meant(&self, wanted: &str, may_lack: bool) -> Result<(Result<network::Record>, String)> {
+        let network = self
+            .networks
+            .find(wanted)
+            .map_err(|error| network_error(&error));
+        let name = match &network {
+            Ok(network) => network.name.clone(),
+            Err(_) if may_lack => wanted.to_owned(),
+            Err(error) => return Err(error.clone()),
+        };
+        Ok((network, name))
+    }
+
+    /// Changes which networks a container is to be in.
+    fn ask_for(&self, container: &Container, change: impl FnOnce(&mut Names)) -> Result<()> {
         {
             let mut data = container.data();
             let mut all = asked(&data.record);
-            all.remove(&name);
+            change(&mut all);
             let all = all
                 .into_iter()
                 .map(|(name, settings)| (name, Some(settings)));
             data.record.networking.endpoints_config = Some(all.collect());
         }
-        self.save(&container)
+        self.save(container)
     }
 
     /// The record of a container whose networks may change.
