@@ -15,6 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::args;
 use super::engine::Client;
+use super::error::in_gos_words;
 use super::http::{Body, Target};
 use super::output::line;
 use crate::api::IdResponse;
@@ -198,7 +199,7 @@ fn upload(
         true => std::fs::metadata(&own),
         false => std::fs::symlink_metadata(&own),
     };
-    let data = data.map_err(|error| anyhow!("lstat {source}: {error}"))?;
+    let data = data.map_err(|error| anyhow!("lstat {source}: {}", in_gos_words(&error)))?;
     let goal = goal(&path, existing, data.is_dir())?;
     let name = match (goal.name, source.ends_with("/.")) {
         (Some(name), _) => name,

@@ -96,7 +96,8 @@ pub fn describe(error: &anyhow::Error) -> String {
 pub fn in_gos_words(error: &io::Error) -> String {
     let text = error.to_string();
     let Some(code) = error.raw_os_error() else {
-        return text;
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        return inner.map_or(text, in_gos_words);
     };
     let mut letters = text
         .trim_end_matches(&format!(" (os error {code})"))

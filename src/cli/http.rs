@@ -15,6 +15,7 @@ mod head;
 mod target;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -129,7 +130,10 @@ impl Connection {
             }
             Body::Stream(source) => {
                 stream.write_all(&bytes)?;
-                send_chunks(stream, *source)
+                send_chunks(stream, *source).inspect_err(|_| {
+                    // Neither side is to wait for the rest.
+                    let _ = stream.shutdown(Shutdown::Both);
+                })
             }
         }
     }
@@ -335,6 +339,26 @@ mod tests {
         }
         let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD_LIMIT));
         assert!(exchange(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_ends_the_exchange() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::IsADirectory.into())
+            }
+        }
+        // A server that waits for all of the body.
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::over(ours);
+        let mut body = Body::Stream(&mut Broken);
+        assert!(
+            connection
+                .send("POST", "/x", &[], &mut body, false)
+                .is_err()
+        );
+        assert!(connection.head().is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! From an HTTP request to an endpoint and back: what every route has in common.
 //!
 //! ```text
-//! path ─▶ canonical? ─▶ endpoint? ─▶ version? ─▶ parameters ─▶ handler ─▶ answer
-//!          │ 301         │ 404        │ 400       │ 400          │ panic: 500
+//! host? ─▶ path ─▶ canonical? ─▶ endpoint? ─▶ version? ─▶ parameters ─▶ handler ─▶ answer
+//!  │ 400            │ 301         │ 404        │ 400       │ 400          │ panic: 500
 //! ```
 //!
 //! In this order, which is Docker's: a path that does not exist is "page not found" under any
@@ -16,8 +16,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
-use hyper::{Method, StatusCode};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::{Method, StatusCode, Version};
 
 use crate::api::version::ApiVersion;
 
@@ -138,6 +138,9 @@ impl<E: Endpoints> Dispatcher<E> {
 
 impl<E: Endpoints> Service for Dispatcher<E> {
     async fn answer(&self, request: hyper::Request<Incoming>, client: Client) -> Answer {
+        if let Some(response) = without_one_host(&request) {
+            return response.into();
+        }
         let mut answer = match self.route(request, client).await {
             Ok(answer) => answer,
             Err((failure, plain)) => failure.response(plain).into(),
@@ -157,6 +160,23 @@ impl<E: Endpoints> Service for Dispatcher<E> {
         }
         answer
     }
+}
+
+/// What Go's server answers, before any of Docker's, to a request that does not name one host
+/// (RFC 9112, section 3.2): text, and the end of the connection.
+fn without_one_host(request: &hyper::Request<Incoming>) -> Option<Response> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let text = match hosts {
+        0 if request.version() == Version::HTTP_11 && request.method() != Method::CONNECT => {
+            "400 Bad Request: missing required Host header"
+        }
+        0 | 1 => return None,
+        _ => "400 Bad Request",
+    };
+    let mut response = answer::bytes(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", text);
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    Some(response)
 }
 
 fn add(headers: &mut HeaderMap, fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) {

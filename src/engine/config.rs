@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use crate::image::Format;
 use crate::registry::{self, Proxies, Registries};
 use crate::sys::paths::Paths;
+use crate::userns::stage::errno_text;
 use directives::IGNORED;
 use values::{count, flag, list, number, text_of, wrong_type};
 
@@ -130,11 +131,13 @@ impl Config {
                 return Config::join(options, b"").map_err(ConfigError::Flags);
             }
             Err(error) => {
-                let reason = match error.kind() {
-                    io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-                    _ => error.to_string(),
+                let did = match error.kind() {
+                    // It can be opened.
+                    io::ErrorKind::IsADirectory => "read",
+                    _ => "open",
                 };
-                return Err(refused(format!("open {}: {reason}", path.display())));
+                let reason = errno_text(&error);
+                return Err(refused(format!("{did} {}: {reason}", path.display())));
             }
         };
         Config::join(options, &text).map_err(refused)
@@ -184,6 +187,8 @@ impl Config {
 
     /// Joins the flags and the file's text; what is wrong as a sentence.
     fn join(options: &Options, text: &[u8]) -> Result<Config, String> {
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let file: Map<String, Value> = if text.trim_ascii().is_empty() {
             Map::new()
         } else {

@@ -111,6 +111,19 @@ class Errors(Case):
             length = int(re.search(r"(?i)^content-length: (\d+)", head, re.M).group(1))
             self.equal((head.splitlines()[0], stream.read(length)), ("HTTP/1.1 200 OK", b"[]\n"), "answer")
 
+    def test_one_host_is_named(self):
+        for fields, text in (("", b"400 Bad Request: missing required Host header"), ("Host: a\r\nHost: b\r\n", b"400 Bad Request")):
+            connection = self.daemon.connect()
+            connection.sendall(f"GET /_ping HTTP/1.1\r\n{fields}\r\n".encode())
+            # To the end: the connection is closed.
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+            head, _, body = answer.partition(b"\r\n\r\n")
+            self.equal((head.splitlines()[0], b"content-type: text/plain; charset=utf-8" in head.lower(), body),
+                       (b"HTTP/1.1 400 Bad Request", True, text), f"answer to {fields!r}")
+        connection = self.daemon.connect()
+        connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        self.equal(connection.recv(12)[-3:], b"200", "status without a host by HTTP/1.0")
+
     def test_bad_json(self):
         self.post("/v1.44/containers/create", b"{", 400)
         json_body = {"Content-Type": "application/json"}

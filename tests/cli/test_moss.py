@@ -106,6 +106,12 @@ class Verbs(Case):
             client("rm", name)
         self.equal(configs[1], configs[0], "configuration")
 
+    def test_a_directory_is_no_archive(self):
+        """And nobody waits for what cannot be read."""
+        self.moss("load", "-i", "/etc", code=1, err=re.compile("is a directory"))
+        self.moss("import", "/etc", code=1, err=re.compile("is a directory"))
+        self.moss("run", "--env-file", "/etc", "busybox", code=125, err=re.compile(r"moss: invalid env file \(/etc\): read /etc: is a directory"))
+
     def test_images(self):
         self.moss("images", out=re.compile(r"(?m)^busybox\s+latest"))
         self.moss("tag", "busybox", "by-moss:1")

@@ -20,8 +20,8 @@ use super::start::Starter;
 use super::streams::{BLOCK, Happened, Streams};
 use crate::container::packet::Packet;
 use crate::container::protocol::{
-    Attach, EXIT, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started, VERSION,
-    mismatch,
+    Attach, EXIT, Envelope, Exit, Failure, Message, Reply, Request, ShimState, Start, Started,
+    VERSION, mismatch,
 };
 use crate::sys::{heap, signal, text};
 use crate::userns::keeper::ShimIdentity;

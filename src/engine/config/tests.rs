@@ -36,6 +36,8 @@ fn flags_and_file_are_joined() {
     assert!(config.debug);
     assert!(config.warnings.is_empty());
     assert_eq!(join(&Options::default(), " ").unwrap(), Config::default());
+    let marked = join(&Options::default(), "\u{feff}{\"debug\": true}");
+    assert!(marked.unwrap().debug);
 }
 
 #[test]
@@ -49,6 +51,14 @@ fn what_dockerd_refuses_is_refused_in_its_words() {
         Config::read(&options, path).unwrap_err().to_string(),
         "unable to configure the Docker daemon with file /nonexistent/daemon.json: \
          open /nonexistent/daemon.json: no such file or directory"
+    );
+    let options = Options {
+        config_file: Some("/".into()),
+        ..Options::default()
+    };
+    assert_eq!(
+        Config::read(&options, path).unwrap_err().to_string(),
+        "unable to configure the Docker daemon with file /: read /: is a directory"
     );
     assert!(Config::read(&Options::default(), path).is_ok());
     let refused = |text| join(&Options::default(), text).unwrap_err();
