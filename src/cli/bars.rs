@@ -7,6 +7,9 @@
 //! Total: [===========>                          ]  10.05MB/19.4MB  4.3MB/s
 //! ```
 //!
+//! Not drawn by a library of bars (indicatif): what a line says is mostly the daemon's word, line by
+//! line, and where it is written is `progress`'s business, for Docker's messages as for these.
+//!
 //! Pure: the time and the terminal's width are arguments. A line never exceeds the width, so that
 //! one that is written again is found where it was. A rate is that of the last [`WINDOW`].
 

@@ -23,10 +23,7 @@ use ureq::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
 };
 use ureq::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use ureq::tls::TlsConfig;
-use ureq::unversioned::transport::{
-    ConnectProxyConnector, Connector, RustlsConnector, SocksConnector,
-};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector};
 use ureq::{Agent, AsSendBody, Body, BodyReader, Proxy, SendBody};
 
 use super::cancel::Cancel;
@@ -35,6 +32,7 @@ use super::error::Error;
 use super::failure::{Failure, of_io, of_library};
 use super::forward::{self, Forwarder};
 use super::proxy::Proxies;
+use super::secure::Secure;
 use super::tls::{HostRoots, Identity};
 use super::transport::{Dialer, Lookup, begin_request, is_unheard};
 use super::url::{Scheme, Url};
@@ -375,33 +373,31 @@ impl Http {
             Trust::InsecureAddress(networks) if proxy.is_none() => networks.clone(),
             _ => Vec::new(),
         };
-        let settings = self.identity.settings(
-            &self.shared.roots,
-            trust == Trust::Verified,
-            url.authority == self.own,
-        );
+        let verify = trust == Trust::Verified;
+        let own = url.authority == self.own;
+        let tls = self.identity.config(&self.shared.roots, verify, own);
+        let tls = tls.map_err(|error| Failure::Tls(error.to_string()))?;
         let forwarded = proxy.as_ref().filter(|_| url.scheme == Scheme::Http);
         let proxy_proof = forwarded.and_then(forward::proof);
         let connector = ()
             .chain(SocksConnector::default())
             .chain(Forwarder {
-                direct: self.config(settings.clone(), None),
+                direct: self.config(None),
             })
             .chain(ConnectProxyConnector::default())
             .chain(Dialer {
                 cancel: self.cancel.clone(),
             })
-            .chain(RustlsConnector::default());
+            .chain(Secure(tls));
         let resolver = Lookup::new(self.cancel.clone(), only);
-        let agent = Agent::with_parts(self.config(settings, proxy), connector, resolver);
+        let agent = Agent::with_parts(self.config(proxy), connector, resolver);
         let way = Way { agent, proxy_proof };
         ways.insert(key, way.clone());
         Ok(way)
     }
 
-    fn config(&self, settings: TlsConfig, proxy: Option<Proxy>) -> ureq::config::Config {
+    fn config(&self, proxy: Option<Proxy>) -> ureq::config::Config {
         Agent::config_builder()
-            .tls_config(settings)
             .proxy(proxy)
             .user_agent(self.shared.user_agent.clone())
             .accept_encoding("identity")

@@ -12,6 +12,7 @@
 //!  repository, upload   what is asked                     │ auth, challenge: with which proof
 //!  manifest, select     what an image consists of         │ config, net, proxy, tls: where, how
 //!  http, answer         one request, its answer           │ transport: sockets, names, waiting
+//!                                                         │ forward, secure: ways over them
 //! ```
 //!
 //! Limits, all named where they hold: 4 MiB a manifest, four levels of indexes, ten redirects, a
@@ -43,6 +44,7 @@ mod place;
 mod proxy;
 mod refusal;
 mod repository;
+mod secure;
 mod select;
 mod tls;
 mod transport;

@@ -13,7 +13,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
+};
+use ureq::tls::{PemItem, parse_pem};
 
 use super::error::Error;
 
@@ -33,60 +40,122 @@ const FILE_MAX: u64 = 16 << 20;
 
 /// The host's authorities, read when they are first asked for.
 #[derive(Debug, Default)]
-pub(super) struct HostRoots(OnceLock<Vec<Certificate<'static>>>);
+pub(super) struct HostRoots(OnceLock<RootCertStore>);
 
 impl HostRoots {
-    fn get(&self) -> &[Certificate<'static>] {
+    fn get(&self) -> &RootCertStore {
         self.0.get_or_init(|| {
-            host_authorities(
+            store_of(host_authorities(
                 std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
                 std::env::var_os("SSL_CERT_DIR").as_deref(),
-            )
+            ))
         })
     }
+}
+
+/// What of them can be read; Go too skips what cannot.
+fn store_of(authorities: Vec<CertificateDer<'static>>) -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(authorities);
+    store
 }
 
 /// What a connection to one registry is secured with besides.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
-    roots: Vec<Certificate<'static>>,
-    client: Option<ClientCert>,
+    roots: RootCertStore,
+    client: Option<Arc<CertifiedKey>>,
 }
 
 impl Identity {
     /// For the registry at `authority`.
     pub(super) fn load(directories: &[PathBuf], authority: &str) -> Result<Self, Error> {
-        let mut identity = Self {
-            roots: Vec::new(),
-            client: None,
-        };
+        let (mut roots, mut client) = (Vec::new(), None);
         for directory in directories {
-            let own = directory.join(authority);
-            read_directory(&own, &mut identity.roots, &mut identity.client)?;
+            read_directory(&directory.join(authority), &mut roots, &mut client)?;
         }
-        Ok(identity)
+        Ok(Self {
+            roots: store_of(roots),
+            client,
+        })
     }
 
-    /// The library's settings; `own` where it is the registry itself that is spoken to.
-    pub(super) fn settings(&self, host: &HostRoots, verify: bool, own: bool) -> TlsConfig {
-        let roots = if verify {
-            [host.get(), &self.roots].concat()
+    /// The TLS library's configuration; `own` where it is the registry itself that is spoken to.
+    ///
+    /// # Errors
+    /// Where the library has no version of TLS to offer, which is its own doing.
+    pub(super) fn config(
+        &self,
+        host: &HostRoots,
+        verify: bool,
+        own: bool,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let builder = if verify {
+            let mut roots = host.get().clone();
+            roots.extend(self.roots.roots.iter().cloned());
+            builder.with_root_certificates(roots)
         } else {
-            Vec::new()
+            let anybody = Arc::new(Anybody(provider));
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(anybody)
         };
-        TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(roots)))
-            .client_cert(self.client.clone().filter(|_| own))
-            .disable_verification(!verify)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build()
+        Ok(Arc::new(match self.client.as_ref().filter(|_| own) {
+            Some(client) => {
+                let client = SingleCertAndKey::from(Arc::clone(client));
+                builder.with_client_cert_resolver(Arc::new(client))
+            }
+            None => builder.with_no_client_auth(),
+        }))
+    }
+}
+
+/// Verifies nothing: what an insecure registry asks for.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
 fn host_authorities(
     file: Option<PathBuf>,
     directories: Option<&OsStr>,
-) -> Vec<Certificate<'static>> {
+) -> Vec<CertificateDer<'static>> {
     let mut roots = Vec::new();
     let bundles = match file {
         Some(file) => vec![file],
@@ -118,8 +187,8 @@ fn host_authorities(
 
 fn read_directory(
     directory: &Path,
-    roots: &mut Vec<Certificate<'static>>,
-    client: &mut Option<ClientCert>,
+    roots: &mut Vec<CertificateDer<'static>>,
+    client: &mut Option<Arc<CertifiedKey>>,
 ) -> Result<(), Error> {
     let unreadable = |path: &Path| {
         let path = path.display().to_string();
@@ -160,8 +229,13 @@ fn read_directory(
                     "tls: failed to find certificate and key in {name} and {key_name}"
                 )));
             };
-            check_pair(&chain, &key, &path)?;
-            *client = Some(ClientCert::new_with_certs(&chain, key));
+            let pair = pair(chain, key.der()).map_err(|reason| {
+                Error::Invalid(format!(
+                    "tls: cannot use client certificate {}: {reason}",
+                    path.display()
+                ))
+            })?;
+            *client = Some(Arc::new(pair));
         } else if let Some(stem) = name.strip_suffix(".key") {
             let certificate = format!("{stem}.cert");
             if !names.contains(&certificate) {
@@ -174,43 +248,19 @@ fn read_directory(
     Ok(())
 }
 
-/// The HTTP library takes a pair for granted, and ends the program if it is none.
-fn check_pair(
-    chain: &[Certificate<'static>],
-    key: &ureq::tls::PrivateKey<'static>,
-    path: &Path,
-) -> Result<(), Error> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
-    let unusable = |reason: &str| {
-        Error::Invalid(format!(
-            "tls: cannot use client certificate {}: {reason}",
-            path.display()
-        ))
-    };
-    let found = |error: &rustls::Error| match error.to_string() {
-        // The library reads version 3 alone; what Go takes, older openssl makes unasked.
-        text if text.contains("UnsupportedCertVersion") => "it is an X.509 version 1 certificate, \
-            and only version 3 can be used: sign it anew with extensions (openssl x509 -req … \
-            -extfile FILE, where FILE says basicConstraints = CA:FALSE)"
-            .to_owned(),
-        text => text,
-    };
-    let key = PrivateKeyDer::try_from(key.der().to_vec()).map_err(unusable)?;
-    let chain = chain
-        .iter()
-        .map(|certificate| CertificateDer::from(certificate.der().to_vec()))
-        .collect();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            builder
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_client_auth_cert(chain, key)
-        })
-        .map(drop)
-        .map_err(|error| unusable(&found(&error)))
+/// A certificate with its key. One that the TLS library cannot read, as it can none of X.509's
+/// version 1, is for the server to judge, as with Go.
+fn pair(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<CertifiedKey, String> {
+    let key = PrivateKeyDer::try_from(key.to_vec())?;
+    let provider = rustls::crypto::ring::default_provider();
+    let key = provider.key_provider.load_private_key(key);
+    let pair = CertifiedKey::new(chain, key.map_err(|error| error.to_string())?);
+    match pair.keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err("private key does not match public key".to_owned())
+        }
+        _ => Ok(pair),
+    }
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -226,9 +276,9 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// What can be read of a file; Go too skips what it cannot.
-fn certificates(pem: &[u8]) -> impl Iterator<Item = Certificate<'static>> + '_ {
+fn certificates(pem: &[u8]) -> impl Iterator<Item = CertificateDer<'static>> + '_ {
     parse_pem(pem).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        Ok(PemItem::Certificate(certificate)) => Some(certificate.der().to_vec().into()),
         _ => None,
     })
 }

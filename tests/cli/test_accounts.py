@@ -323,16 +323,26 @@ class WithCertificates(AccountCase):
         for _ in self.each():
             self.ask("pull", self.name)
 
-    def test_client_certificate_of_version_1(self):
-        own = trust(self, self.host)
-        openssl = self.authority.openssl
-        openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old", "-config", "ca.cnf", "-keyout", own + "/old.key", "-out", "old.csr")
-        openssl("x509", "-req", "-in", "old.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAserial", "old.srl", "-CAcreateserial", "-out", own + "/old.cert")
-        if b"Version: 1 " not in openssl("x509", "-in", own + "/old.cert", "-noout", "-text"):
-            self.skipTest("this openssl makes no certificates of version 1")
-        for _ in self.each():
-            self.ask("pull", self.name, code=1, err=re.compile(
-                f"cannot use client certificate {own}/old.cert: it is an X.509 version 1 certificate, and only version 3 can be used: sign it anew"))
+    @once
+    def test_client_certificate(self):
+        """Of either version of X.509: older openssl makes version 1 where no extension is asked for."""
+        tls = {**self.authority.server("asks", self.address), "clientcas": [self.top + "/ca.crt"]}
+        guarded = registry.Registry(beside=self.open, tls=tls, address=self.address)
+        self.addCleanup(guarded.close)
+        own, openssl = trust(self, guarded.host), self.authority.openssl
+        name = f"{guarded.host}/private/app:1"
+        self.addCleanup(self.docker, "rmi", "-f", name, code=None)
+        self.ask("pull", name, code=1, err=re.compile("remote error: tls: (certificate required|bad certificate)"))
+        openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=we", "-config", "ca.cnf", "-keyout", own + "/we.key", "-out", "we.csr")
+        sign = ("x509", "-req", "-in", "we.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAserial", "we.srl", "-CAcreateserial", "-out", own + "/we.cert")
+        with open(self.top + "/we.ext", "w", encoding="utf-8") as file:
+            file.write("extendedKeyUsage = clientAuth\n")
+        for extensions in ((), ("-extfile", "we.ext")):
+            openssl(*sign, *extensions)
+            self.ask("pull", name)
+            self.docker("rmi", name)
+        openssl("genpkey", "-algorithm", "RSA", "-out", own + "/we.key")
+        self.ask("pull", name, code=1, err=re.compile(f"cannot use client certificate {own}/we.cert: private key does not match public key"))
 
     def test_another_time(self):
         for name, start, end, words in (("future", "20900101000000Z", "20990101000000Z", "before 2090-01-01T00:00:00Z"),
