@@ -11,6 +11,7 @@ Set by `scripts/test`:
     MOSS_TEST_FEW_FILES  an empty directory on a filesystem that has room for few files
     MOSS_TEST_PYTHON   a Python that can import docker
     MOSS_TEST_SLOW     how many times longer than usual to wait for anything (scripts/vm)
+    MOSS_TEST_VM       the machine is thrown away afterwards (scripts/vm)
     MOSS_TEST_CASE     seconds after which a case has failed, and its beginning is told too (scripts/vm)
 
 May be set by hand:
@@ -60,6 +61,13 @@ def host_case(test):
     return test
 
 
+def vm_case(test):
+    """Marks a case (or class of cases) that changes the user's own settings, so that it is for a machine that is
+    thrown away: only `scripts/vm` runs it."""
+    test.vm_case = True
+    return host_case(test)
+
+
 def is_marked(case, mark):
     """Whether a case, or its class, has a mark."""
     return getattr(type(case), mark, False) or getattr(getattr(case, case._testMethodName, case), mark, False)
@@ -67,6 +75,8 @@ def is_marked(case, mark):
 
 def wanted(case):
     """Whether a case runs in this round."""
+    if is_marked(case, "vm_case") and not os.environ.get("MOSS_TEST_VM"):
+        return False
     return not (_state["round"] and is_marked(case, "once"))
 
 
