@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::engine::Engine;
 use crate::engine::error::{Error, Result};
+use crate::engine::stop::STOP_TIMEOUT;
 use crate::registry::{self, Registries};
 
 /// What may change.
@@ -92,8 +93,12 @@ impl Engine {
             ("debug", settings.debug.to_string()),
             ("default-cgroupns-mode", settings.cgroupns_mode.clone()),
             ("default-ipc-mode", settings.ipc_mode.clone()),
+            ("default-runtime", "moss".to_owned()),
             ("default-shm-size", settings.shm_size.to_string()),
+            ("default-stop-timeout", STOP_TIMEOUT.to_string()),
             ("default-userns", settings.userns_mode.clone()),
+            // As Go prints a map that is empty: there are none to be chosen.
+            ("features", "map[]".to_owned()),
             (
                 "insecure-registries",
                 list(&settings.registry.insecure_registries),
@@ -111,6 +116,7 @@ impl Engine {
             ("max-download-attempts", attempts.to_string()),
             ("name", self.facts.hostname.clone()),
             ("registry-mirrors", list(&settings.registry.mirrors)),
+            ("runtimes", String::new()),
             ("shutdown-timeout", settings.shutdown_timeout.to_string()),
         ];
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value));

@@ -10,7 +10,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::types::signal::Signal;
 
 /// Seconds between the stop signal and SIGKILL unless told otherwise (Docker's default).
-const STOP_TIMEOUT: i64 = 10;
+pub(super) const STOP_TIMEOUT: i64 = 10;
 
 /// How long a process may take to die of SIGKILL before the request fails.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);

@@ -72,8 +72,9 @@ class Reload(unittest.TestCase):
         actor = self.reloads()[-1]["Actor"]
         self.equal(actor["ID"], info["ID"], "whose event it is")
         self.equal({name: actor["Attributes"][name] for name in (
-                       "debug", "insecure-registries", "labels", "max-concurrent-downloads", "max-download-attempts", "registry-mirrors")},
-                   {"debug": "true", "insecure-registries": '["s.example"]', "labels": '["c=d"]',
+                       "debug", "default-runtime", "default-stop-timeout", "features", "insecure-registries", "labels", "max-concurrent-downloads",
+                       "max-download-attempts", "registry-mirrors", "runtimes")},
+                   {"debug": "true", "default-runtime": "moss", "default-stop-timeout": "10", "features": "map[]", "runtimes": "", "insecure-registries": '["s.example"]', "labels": '["c=d"]',
                     "max-concurrent-downloads": "7", "max-download-attempts": "5", "registry-mirrors": "[]"}, "attributes")
         for wrong, text in (("{", "unable to configure the Docker daemon with file"),
                             ({"registry-mirrors": ["m.example"]}, "invalid mirror")):
