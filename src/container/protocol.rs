@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::logs::{Delivery, Format};
 use crate::overlay::Rootfs;
 use crate::types::id::ContainerId;
 use crate::userns::plan::{Plan, Process, ProcessIdentity};
@@ -116,8 +117,11 @@ pub struct Start {
     pub open_stdin: bool,
     /// Stdin is closed when the first client attached to it leaves.
     pub stdin_once: bool,
-    /// Where the output is logged; `None` for the log driver `none`.
+    /// Where the output is logged; `None` where it is kept nowhere.
     pub log: Option<LogTarget>,
+    /// How it gets there, and where else it goes; `None` where the shim just writes it.
+    #[serde(default)]
+    pub delivery: Option<Delivery>,
     /// The container's directory under the exec root; [`SOCKET`] is made in it.
     pub runtime_dir: PathBuf,
     /// Where an [`Exit`] is written, as JSON, before anyone is told of it; where that fails, as on a
@@ -128,12 +132,14 @@ pub struct Start {
     pub identity_file: PathBuf,
 }
 
-/// A json-file log.
+/// A log's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogTarget {
     /// The file, appended to.
     pub path: PathBuf,
+    /// What its records look like.
+    pub format: Format,
     /// What `--log-opt labels=…,env=…` selected, written with every record.
     pub attrs: BTreeMap<String, String>,
     /// How its files are bounded.
@@ -148,6 +154,8 @@ pub struct Rotation {
     pub max_size: Option<u64>,
     /// Most files.
     pub max_files: u32,
+    /// All but the current one are compressed.
+    pub compress: bool,
 }
 
 /// How a client's connection is joined to a process.

@@ -23,8 +23,9 @@ use crate::container::logs::{Follow, Query, Reader, Record};
 use crate::container::protocol::Attach;
 use crate::container::record::State;
 use crate::engine::Engine;
-use crate::engine::containers::{Arriving, Container, Data, Paths};
+use crate::engine::containers::{Arriving, Container, Data};
 use crate::engine::error::{Error, Result};
+use crate::engine::logging;
 use crate::sys::unread::wait_until_read;
 
 /// How long a client that asked for the log may leave it unread.
@@ -69,7 +70,7 @@ impl AttachTicket {
 
     /// Writes what was logged so far to the client, framed as its stream will be.
     fn replay(&self, engine: &Engine, connection: &OwnedFd) -> std::io::Result<()> {
-        let Some(path) = engine.log_path(&self.container.record()) else {
+        let Some((path, format)) = engine.log_file(&self.container.record()) else {
             return Ok(());
         };
         let query = Query {
@@ -77,7 +78,7 @@ impl AttachTicket {
             stderr: self.attach.stderr,
             ..Query::default()
         };
-        let mut reader = Reader::open(&path, query, None)?;
+        let mut reader = Reader::open(&path, format, query, None)?;
         let mut client = UnixStream::from(connection.try_clone()?);
         client.set_nonblocking(false)?;
         client.set_write_timeout(Some(REPLAY_PATIENCE))?;
@@ -216,13 +217,11 @@ impl Engine {
             ));
         }
         let record = container.record();
-        if record.host_config.log_config.kind == "none" {
-            return Err(Error::not_implemented(
-                "configured logging driver does not support reading",
-            ));
-        }
-        let path = Paths(&container.directory).log(&container.id);
+        let (path, format) = self.log_file(&record).ok_or_else(|| {
+            Error::not_implemented("configured logging driver does not support reading")
+        })?;
         let opening = |error: std::io::Error| Error::io("cannot open the container's log", &error);
+        logging::make_directory(&path).map_err(opening)?;
         let follow = match follow {
             false => None,
             true => {
@@ -238,7 +237,7 @@ impl Engine {
                 Some(follow)
             }
         };
-        let reader = Reader::open(&path, query, follow.clone()).map_err(opening)?;
+        let reader = Reader::open(&path, format, query, follow.clone()).map_err(opening)?;
         Ok(OpenLog {
             reader,
             follow,

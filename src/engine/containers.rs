@@ -445,6 +445,16 @@ impl Paths<'_> {
         self.0.join(format!("{id}-json.log"))
     }
 
+    /// The log of the driver `local`, in a directory of its own.
+    pub fn local_log(&self) -> PathBuf {
+        self.0.join("local-logs/container.log")
+    }
+
+    /// The copy of a log that goes elsewhere.
+    pub fn log_cache(&self) -> PathBuf {
+        self.0.join("container-cached.log")
+    }
+
     /// How the last run ended, as the shim wrote it.
     pub fn exit(&self) -> PathBuf {
         self.0.join("exit.json")

@@ -7,8 +7,10 @@ use crate::api::container::{
     TopResponse,
 };
 use crate::api::storage::DriverData;
+use crate::container::logs::Format;
 use crate::container::protocol::Exit;
 use crate::container::record::{MountKind, MountPoint, Record, State};
+use crate::container::spec;
 use crate::engine::Engine;
 use crate::engine::containers::Paths;
 use crate::engine::error::{Error, Kind, Result};
@@ -37,7 +39,9 @@ impl Engine {
             true => text(container.directory.join(name)),
             false => String::new(),
         };
-        let log = self.log_path(&record).filter(|_| started);
+        // That of `local` is nobody's business.
+        let log = self.log_file(&record).filter(|_| started);
+        let log = log.filter(|(_, format)| *format == Format::Json);
         let (path, args) = path_and_arguments(&record);
         let (size_rw, size_root_fs) = if size {
             let (own, all) = self.sizes(&container, &record);
@@ -60,7 +64,7 @@ impl Engine {
             resolv_conf_path: file("resolv.conf"),
             hostname_path: file("hostname"),
             hosts_path: file("hosts"),
-            log_path: log.map(text).unwrap_or_default(),
+            log_path: log.map(|(path, _)| text(path)).unwrap_or_default(),
             name: format!("/{}", record.name),
             restart_count: i64::from(record.restart_count),
             driver: record.driver.name().to_owned(),
@@ -141,13 +145,24 @@ impl Engine {
         Ok(table)
     }
 
-    pub(super) fn log_path(&self, record: &Record) -> Option<std::path::PathBuf> {
+    /// Where a container's log can be read; `None` where it is kept nowhere.
+    pub(super) fn log_file(&self, record: &Record) -> Option<(std::path::PathBuf, Format)> {
         let directory = self
             .settings
             .data_root
             .join("containers")
             .join(record.id.as_str());
-        (record.host_config.log_config.kind != "none").then(|| Paths(&directory).log(&record.id))
+        let paths = Paths(&directory);
+        let log = &record.host_config.log_config;
+        match log.kind.as_str() {
+            "none" => None,
+            _ if spec::log::is_remote(log) => {
+                let cache = || (paths.log_cache(), Format::Local);
+                spec::log::is_cached(log).then(cache)
+            }
+            "local" => Some((paths.local_log(), Format::Local)),
+            _ => Some((paths.log(&record.id), Format::Json)),
+        }
     }
 }
 

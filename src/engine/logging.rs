@@ -1,26 +1,126 @@
 //! From `--log-opt` to what the shim is told of a container's log.
 //!
-//! Options were judged when the container was made; what is not understood here all the same has
-//! no effect. `compress` has none: rotated files stay as they are, for any reader.
+//! Names of options were judged when the container was made, values are judged at its start
+//! (`spec::log`); what is wrong with tags and patterns is told here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
+use crate::container::logs::journald::{self, Journal};
+use crate::container::logs::syslog::{self, Syslog};
+use crate::container::logs::{Delivery, Format, Remote};
 use crate::container::protocol::{LogTarget, Rotation};
 use crate::container::record::Record;
+use crate::types::size;
 
 /// Docker's bounds of the driver `local`.
 const LOCAL: Rotation = Rotation {
-    max_size: Some(20_000_000),
+    max_size: Some(20 * 1024 * 1024),
     max_files: 5,
+    compress: true,
 };
 
-/// What is written, and into which files.
-pub(super) fn target(record: &Record, path: PathBuf) -> LogTarget {
-    LogTarget {
-        path,
-        attrs: attributes(record),
-        rotation: rotation(record),
+/// Most bytes that wait where `mode=non-blocking` names no number; Docker's.
+const BUFFER: u64 = 1_000_000;
+
+/// A container's log as the shim is told of it.
+pub(super) struct Logging {
+    /// Its files, where it has some.
+    pub(super) target: Option<LogTarget>,
+    /// How it gets there, and where else.
+    pub(super) delivery: Option<Delivery>,
+}
+
+/// What is written, and where to; `file` where it can be read.
+///
+/// # Errors
+/// Docker's sentence, where a tag or a pattern is none, or there is no journal.
+pub(super) fn of(
+    record: &Record,
+    file: Option<(PathBuf, Format)>,
+    hostname: &str,
+) -> Result<Logging, String> {
+    let log = &record.host_config.log_config;
+    let tag = |default: &str| {
+        let tag = option(record, "tag").unwrap_or(default);
+        tagged(tag, |name| field(name, record, hostname))
+    };
+    let remote = match log.kind.as_str() {
+        "syslog" => {
+            let option = |name: &str| option(record, name).unwrap_or_default();
+            Some(Remote::Syslog(Syslog {
+                address: syslog::Address::parse(option("syslog-address"))?,
+                facility: syslog::facility(option("syslog-facility"))?,
+                layout: syslog::Layout::parse(option("syslog-format"))?,
+                tag: tag("{{.ID}}")?,
+                hostname: hostname.to_owned(),
+            }))
+        }
+        "journald" => Some(Remote::Journal(Journal {
+            socket: journald::SOCKET.into(),
+            fields: fields(record, &tag("{{.ID}}")?)?,
+        })),
+        _ => None,
+    };
+    let is_lossy = option(record, "mode") == Some("non-blocking");
+    let bytes = option(record, "max-buffer-size").and_then(|text| size::memory(text).ok());
+    let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
+    let buffer = is_lossy.then(|| bytes.unwrap_or(BUFFER));
+    let target = match file {
+        Some((path, format)) => {
+            let mut attrs = attributes(record, str::to_owned)?;
+            let tag = tag("")?;
+            if !tag.is_empty() {
+                attrs.insert("tag".to_owned(), tag);
+            }
+            let prefix = if remote.is_some() { "cache-" } else { "" };
+            Some(LogTarget {
+                path,
+                format,
+                attrs,
+                rotation: rotation(record, format, prefix),
+            })
+        }
+        None => None,
+    };
+    let is_handed = remote.is_some() || (buffer.is_some() && target.is_some());
+    Ok(Logging {
+        target,
+        delivery: is_handed.then_some(Delivery { remote, buffer }),
+    })
+}
+
+/// What the journal is told of a container with every message.
+fn fields(record: &Record, tag: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut epoch = [0_u8; 32];
+    getrandom::fill(&mut epoch).map_err(|error| error.to_string())?;
+    let epoch: String = epoch.iter().map(|byte| format!("{byte:02x}")).collect();
+    let own = [
+        ("CONTAINER_ID", record.id.short()),
+        ("CONTAINER_ID_FULL", record.id.as_str()),
+        ("CONTAINER_NAME", &record.name),
+        ("CONTAINER_TAG", tag),
+        ("IMAGE_NAME", &record.image_name),
+        ("SYSLOG_IDENTIFIER", tag),
+        ("CONTAINER_LOG_EPOCH", &epoch),
+    ];
+    let mut fields: BTreeMap<_, _> = own
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    fields.extend(attributes(record, journald::field_name)?);
+    Ok(fields)
+}
+
+/// Makes the directory of a log, where it has one of its own.
+pub(super) fn make_directory(log: &Path) -> io::Result<()> {
+    let directory = log.parent().unwrap_or(Path::new("/"));
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -32,114 +132,139 @@ fn option<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
         .filter(|text| !text.is_empty())
 }
 
-fn rotation(record: &Record) -> Rotation {
-    let default = match record.host_config.log_config.kind.as_str() {
-        "local" => LOCAL,
-        _ => Rotation {
+/// How files are bounded, by options whose names begin with `prefix`.
+fn rotation(record: &Record, format: Format, prefix: &str) -> Rotation {
+    let default = match format {
+        Format::Local => LOCAL,
+        Format::Json => Rotation {
             max_size: None,
             max_files: 1,
+            compress: false,
         },
     };
-    let files = option(record, "max-file").and_then(|text| text.parse().ok());
+    let option = |name: &str| option(record, &format!("{prefix}{name}"));
+    let size = option("max-size").and_then(|text| size::file(text).ok());
+    let files = option("max-file").and_then(|text| text.parse().ok());
+    let compress =
+        option("compress").map(|text| matches!(text.as_bytes(), [b'1' | b't' | b'T', ..]));
     Rotation {
-        max_size: option(record, "max-size")
-            .and_then(size)
+        max_size: size
+            .and_then(|size| u64::try_from(size).ok())
             .or(default.max_size),
         max_files: files.unwrap_or(default.max_files),
+        compress: compress.unwrap_or(default.compress),
     }
 }
 
-/// Bytes of `10m`, `1.5g`, `100kb`: thousands, as in go-units' `FromHumanSize`.
-fn size(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let text = text.strip_suffix('b').unwrap_or(&text);
-    let (number, unit) = match text.char_indices().last()? {
-        (at, 'k') => (&text[..at], 1e3),
-        (at, 'm') => (&text[..at], 1e6),
-        (at, 'g') => (&text[..at], 1e9),
-        (at, 't') => (&text[..at], 1e12),
-        (at, 'p') => (&text[..at], 1e15),
-        _ => (text, 1.0),
-    };
-    let bytes = number.trim().parse::<f64>().ok()? * unit;
-    // Saturates; what is below one byte is no bound.
-    Some(bytes as u64).filter(|bytes| *bytes > 0)
-}
-
-/// What is written with every record: chosen labels and variables, and the tag.
-fn attributes(record: &Record) -> BTreeMap<String, String> {
+/// Chosen labels and variables; `key` gives them their names.
+fn attributes(
+    record: &Record,
+    key: impl Fn(&str) -> String,
+) -> Result<BTreeMap<String, String>, String> {
     let mut attributes = BTreeMap::new();
+    let mut insert = |name: &str, value: &str| {
+        attributes.insert(key(name), value.to_owned());
+    };
     let names = |option_name: &str| option(record, option_name).unwrap_or("").split(',');
     let labels = record.config.labels.as_ref();
     for name in names("labels") {
         if let Some(value) = labels.and_then(|labels| labels.get(name)) {
-            attributes.insert(name.to_owned(), value.clone());
+            insert(name, value);
         }
     }
     let pattern = |option_name: &str| {
-        option(record, option_name).and_then(|text| regex::Regex::new(text).ok())
+        let pattern = option(record, option_name).map(|text| {
+            Regex::new(text).map_err(|_| format!("error parsing regexp: invalid pattern: `{text}`"))
+        });
+        pattern.transpose()
     };
-    if let Some(pattern) = pattern("labels-regex") {
+    if let Some(pattern) = pattern("labels-regex")? {
         let chosen = labels.into_iter().flatten();
         let chosen = chosen.filter(|(name, _)| pattern.is_match(name));
-        attributes.extend(chosen.map(|(name, value)| (name.clone(), value.clone())));
+        chosen.for_each(|(name, value)| insert(name, value));
     }
     let pairs = record.config.env.iter().flatten();
     let variables: BTreeMap<&str, &str> = pairs.filter_map(|pair| pair.split_once('=')).collect();
     for name in names("env") {
         if let Some(value) = variables.get(name) {
-            attributes.insert(name.to_owned(), (*value).to_owned());
+            insert(name, value);
         }
     }
-    if let Some(pattern) = pattern("env-regex") {
+    if let Some(pattern) = pattern("env-regex")? {
         let chosen = variables.iter().filter(|(name, _)| pattern.is_match(name));
-        attributes.extend(chosen.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        chosen.for_each(|(name, value)| insert(name, value));
     }
-    if let Some(tag) = option(record, "tag") {
-        attributes.insert("tag".to_owned(), tagged(tag, record));
-    }
-    attributes
+    Ok(attributes)
 }
 
-/// A tag with its fields filled in.
-fn tagged(tag: &str, record: &Record) -> String {
+/// A tag with its fields filled in. Go's templates can do more; tags have fields.
+fn tagged(tag: &str, field: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut text = String::new();
+    let mut rest = tag;
+    while let Some((before, after)) = rest.split_once("{{") {
+        text.push_str(before);
+        let Some((action, after)) = after.split_once("}}") else {
+            return Err("template: log-tag:1: unclosed action".to_owned());
+        };
+        let action = action.trim();
+        let Some(value) = action.strip_prefix('.').and_then(&field) else {
+            let place = tag.len() - rest.len() + before.len() + 2;
+            return Err(format!(
+                "template: log-tag:1:{place}: executing \"log-tag\" at <{action}>: can't evaluate \
+                 field {} in type *logger.Info",
+                action.trim_start_matches('.')
+            ));
+        };
+        text.push_str(&value);
+        rest = after;
+    }
+    text.push_str(rest);
+    Ok(text)
+}
+
+/// What a tag can say of a container.
+fn field(name: &str, record: &Record, hostname: &str) -> Option<String> {
     let image = record.image.to_string();
-    let short: String = image
-        .trim_start_matches("sha256:")
-        .chars()
-        .take(12)
-        .collect();
-    [
-        ("ID", record.id.short()),
-        ("FullID", record.id.as_str()),
-        ("Name", &record.name),
-        ("ImageID", &short),
-        ("ImageFullID", &image),
-        ("ImageName", &record.image_name),
-        ("DaemonName", "docker"),
-    ]
-    .iter()
-    .fold(tag.to_owned(), |tag, (field, value)| {
-        tag.replace(&format!("{{{{.{field}}}}}"), value)
+    let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect();
+    Some(match name {
+        "ID" => record.id.short().to_owned(),
+        "FullID" | "ContainerID" => record.id.as_str().to_owned(),
+        "Name" => record.name.clone(),
+        "ContainerName" => format!("/{}", record.name),
+        "ImageID" => short(&image),
+        "ImageFullID" | "ContainerImageID" => image,
+        "ImageName" | "ContainerImageName" => record.image_name.clone(),
+        "Command" => {
+            let (path, args) = super::inspect::path_and_arguments(record);
+            [&[path][..], &args[..]].concat().join(" ")
+        }
+        "Hostname" => hostname.to_owned(),
+        "DaemonName" => "docker".to_owned(),
+        _ => return None,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::tagged;
 
     #[test]
-    fn sizes_are_decimal() {
-        for (text, bytes) in [
-            ("10m", Some(10_000_000)),
-            ("1.5kb", Some(1500)),
-            ("200", Some(200)),
-            ("2G", Some(2_000_000_000)),
-            ("0", None),
-            ("x", None),
-            ("", None),
+    fn tags_are_filled_in() {
+        let field = |name: &str| (name == "ID" || name == "Name").then(|| name.to_lowercase());
+        for (tag, expected) in [
+            ("plain", Ok("plain")),
+            ("{{.Name}}/{{ .ID }}!", Ok("name/id!")),
+            ("{{.Name", Err("template: log-tag:1: unclosed action")),
+            (
+                "x{{.Foo}}",
+                Err(
+                    "template: log-tag:1:3: executing \"log-tag\" at <.Foo>: can't evaluate field \
+                     Foo in type *logger.Info",
+                ),
+            ),
         ] {
-            assert_eq!(size(text), bytes, "{text}");
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(tagged(tag, field), expected, "{tag}");
         }
     }
 }

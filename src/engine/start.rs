@@ -291,11 +291,20 @@ impl Engine {
         self.make_files(record, &container.directory)?;
         let init = self.init_of(record)?;
         let plan = self.plan(record, &container.directory, &joined, init.as_deref())?;
-        log::check_values(&record.host_config.log_config).map_err(|why| {
+        let unlogged = |why| {
             let message =
                 "failed to create task for container: failed to initialize logging driver";
             Error::new(Kind::System, format!("{message}: {why}"))
-        })?;
+        };
+        log::check_values(&record.host_config.log_config).map_err(unlogged)?;
+        let file = self.log_file(record);
+        if let Some((path, _)) = &file {
+            logging::make_directory(path).map_err(|error| {
+                let why = errno_text(&error);
+                unlogged(format!("error creating local logs dir: {why}"))
+            })?;
+        }
+        let log = logging::of(record, file, &self.facts.hostname).map_err(unlogged)?;
         reopen(&paths.work())?;
         let config = &record.config;
         Ok(Start {
@@ -311,9 +320,8 @@ impl Engine {
             plan,
             open_stdin: config.open_stdin,
             stdin_once: config.stdin_once,
-            log: self
-                .log_path(record)
-                .map(|path| logging::target(record, path)),
+            log: log.target,
+            delivery: log.delivery,
             runtime_dir: self.runtime_directory(&record.id),
             exit_file: paths.exit(),
             identity_file: paths.shim(),

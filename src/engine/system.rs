@@ -10,6 +10,7 @@ use crate::api::system::{
 };
 use crate::api::version::ApiVersion;
 use crate::container::record::State;
+use crate::container::spec;
 use crate::engine::Engine;
 use crate::engine::error::Result;
 use crate::engine::events::{Sink, Subscription};
@@ -72,7 +73,7 @@ impl Engine {
                 volume: Some(vec!["local".to_owned()]),
                 network: Some(["bridge", "host", "null"].map(str::to_owned).to_vec()),
                 authorization: None,
-                log: Some(["json-file", "none"].map(str::to_owned).to_vec()),
+                log: Some(spec::log::DRIVERS.map(str::to_owned).to_vec()),
             },
             debug: now.settings.debug,
             ipv4_forwarding: true,

@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod heap;
 pub mod inet;
 pub mod landlock;
+pub mod localtime;
 pub mod lock;
 pub mod loopback;
 pub mod mount;

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::world::{World, both, client, shows_figures};
-use moss::container::logs::{Query, Reader, Record};
+use moss::container::logs::{Format, Query, Reader, Record};
 
 pub fn small(world: &World) {
     let containers: Vec<_> = (0..50)
@@ -100,7 +100,7 @@ pub fn fast(world: &World) {
         stderr: true,
         ..Query::default()
     };
-    let mut reader = Reader::open(&path, query, None).expect("open");
+    let mut reader = Reader::open(&path, Format::Json, query, None).expect("open");
     let (mut count, mut record) = (0, Record::default());
     while reader.read(&mut record).expect("read") {
         count += 1;
@@ -112,7 +112,7 @@ pub fn fast(world: &World) {
         ..query
     };
     let begun = Instant::now();
-    let mut reader = Reader::open(&path, tail, None).expect("open");
+    let mut reader = Reader::open(&path, Format::Json, tail, None).expect("open");
     while reader.read(&mut record).expect("read") {}
     if shows_figures() {
         println!(

@@ -148,6 +148,7 @@ impl Container<'_> {
                 attrs: BTreeMap::new(),
                 ..LogTarget::default()
             }),
+            delivery: None,
             runtime_dir: self.dir.join("run"),
             exit_file: self.dir.join("exit.json"),
             identity_file: self.dir.join("shim.json"),

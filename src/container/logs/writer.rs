@@ -1,12 +1,12 @@
-//! Output of a container, as it comes, into records.
+//! Messages into a log's files.
 //!
 //! The shim hands over what it read, up to 64 KiB at once, and all records that this completes go
-//! to the file in one write (in pieces of [`PIECE`] where very short lines swell it). An
-//! unfinished line is kept until it ends, grows beyond [`PARTIAL`] or the output ends.
+//! to the file in one write (in pieces of [`PIECE`] where very short lines swell it).
 //!
 //! With [`Rotation`] a file that the next record would make too long becomes `path.1`, `path.1`
 //! becomes `path.2`, and the oldest is lost; where one file is all there is it is emptied, as in
-//! Docker. A rotation that fails costs nothing but the bound.
+//! Docker. A rotation that fails costs nothing but the bound. Rotated files may be compressed
+//! ([`rotate`]); the next rotation waits until that is done.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -14,12 +14,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::message::{Message, Splitter};
 use super::record::{escape, stream_name};
+use super::rotate::{self, Compressing};
+use super::source::Cut;
+use super::{Format, local};
 use crate::container::protocol::{Rotation, Stream};
 use crate::types::timestamp::Timestamp;
 
-/// Most bytes of a line in one record; Docker's number, which log shippers count on.
-pub const PARTIAL: usize = 16 * 1024;
 /// Encoded records are written when they are this long, to bound the memory they take.
 const PIECE: usize = 256 * 1024;
 
@@ -28,50 +30,45 @@ const PIECE: usize = 256 * 1024;
 pub struct Writer {
     file: File,
     path: PathBuf,
+    format: Format,
     rotation: Rotation,
     /// Where the last whole record ends.
     length: u64,
-    /// `,"attrs":{…}`, or nothing.
+    /// What every record says of attributes, as the format has it.
     attrs: Vec<u8>,
-    /// Of stdout and of stderr.
-    unfinished: [Unfinished; 2],
+    splitter: Splitter,
+    /// The time of the last record, and how JSON has it.
+    time: (Timestamp, String),
     out: Vec<u8>,
-}
-
-/// A line that has not ended yet.
-#[derive(Debug, Default)]
-struct Unfinished {
-    bytes: Vec<u8>,
-    /// When its first part was written, if one was: the time of all its records.
-    begun: Option<String>,
+    compressing: Option<Compressing>,
 }
 
 impl Writer {
-    /// Opens the log, or makes it. A torn record at its end is ended, so that it spoils no other.
-    pub fn open(path: &Path, attrs: &BTreeMap<String, String>) -> io::Result<Self> {
+    /// Opens the log, or makes it. A torn record at its end is ended, or taken away, so that it
+    /// spoils no other.
+    pub fn open(path: &Path, format: Format, attrs: &BTreeMap<String, String>) -> io::Result<Self> {
+        rotate::repair(path);
         let mut file = open(path)?;
-        let mut length = file.metadata()?.len();
-        if length > 0 {
-            let mut last = [0];
-            file.read_exact_at(&mut last, length - 1)?;
-            if last != *b"\n" {
-                file.write_all(b"\n")?;
-                length += 1;
-            }
-        }
-        let attrs = if attrs.is_empty() {
-            Vec::new()
-        } else {
-            [b",\"attrs\":", &serde_json::to_vec(attrs)?[..]].concat()
+        let length = match format {
+            Format::Json => end_line(&mut file)?,
+            Format::Local => end_entry(&file)?,
+        };
+        let attrs = match format {
+            Format::Local => local::attributes(attrs),
+            Format::Json if attrs.is_empty() => Vec::new(),
+            Format::Json => [b",\"attrs\":", &serde_json::to_vec(attrs)?[..]].concat(),
         };
         Ok(Self {
             file,
             path: path.to_owned(),
+            format,
             rotation: Rotation::default(),
             length,
             attrs,
-            unfinished: Default::default(),
+            splitter: Splitter::default(),
+            time: (Timestamp::default(), Timestamp::default().to_string()),
             out: Vec::new(),
+            compressing: None,
         })
     }
 
@@ -83,88 +80,75 @@ impl Writer {
 
     /// Takes output that was read at `now`. After an error the file ends with a whole record, some
     /// records are missing, and later ones are tried again.
-    pub fn write(&mut self, stream: Stream, mut bytes: &[u8], now: Timestamp) -> io::Result<()> {
-        let now = now.to_string();
-        let which = index(stream);
+    pub fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
+        let mut splitter = std::mem::take(&mut self.splitter);
         let mut result = Ok(());
-        while !bytes.is_empty() {
-            let held = self.unfinished[which].bytes.len();
-            let room = PARTIAL - held;
-            // The newline counts too, as in Docker's copier.
-            let window = &bytes[..bytes.len().min(room)];
-            if let Some(end) = memchr::memchr(b'\n', window) {
-                result = self.record(stream, &bytes[..=end], &now, true).and(result);
-                bytes = &bytes[end + 1..];
-            } else if bytes.len() >= room {
-                let cut = character_boundary(&self.unfinished[which].bytes, &bytes[..room]);
-                result = self.record(stream, &bytes[..cut], &now, false).and(result);
-                bytes = &bytes[cut..];
-            } else {
-                self.unfinished[which].bytes.extend_from_slice(bytes);
-                break;
-            }
-            if self.out.len() >= PIECE {
-                result = self.flush().and(result);
-            }
-        }
+        splitter.write(stream, bytes, now, |message| {
+            result = self
+                .log(message)
+                .and(std::mem::replace(&mut result, Ok(())));
+        });
+        self.splitter = splitter;
         self.flush().and(result)
     }
 
     /// The output has ended: writes what is left of unfinished lines.
     pub fn finish(&mut self, now: Timestamp) -> io::Result<()> {
-        let now = now.to_string();
+        let mut splitter = std::mem::take(&mut self.splitter);
         let mut result = Ok(());
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            if !self.unfinished[index(stream)].bytes.is_empty() {
-                result = self.record(stream, b"", &now, false).and(result);
-            }
+        splitter.finish(now, |message| {
+            result = self
+                .log(message)
+                .and(std::mem::replace(&mut result, Ok(())));
+        });
+        let result = self.flush().and(result);
+        self.settle();
+        result
+    }
+
+    /// Takes one message; it is in the file for certain after the next [`Writer::flush`].
+    pub fn log(&mut self, message: &Message<'_>) -> io::Result<()> {
+        let begin = self.out.len();
+        match self.format {
+            Format::Json => self.encode(message),
+            Format::Local => local::encode(message, &self.attrs, &mut self.out),
         }
-        self.flush().and(result)
+        let made = self.make_room(begin, message.time);
+        if self.out.len() >= PIECE {
+            return self.flush().and(made);
+        }
+        made
     }
 
     /// Gives back the memory that only a busy container needs.
     pub fn relax(&mut self) {
         self.out = Vec::new();
-        for unfinished in &mut self.unfinished {
-            unfinished.bytes.shrink_to_fit();
-        }
+        self.splitter.relax();
     }
 
-    /// Encodes one record of what is unfinished and `text`; `last` when it ends its line.
-    fn record(&mut self, stream: Stream, text: &[u8], now: &str, last: bool) -> io::Result<()> {
-        let begin = self.out.len();
-        let unfinished = &mut self.unfinished[index(stream)];
+    /// Encodes one record as JSON.
+    fn encode(&mut self, message: &Message<'_>) {
         let out = &mut self.out;
         out.extend_from_slice(b"{\"log\":\"");
-        if unfinished.bytes.is_empty() {
-            escape(text, out);
-        } else {
-            // A character may have arrived in two reads.
-            unfinished.bytes.extend_from_slice(text);
-            escape(&unfinished.bytes, out);
-            unfinished.bytes.clear();
+        escape(message.line, out);
+        if message.ends_line() {
+            out.extend_from_slice(b"\\n");
         }
         out.extend_from_slice(b"\",\"stream\":\"");
-        out.extend_from_slice(stream_name(stream).as_bytes());
+        out.extend_from_slice(stream_name(message.stream).as_bytes());
         out.push(b'"');
         out.extend_from_slice(&self.attrs);
         out.extend_from_slice(b",\"time\":\"");
-        match &unfinished.begun {
-            Some(begun) => out.extend_from_slice(begun.as_bytes()),
-            None => out.extend_from_slice(now.as_bytes()),
+        if self.time.0 != message.time {
+            self.time = (message.time, message.time.to_string());
         }
+        out.extend_from_slice(self.time.1.as_bytes());
         out.extend_from_slice(b"\"}\n");
-        if last {
-            unfinished.begun = None;
-        } else if unfinished.begun.is_none() {
-            unfinished.begun = Some(now.to_owned());
-        }
-        self.make_room(begin)
     }
 
     /// Rotates before the record at `begin` of what is to be written, if the file would become too
     /// long by it.
-    fn make_room(&mut self, begin: usize) -> io::Result<()> {
+    fn make_room(&mut self, begin: usize, time: Timestamp) -> io::Result<()> {
         let Some(most) = self.rotation.max_size else {
             return Ok(());
         };
@@ -175,36 +159,36 @@ impl Writer {
         }
         let last = self.out.split_off(begin);
         let written = self.flush();
-        let rotated = self.rotate();
+        let rotated = self.rotate(time);
         self.out = last;
         written.and(rotated)
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
+    fn rotate(&mut self, time: Timestamp) -> io::Result<()> {
         if self.rotation.max_files < 2 {
             self.file.set_len(0)?;
             self.length = 0;
             return Ok(());
         }
-        let name = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            if number > 0 {
-                name.push(format!(".{number}"));
-            }
-            PathBuf::from(name)
-        };
-        for number in (1..self.rotation.max_files).rev() {
-            match std::fs::rename(name(number - 1), name(number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
+        self.settle();
+        rotate::shift(&self.path, self.rotation.max_files)?;
         self.file = open(&self.path)?;
         self.length = self.file.metadata()?.len();
+        if self.rotation.compress {
+            self.compressing = Compressing::begin(&self.path, time);
+        }
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Waits until nothing is being compressed.
+    fn settle(&mut self) {
+        if let Some(compressing) = self.compressing.take() {
+            compressing.finish();
+        }
+    }
+
+    /// Writes what was taken.
+    pub fn flush(&mut self) -> io::Result<()> {
         let mut rest = &self.out[..];
         let result = loop {
             if rest.is_empty() {
@@ -218,10 +202,9 @@ impl Writer {
             }
         };
         let written = self.out.len() - rest.len();
-        let whole = if result.is_ok() {
-            written
-        } else {
-            memchr::memrchr(b'\n', &self.out[..written]).map_or(0, |end| end + 1)
+        let whole = match result {
+            Ok(()) => written,
+            Err(_) => self.format.whole(&self.out[..written]),
         };
         self.length += whole as u64;
         if whole < written {
@@ -234,46 +217,65 @@ impl Writer {
     }
 }
 
+impl Format {
+    /// Length of the whole records at the beginning of `bytes`.
+    fn whole(self, bytes: &[u8]) -> usize {
+        let mut whole = 0;
+        while let Cut::Record(_, _, next) = self.cut(bytes, whole, whole) {
+            whole = next;
+        }
+        whole
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o640);
     options.open(path)
 }
 
-fn index(stream: Stream) -> usize {
-    usize::from(stream == Stream::Stderr)
+/// Ends a torn line, and gives the file's length.
+fn end_line(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(0);
+    }
+    let mut last = [0];
+    file.read_exact_at(&mut last, length - 1)?;
+    if last == *b"\n" {
+        return Ok(length);
+    }
+    file.write_all(b"\n")?;
+    Ok(length + 1)
 }
 
-/// Where to cut `text`, which follows `held`, so that no UTF-8 character is cut in two: its end,
-/// or up to three bytes before. Text that is no UTF-8 is cut at its end.
-fn character_boundary(held: &[u8], text: &[u8]) -> usize {
-    for back in 1..=3.min(text.len()) {
-        let byte = text[text.len() - back];
-        if byte & 0xc0 == 0x80 {
-            continue;
-        }
-        let length = match byte {
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
-            _ => 1,
-        };
-        // A cut at nothing at all would not get on.
-        let cut = text.len() - back;
-        return if length > back && held.len() + cut > 0 {
-            cut
-        } else {
-            text.len()
-        };
+/// Takes away a torn entry, and what no entry is, and gives the file's length.
+fn end_entry(file: &File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    if local::tail(file, length, 1)?.is_some() {
+        return Ok(length);
     }
-    text.len()
+    let mut whole = 0;
+    let mut block = vec![0; PIECE];
+    loop {
+        let read = file.read_at(&mut block, whole)?;
+        match Format::Local.whole(&block[..read]) as u64 {
+            // An entry of any length that there may be fits once it is the first.
+            0 if read == block.len() && block.len() <= local::LONGEST => {
+                block.resize(2 * local::LONGEST, 0);
+            }
+            0 => break,
+            more => whole += more,
+        }
+    }
+    file.set_len(whole)?;
+    Ok(whole)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::container::logs::record::{Decoder, Record};
-    use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
 
@@ -289,27 +291,12 @@ mod tests {
             .collect()
     }
 
-    fn write(chunks: &[&[u8]]) -> Vec<Record> {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("log");
-        let mut writer = Writer::open(&path, &BTreeMap::new()).expect("open");
-        for chunk in chunks {
-            writer.write(Stream::Stdout, chunk, NOW).expect("write");
-        }
-        writer.finish(NOW).expect("finish");
-        records(&path)
-    }
-
-    fn lengths(chunks: &[&[u8]]) -> Vec<usize> {
-        write(chunks).iter().map(|r| r.line.len()).collect()
-    }
-
     #[test]
     fn the_file_is_dockers() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log");
         let attrs = [("a".to_owned(), "b".to_owned())].into();
-        let mut writer = Writer::open(&path, &attrs).expect("open");
+        let mut writer = Writer::open(&path, Format::Json, &attrs).expect("open");
         writer
             .write(Stream::Stdout, b"one\ntw", NOW)
             .expect("write");
@@ -331,34 +318,6 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_split_as_docker_splits_them() {
-        let long = |n| [vec![b'x'; n], b"\n".to_vec()].concat();
-        assert_eq!(lengths(&[&long(PARTIAL - 1)]), [PARTIAL]);
-        assert_eq!(lengths(&[&long(PARTIAL)]), [PARTIAL, 1]);
-        assert_eq!(lengths(&[&long(PARTIAL + 1)]), [PARTIAL, 2]);
-        assert_eq!(
-            lengths(&[&long(40_000)]),
-            [PARTIAL, PARTIAL, 40_001 - 2 * PARTIAL]
-        );
-        assert_eq!(lengths(&[&vec![b'x'; PARTIAL]]), [PARTIAL]);
-        let bytes = long(20_000);
-        let bytewise: Vec<&[u8]> = bytes.chunks(1).collect();
-        assert_eq!(lengths(&bytewise), [PARTIAL, 20_001 - PARTIAL]);
-    }
-
-    #[test]
-    fn no_character_is_split() {
-        let text = format!("a{}\n", "é".repeat(PARTIAL));
-        let joined: Vec<u8> = write(&[text.as_bytes()])
-            .into_iter()
-            .flat_map(|r| r.line)
-            .collect();
-        assert_eq!(joined, text.as_bytes());
-        // Bytes that are no characters at all get on too.
-        assert_eq!(write(&[&[0xe2; 2 * PARTIAL]]).len(), 3);
-    }
-
-    #[test]
     fn files_are_rotated_between_records() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log");
@@ -366,8 +325,9 @@ mod tests {
             let rotation = Rotation {
                 max_size: Some(1000),
                 max_files,
+                compress: false,
             };
-            let writer = Writer::open(&path, &BTreeMap::new()).expect("open");
+            let writer = Writer::open(&path, Format::Json, &BTreeMap::new()).expect("open");
             let mut writer = writer.rotated(rotation);
             for number in 0..100 {
                 let line = format!("line {number}\n");
@@ -410,7 +370,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log");
         std::fs::write(&path, "{\"log\":\"tor").expect("write");
-        let mut writer = Writer::open(&path, &BTreeMap::new()).expect("open");
+        let mut writer = Writer::open(&path, Format::Json, &BTreeMap::new()).expect("open");
         writer.write(Stream::Stdout, b"next\n", NOW).expect("write");
         let text = std::fs::read_to_string(&path).expect("read");
         assert!(
@@ -419,17 +379,19 @@ mod tests {
         );
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        #[test]
-        fn nothing_is_lost_however_it_is_read(
-            text in "(é|x|\n|\"){0,300}", size in 1..20usize, repeat in prop_oneof![Just(1), Just(200)]
-        ) {
-            let text = text.repeat(repeat);
-            let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
-            let joined: Vec<u8> = write(&chunks).into_iter().flat_map(|r| r.line).collect();
-            prop_assert_eq!(joined, text.into_bytes());
+    #[test]
+    fn what_no_entry_is_is_taken_away() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let open = || Writer::open(&path, Format::Local, &BTreeMap::new()).expect("open");
+        open()
+            .write(Stream::Stdout, b"one\ntwo\n", NOW)
+            .expect("write");
+        let whole = std::fs::read(&path).expect("read");
+        for torn in [&b"\0\0\0\x10half"[..], b"\xff\xff\xff\xff", b"\0"] {
+            std::fs::write(&path, [&whole[..], torn].concat()).expect("write");
+            assert_eq!(open().length, whole.len() as u64);
+            assert!(std::fs::read(&path).expect("read") == whole);
         }
     }
 }

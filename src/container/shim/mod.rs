@@ -32,6 +32,10 @@
 //! descendant may hold them open: the shim waits for their end as long as Docker does,
 //! [`OUTPUT_AFTER_EXIT`] and [`OUTPUT_AFTER_EXEC`].
 //!
+//! **The log** is a file that the shim writes. Where its messages go elsewhere, or may wait for
+//! nobody, a child of the shim takes them ([`log`]); after the end of output it is waited for,
+//! [`LOG_AFTER_OUTPUT`] at most.
+//!
 //! **Exec sessions** are tasks like the first process. A client asks the daemon for the exit code
 //! as soon as its stream ends, so the stream ends only after a daemon has acknowledged
 //! `ExecExited` (or none is connected, or [`ACKNOWLEDGEMENT`] has passed).
@@ -44,6 +48,7 @@
 mod attached;
 mod daemons;
 mod keys;
+mod log;
 mod orphans;
 mod prepared;
 mod reactor;
@@ -63,6 +68,8 @@ use start::Stage;
 const OUTPUT_AFTER_EXIT: Duration = Duration::from_secs(3);
 /// The same for an exec session.
 const OUTPUT_AFTER_EXEC: Duration = Duration::from_secs(2);
+/// How long what is left of the log may take to get where it goes; Docker's number.
+const LOG_AFTER_OUTPUT: Duration = Duration::from_secs(10);
 /// How long a daemon may take to acknowledge the end of an exec session.
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
 /// How long a shim that has been busy keeps its buffers.

@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::log::Opened;
 use super::orphans;
 use super::start::{Incomplete, Starter, ends};
-use crate::container::logs::Writer;
 use crate::container::protocol::{Failure, Reply, Start};
 use crate::userns::plan::{Namespace, ProcessIdentity};
 
@@ -34,7 +34,7 @@ pub(crate) struct Staged<R> {
     /// The shim's ends of its streams.
     pub(crate) ends: Incomplete,
     /// What is written of them.
-    pub(crate) log: Option<Writer>,
+    pub(crate) log: Option<Opened>,
 }
 
 impl<R> Prepared<R> {
@@ -69,15 +69,7 @@ impl<R> Prepared<R> {
 }
 
 fn stage<R>(starter: &mut impl Starter<Ready = R>, start: Start) -> Result<Staged<R>, Failure> {
-    let log = match &start.log {
-        Some(log) => {
-            let opened = Writer::open(&log.path, &log.attrs).map_err(|e| {
-                Failure::own(format!("failed to open log {}: {e}", log.path.display()))
-            })?;
-            Some(opened.rotated(log.rotation))
-        }
-        None => None,
-    };
+    let log = Opened::of(&start)?;
     let (stdio, ends) = ends(start.plan.process.terminal, start.open_stdin)?;
     if start.plan.namespaces.pid != Namespace::New {
         orphans::adopt();

@@ -46,6 +46,8 @@ pub(crate) enum Token {
     Client(u32, u32),
     /// The root filesystem's server ended.
     Server,
+    /// One of a task's log's children can take more, or has something to say.
+    Log(u32, u32),
 }
 
 /// Task and client numbers have 28 bits each in a token; they are counted up and never used twice.
@@ -64,6 +66,7 @@ impl Token {
             Self::Stdin(n) => (6, n, 0),
             Self::Client(n, m) => (7, n, m),
             Self::Server => (8, 0, 0),
+            Self::Log(n, m) => (9, n, m),
         };
         (kind << (2 * NUMBER_BITS))
             | ((u64::from(a) & NUMBER) << NUMBER_BITS)
@@ -83,7 +86,8 @@ impl Token {
             5 => Self::Stderr(a),
             6 => Self::Stdin(a),
             7 => Self::Client(a, b),
-            _ => Self::Server,
+            8 => Self::Server,
+            _ => Self::Log(a, b),
         }
     }
 }
@@ -159,6 +163,7 @@ mod tests {
             Token::Stdin(1),
             Token::Client((1 << 28) - 1, (1 << 28) - 2),
             Token::Server,
+            Token::Log(5, 1),
         ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }

@@ -95,6 +95,11 @@ enum State {
         exit: Exit,
         until: Instant,
     },
+    /// The output has ended, and the log has yet to hold all of it.
+    Logging {
+        exit: Exit,
+        until: Instant,
+    },
     /// A daemon has yet to acknowledge the end of an exec session.
     Unseen {
         until: Instant,
@@ -171,7 +176,9 @@ impl<S: Starter> Shim<S> {
     fn deadline(&self) -> Option<Duration> {
         let now = Instant::now();
         let until = self.tasks.values().filter_map(|task| match task.state {
-            State::Draining { until, .. } | State::Unseen { until } => Some(until),
+            State::Draining { until, .. }
+            | State::Logging { until, .. }
+            | State::Unseen { until } => Some(until),
             State::Running | State::Over => None,
         });
         until
@@ -204,6 +211,7 @@ impl<S: Starter> Shim<S> {
             Token::Stdout(number)
             | Token::Stderr(number)
             | Token::Stdin(number)
+            | Token::Log(number, _)
             | Token::Client(number, _) => {
                 self.buffer.resize(BLOCK, 0);
                 let Some(task) = self.tasks.get_mut(&number) else {
@@ -324,6 +332,7 @@ impl<S: Starter> Shim<S> {
             log,
         } = staged;
         // Before the start: what fails now leaves nothing behind.
+        let log = log.map(|log| log.begin(FIRST)).transpose()?;
         self.daemons
             .listen(&self.epoll, &start.runtime_dir)
             .map_err(|e| {

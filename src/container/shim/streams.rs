@@ -2,13 +2,14 @@
 //! its stdin.
 //!
 //! ```text
-//!  stdout ─┐             ┌─▶ log writer            (regular file: never waits for anyone)
+//!  stdout ─┐             ┌─▶ log                   (a file, or a queue to who delivers it)
 //!          ├─▶ [buffer] ─┼─▶ client ─ queue ─▶ socket
 //!  stderr ─┘             └─▶ client ─ queue ─▶ socket
 //!  stdin ◀── pending ◀────── clients' input        (read only while nothing is pending)
 //! ```
 //!
-//! Nothing here blocks. Output is read while no client that wants it has a full queue; input is
+//! Nothing here blocks. Output is read while no client that wants it has a full queue, and the log
+//! has room where the container is to wait for it; input is
 //! read while the process has taken all that came before. After every step [`Streams::watch`]
 //! tells epoll what follows from that, so there is one place that decides who is listened to.
 //!
@@ -32,8 +33,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::attached::{Client, Input};
+use super::log::Log;
 use super::reactor::{Epoll, Token, Watch};
-use crate::container::logs::Writer;
 use crate::container::protocol::{Attach, Stream};
 use crate::types::timestamp::Timestamp;
 
@@ -77,7 +78,7 @@ pub(crate) struct Streams {
     console: Option<OwnedFd>,
     clients: BTreeMap<u32, Client>,
     next_client: u32,
-    log: Option<Writer>,
+    log: Option<Log>,
     log_state: LogState,
 }
 
@@ -121,7 +122,7 @@ struct Stdin {
 
 impl Streams {
     /// Takes over the ends; all become non-blocking.
-    pub(crate) fn new(task: u32, ends: Ends, stdin_once: bool, log: Option<Writer>) -> Self {
+    pub(crate) fn new(task: u32, ends: Ends, stdin_once: bool, log: Option<Log>) -> Self {
         let mut outputs = vec![Output {
             stream: Stream::Stdout,
             fd: ends.stdout,
@@ -179,6 +180,11 @@ impl Streams {
             Token::Stderr(_) => self.pump(Stream::Stderr, buffer),
             Token::Stdin(_) => self.feed(),
             Token::Client(_, number) => return self.client(number, flags, buffer),
+            Token::Log(_, child) => {
+                if let Some(log) = &mut self.log {
+                    self.log_state.note(&log.ready(child, flags));
+                }
+            }
             _ => {}
         }
         Happened::Nothing
@@ -271,9 +277,9 @@ impl Streams {
     }
 
     fn is_stalled(&self, stream: Stream) -> bool {
-        self.clients
-            .values()
-            .any(|client| client.wants(stream) && client.is_full())
+        let mut clients = self.clients.values();
+        clients.any(|client| client.wants(stream) && client.is_full())
+            || self.log.as_ref().is_some_and(Log::is_full)
     }
 
     /// Reads one block and returns its length; 0 when there is nothing to read now, or ever again.
@@ -347,9 +353,30 @@ impl Streams {
             stdin.watch.set(epoll, stdin.fd.as_fd(), None);
         }
         self.console = None;
-        if let Some(mut log) = self.log.take() {
+        if let Some(log) = &mut self.log {
             self.log_state.note(&log.finish(Timestamp::now()));
         }
+    }
+
+    /// Whether the log holds all of the output that has ended.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.log.as_ref().is_none_or(Log::is_finished)
+    }
+
+    /// Waits no more for what is left of the log.
+    pub(crate) fn close_log(&mut self, epoll: &Epoll) {
+        if let Some(mut log) = self.log.take() {
+            if !log.is_finished() {
+                let why = io::Error::from(io::ErrorKind::TimedOut);
+                self.log_state.note(&Err(why));
+            }
+            log.watch(epoll);
+        }
+    }
+
+    /// The processes that the log was handed to.
+    pub(crate) fn log_processes(&self) -> impl Iterator<Item = i32> {
+        self.log.iter().flat_map(Log::children)
     }
 
     /// Why the log misses output, once for a row of failures.
@@ -412,6 +439,9 @@ impl Streams {
         let input = takes_input(self.stdin.as_ref());
         for client in self.clients.values_mut() {
             client.watch(epoll, input);
+        }
+        if let Some(log) = &mut self.log {
+            log.watch(epoll);
         }
         for at in 0..self.outputs.len() {
             let stalled = self.is_stalled(self.outputs[at].stream);

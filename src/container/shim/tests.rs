@@ -20,7 +20,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use super::server::Shim;
 use super::start::{Launched, Starter};
 use crate::container::client::{self, NotStarted, Shims};
-use crate::container::logs::{Query, Reader, Record};
+use crate::container::logs::{Format, Query, Reader, Record};
 use crate::container::packet::{Packet, receive_until};
 use crate::container::protocol::{
     Attach, EXIT, Envelope, Exit, Failure, LogTarget, Message, Reply, Request, SOCKET, Start,
@@ -236,6 +236,7 @@ impl Fixture {
                 attrs: BTreeMap::new(),
                 ..LogTarget::default()
             }),
+            delivery: None,
             runtime_dir: root.join("run"),
             exit_file: root.join("exit.json"),
             identity_file: root.join("shim.json"),
@@ -278,7 +279,7 @@ impl Fixture {
             ..Query::default()
         };
         let path = self.dir.path().join("json.log");
-        let mut reader = Reader::open(&path, query, None).expect("log");
+        let mut reader = Reader::open(&path, Format::Json, query, None).expect("log");
         let (mut text, mut record) = (Vec::new(), Record::default());
         while reader.read(&mut record).expect("record") {
             text.extend_from_slice(&record.line);

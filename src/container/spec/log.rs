@@ -1,34 +1,54 @@
 //! Where output may go, and how: log drivers and their options.
 //!
 //! dockerd looks at names when a container is made and at values when its logger is opened, which
-//! is at the start; so [`validate`] and [`check_values`] are two. `local` is kept as json-file is:
-//! only its files look otherwise. (moby: `daemon/logger/factory.go`, `jsonfilelog.go`,
-//! `local/config.go`.)
+//! is at the start; so [`validate`] and [`check_values`] are two. (moby: `daemon/logger/factory.go`,
+//! `jsonfilelog.go`, `local/config.go`, `syslog.go`, `loggerutils/cache/validate.go`.)
 
 use super::Error;
 use crate::api::container::LogConfig;
+use crate::container::logs::syslog;
 use crate::types::size;
 
 /// The driver where none is named.
 pub const DEFAULT_DRIVER: &str = "json-file";
 
+/// The drivers that there are, but for `none`, which is none.
+pub const DRIVERS: [&str; 4] = ["journald", "json-file", "local", "syslog"];
+
 /// Options of any driver.
-const GENERAL: [&str; 2] = ["mode", "max-buffer-size"];
+const GENERAL: [&str; 11] = [
+    "mode",
+    "max-buffer-size",
+    "cache-disabled",
+    "cache-max-file",
+    "cache-max-size",
+    "cache-compress",
+    "cache-labels",
+    "cache-labels-regex",
+    "cache-env",
+    "cache-env-regex",
+    "cache-tag",
+];
+
+/// More options of any driver: what a message says of its container.
+const ATTRIBUTES: [&str; 5] = ["labels", "labels-regex", "env", "env-regex", "tag"];
 
 /// Options of the drivers that write files.
-const OF_FILES: [&str; 8] = [
-    "max-file",
-    "max-size",
-    "compress",
-    "labels",
-    "labels-regex",
-    "env",
-    "env-regex",
-    "tag",
+const OF_FILES: [&str; 3] = ["max-file", "max-size", "compress"];
+
+/// Options of `syslog`.
+const OF_SYSLOG: [&str; 7] = [
+    "syslog-address",
+    "syslog-facility",
+    "syslog-tls-ca-cert",
+    "syslog-tls-cert",
+    "syslog-tls-key",
+    "syslog-tls-skip-verify",
+    "syslog-format",
 ];
 
 /// Puts the daemon's choice under a container's: the driver where none is named, and its options
-/// where the driver is the daemon's.
+/// where the driver is the daemon's. Those of the cache are anyone's.
 pub fn merge(log: &mut LogConfig, default: &LogConfig) {
     let driver = match default.kind.as_str() {
         "" => DEFAULT_DRIVER,
@@ -38,8 +58,9 @@ pub fn merge(log: &mut LogConfig, default: &LogConfig) {
         driver.clone_into(&mut log.kind);
     }
     let options = log.config.get_or_insert_default();
-    if log.kind == driver {
-        for (name, value) in default.config.iter().flatten() {
+    let own = log.kind == driver;
+    for (name, value) in default.config.iter().flatten() {
+        if own || name.starts_with("cache-") {
             options.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
@@ -71,20 +92,50 @@ pub fn validate(log: &LogConfig) -> Result<(), Error> {
             return invalid(format!("error parsing option max-buffer-size: {why}"));
         }
     }
-    let of_driver = match log.kind.as_str() {
-        "" | "json-file" => "json-file log driver",
-        "local" => "log driver local",
+    if let Some(value) = options
+        .get("cache-disabled")
+        .filter(|text| !text.is_empty())
+        && boolean(value).is_err()
+    {
+        return invalid(format!("invalid value for option cache-disabled: {value}"));
+    }
+    let (of_driver, own) = match log.kind.as_str() {
+        "" | "json-file" => ("json-file log driver", &OF_FILES[..]),
+        "local" => ("log driver local", &OF_FILES[..]),
+        "syslog" => ("syslog log driver", &OF_SYSLOG[..]),
+        "journald" => ("journald log driver", &[][..]),
         other => {
             return invalid(format!(
                 "logger: no log driver named '{other}' is registered"
             ));
         }
     };
-    let known = |name: &str| OF_FILES.contains(&name) || GENERAL.contains(&name);
-    match options.keys().find(|name| !known(name)) {
-        Some(name) => invalid(format!("unknown log opt '{name}' for {of_driver}")),
-        None => Ok(()),
+    let known =
+        |name: &str| own.contains(&name) || ATTRIBUTES.contains(&name) || GENERAL.contains(&name);
+    if let Some(name) = options.keys().find(|name| !known(name)) {
+        return invalid(format!("unknown log opt '{name}' for {of_driver}"));
     }
+    if log.kind == "syslog" {
+        let option = |name: &str| options.get(name).map_or("", String::as_str);
+        syslog::Address::parse(option("syslog-address")).map_err(Error::Invalid)?;
+        syslog::facility(option("syslog-facility")).map_err(Error::Invalid)?;
+        syslog::Layout::parse(option("syslog-format")).map_err(Error::Invalid)?;
+    }
+    Ok(())
+}
+
+/// Whether a driver's messages go elsewhere, and what is read is a copy.
+pub fn is_remote(log: &LogConfig) -> bool {
+    matches!(log.kind.as_str(), "syslog" | "journald")
+}
+
+/// Whether there is such a copy.
+pub fn is_cached(log: &LogConfig) -> bool {
+    let disabled = log
+        .config
+        .as_ref()
+        .and_then(|options| options.get("cache-disabled"));
+    disabled.is_none_or(|text| boolean(text) != Ok(true))
 }
 
 /// Refuses values that make no log file.
@@ -92,11 +143,28 @@ pub fn validate(log: &LogConfig) -> Result<(), Error> {
 /// # Errors
 /// In dockerd's words, without what it puts before them.
 pub fn check_values(log: &LogConfig) -> Result<(), String> {
-    let local = log.kind == "local";
-    if log.kind == "none" {
-        return Ok(());
-    }
-    let option = |name: &str| log.config.as_ref().and_then(|options| options.get(name));
+    let prefix = match log.kind.as_str() {
+        "none" => return Ok(()),
+        "syslog" | "journald" if !is_cached(log) => return Ok(()),
+        "syslog" | "journald" => "cache-",
+        _ => "",
+    };
+    check_files(log, prefix).map_err(|why| match prefix {
+        "" => why,
+        _ => format!(
+            "error setting up local container log cache: error initializing local log cache \
+             driver: {why}"
+        ),
+    })
+}
+
+/// Refuses values of options of files, whose names begin with `prefix`.
+fn check_files(log: &LogConfig, prefix: &str) -> Result<(), String> {
+    let local = log.kind == "local" || is_remote(log);
+    let option = |name: &str| {
+        let options = log.config.as_ref();
+        options.and_then(|options| options.get(&format!("{prefix}{name}")))
+    };
     let named = |name: &str, value: &str, why: String| match local {
         true => format!("invalid value for {name}: {value}: {why}"),
         false => why,
@@ -115,23 +183,21 @@ pub fn check_values(log: &LogConfig) -> Result<(), String> {
         }
         None => None,
     };
-    let compress = match option("compress").map(String::as_str) {
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
-        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
-        Some(value) => {
-            let why = format!("strconv.ParseBool: parsing {value:?}: invalid syntax");
-            return Err(match local {
-                true => format!("invalid boolean value for compress: {why}"),
-                false => why,
-            });
-        }
-    };
+    let compress = option("compress").map(|value| boolean(value));
+    let compress = compress.transpose().map_err(|why| match local {
+        true => format!("invalid boolean value for compress: {why}"),
+        false => why,
+    })?;
     if local {
         return match files {
             Some(files) if files < 0 => Err("max-file must not be negative".to_owned()),
+            Some(0 | 1) if compress != Some(false) => {
+                Err("compression cannot be enabled when max file count is 1".to_owned())
+            }
             _ => Ok(()),
         };
     }
+    let compress = compress == Some(true);
     let refused = if most == Some(0) {
         "max-size must be a positive number"
     } else if files.is_some_and(|files| files < 1) {
@@ -142,6 +208,17 @@ pub fn check_values(log: &LogConfig) -> Result<(), String> {
         return Ok(());
     };
     Err(refused.to_owned())
+}
+
+/// Go's `strconv.ParseBool`.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!(
+            "strconv.ParseBool: parsing {text:?}: invalid syntax"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +246,38 @@ mod tests {
                 log("json-file", &[("x", "y")]),
                 Some("unknown log opt 'x' for json-file log driver"),
             ),
+            (
+                log("json-file", &[("cache-disabled", "x")]),
+                Some("invalid value for option cache-disabled: x"),
+            ),
+            (
+                log(
+                    "local",
+                    &[("cache-disabled", "t"), ("cache-max-size", "1m")],
+                ),
+                None,
+            ),
+            (
+                log("syslog", &[("max-size", "1m")]),
+                Some("unknown log opt 'max-size' for syslog log driver"),
+            ),
+            (
+                log("syslog", &[("syslog-address", "http://x")]),
+                Some("unsupported scheme: 'http'"),
+            ),
+            (
+                log("syslog", &[("syslog-facility", "x"), ("tag", "t")]),
+                Some("invalid syslog facility"),
+            ),
+            (
+                log("syslog", &[("syslog-format", "x")]),
+                Some("Invalid syslog format"),
+            ),
+            (
+                log("journald", &[("syslog-format", "x")]),
+                Some("unknown log opt 'syslog-format' for journald log driver"),
+            ),
+            (log("journald", &[("cache-max-size", "x")]), None),
             (
                 log("gelf", &[]),
                 Some("logger: no log driver named 'gelf' is registered"),
@@ -221,6 +330,25 @@ mod tests {
                 Some("invalid value for max-size: bad: invalid size: 'bad'"),
             ),
             (
+                log("journald", &[("cache-max-size", "x")]),
+                Some(
+                    "error setting up local container log cache: error initializing local log \
+                     cache driver: invalid value for max-size: x: invalid size: 'x'",
+                ),
+            ),
+            (
+                log(
+                    "journald",
+                    &[("cache-max-size", "x"), ("cache-disabled", "1")],
+                ),
+                None,
+            ),
+            (
+                log("local", &[("max-file", "1")]),
+                Some("compression cannot be enabled when max file count is 1"),
+            ),
+            (log("local", &[("max-file", "1"), ("compress", "0")]), None),
+            (
                 log("local", &[("compress", "x")]),
                 Some(
                     "invalid boolean value for compress: strconv.ParseBool: parsing \"x\": invalid \
@@ -245,6 +373,9 @@ mod tests {
         let mut other = log("json-file", &[]);
         merge(&mut other, &default);
         assert_eq!(other, log("json-file", &[]));
+        let mut other = log("json-file", &[]);
+        merge(&mut other, &log("local", &[("cache-max-size", "1m")]));
+        assert_eq!(other, log("json-file", &[("cache-max-size", "1m")]));
         let mut alone = LogConfig::default();
         merge(&mut alone, &LogConfig::default());
         assert_eq!(alone, log("json-file", &[]));

@@ -16,7 +16,9 @@ use crate::container::shim::attached::Client;
 use crate::container::shim::reactor::{Token, Watch};
 use crate::container::shim::start::{Launched, Starter, ends};
 use crate::container::shim::streams::{BLOCK, Happened, Streams};
-use crate::container::shim::{ACKNOWLEDGEMENT, OUTPUT_AFTER_EXEC, OUTPUT_AFTER_EXIT, orphans};
+use crate::container::shim::{
+    ACKNOWLEDGEMENT, LOG_AFTER_OUTPUT, OUTPUT_AFTER_EXEC, OUTPUT_AFTER_EXIT, orphans,
+};
 use crate::sys::signal;
 use crate::types::timestamp::Timestamp;
 use crate::userns::plan::{Process, ProcessIdentity};
@@ -217,6 +219,13 @@ impl<S: Starter> Shim<S> {
                     && (task.streams.is_ended() || until <= now)
                 {
                     task.streams.end(&self.epoll);
+                    let until = now + LOG_AFTER_OUTPUT;
+                    task.state = State::Logging { exit, until };
+                }
+                if let State::Logging { exit, until } = task.state
+                    && (task.streams.is_logged() || until <= now)
+                {
+                    task.streams.close_log(&self.epoll);
                     task.state = match &task.exec {
                         Some(id) => {
                             let message = Message::ExecExited {
@@ -270,8 +279,12 @@ impl<S: Starter> Shim<S> {
         }
     }
 
+    /// All children that are no orphans.
     pub(super) fn pids(&self) -> Vec<i32> {
-        self.tasks.values().map(|task| task.started.pid).collect()
+        let tasks = self.tasks.values();
+        let own = tasks
+            .flat_map(|task| std::iter::once(task.started.pid).chain(task.streams.log_processes()));
+        own.collect()
     }
 }
 
