@@ -90,6 +90,9 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// and carriage return, `<`, `>`, `&`, U+2028 and U+2029 as `\uXXXX`, each byte of invalid UTF-8
 /// as `\ufffd`.
 pub(super) fn escape(text: &[u8], out: &mut Vec<u8>) {
+    if is_plain(text) {
+        return out.extend_from_slice(text);
+    }
     // utf8_chunks() goes byte by byte; the check for text that is all valid does not.
     if std::str::from_utf8(text).is_ok() {
         return escape_valid(text, out);
@@ -100,6 +103,23 @@ pub(super) fn escape(text: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(b"\\ufffd");
         }
     }
+}
+
+/// Whether it is ASCII with nothing to be escaped, as most lines are. No branch depends on a byte, so
+/// it is compiled into vector instructions.
+fn is_plain(text: &[u8]) -> bool {
+    let special = |byte: u8| {
+        !(0x20..0x80).contains(&byte)
+            | (byte == b'"')
+            | (byte == b'\\')
+            | (byte == b'<')
+            | (byte == b'>')
+            | (byte == b'&')
+    };
+    let found = text
+        .iter()
+        .fold(0, |found, &byte| found | u8::from(special(byte)));
+    found == 0
 }
 
 fn escape_valid(text: &[u8], out: &mut Vec<u8>) {

@@ -37,10 +37,18 @@ pub struct Writer {
     /// What every record says of attributes, as the format has it.
     attrs: Vec<u8>,
     splitter: Splitter,
-    /// The time of the last record, and how JSON has it.
-    time: (Timestamp, String),
+    /// What comes after the text of a line, as it was for the last record.
+    rest: Rest,
     out: Vec<u8>,
     compressing: Option<Compressing>,
+}
+
+/// The end of a JSON record: an escaped newline, the stream, attributes and the time. All lines that
+/// are read at once have the same one.
+#[derive(Debug, Default)]
+struct Rest {
+    of: Option<(Stream, Timestamp)>,
+    text: Vec<u8>,
 }
 
 impl Writer {
@@ -66,7 +74,7 @@ impl Writer {
             length,
             attrs,
             splitter: Splitter::default(),
-            time: (Timestamp::default(), Timestamp::default().to_string()),
+            rest: Rest::default(),
             out: Vec::new(),
             compressing: None,
         })
@@ -84,9 +92,9 @@ impl Writer {
         let mut splitter = std::mem::take(&mut self.splitter);
         let mut result = Ok(());
         splitter.write(stream, bytes, now, |message| {
-            result = self
-                .log(message)
-                .and(std::mem::replace(&mut result, Ok(())));
+            if let Err(error) = self.log(message) {
+                result = Err(error);
+            }
         });
         self.splitter = splitter;
         self.flush().and(result)
@@ -97,9 +105,9 @@ impl Writer {
         let mut splitter = std::mem::take(&mut self.splitter);
         let mut result = Ok(());
         splitter.finish(now, |message| {
-            result = self
-                .log(message)
-                .and(std::mem::replace(&mut result, Ok(())));
+            if let Err(error) = self.log(message) {
+                result = Err(error);
+            }
         });
         let result = self.flush().and(result);
         self.settle();
@@ -128,22 +136,24 @@ impl Writer {
 
     /// Encodes one record as JSON.
     fn encode(&mut self, message: &Message<'_>) {
+        let of = Some((message.stream, message.time));
+        if self.rest.of != of {
+            self.rest.of = of;
+            let rest = &mut self.rest.text;
+            rest.clear();
+            rest.extend_from_slice(b"\\n\",\"stream\":\"");
+            rest.extend_from_slice(stream_name(message.stream).as_bytes());
+            rest.push(b'"');
+            rest.extend_from_slice(&self.attrs);
+            rest.extend_from_slice(b",\"time\":\"");
+            rest.extend_from_slice(message.time.to_string().as_bytes());
+            rest.extend_from_slice(b"\"}\n");
+        }
         let out = &mut self.out;
         out.extend_from_slice(b"{\"log\":\"");
         escape(message.line, out);
-        if message.ends_line() {
-            out.extend_from_slice(b"\\n");
-        }
-        out.extend_from_slice(b"\",\"stream\":\"");
-        out.extend_from_slice(stream_name(message.stream).as_bytes());
-        out.push(b'"');
-        out.extend_from_slice(&self.attrs);
-        out.extend_from_slice(b",\"time\":\"");
-        if self.time.0 != message.time {
-            self.time = (message.time, message.time.to_string());
-        }
-        out.extend_from_slice(self.time.1.as_bytes());
-        out.extend_from_slice(b"\"}\n");
+        let newline = if message.ends_line() { 0 } else { 2 };
+        out.extend_from_slice(&self.rest.text[newline..]);
     }
 
     /// Rotates before the record at `begin` of what is to be written, if the file would become too
