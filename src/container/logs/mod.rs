@@ -16,7 +16,7 @@
 //! ([`rotate`]).
 //!
 //! What goes to [`syslog`] or the journal ([`journald`]) is handed to a process of its own
-//! ([`deliver`]), and so is what may wait for nobody.
+//! ([`mod@deliver`]), and so is what may wait for nobody.
 
 mod deliver;
 pub mod journald;
