@@ -23,6 +23,11 @@ pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: usize = 3;
 
+/// Where a layout has a blob.
+pub(super) fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
 /// An image in a layout.
 #[derive(Debug)]
 pub(super) struct Found {

@@ -373,7 +373,7 @@ impl Intake<'_> {
         for image in found {
             let mut parts = Parts::new(self.blob_of(&image.config)?)?;
             parts.manifests = image.documents;
-            let layers = image.layers.iter().map(blob_path);
+            let layers = image.layers.iter().map(layout::blob_path);
             images.push(Complete {
                 parts,
                 layers: layers.collect(),
@@ -393,7 +393,7 @@ impl Intake<'_> {
     }
 
     fn blob_of(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        let path = blob_path(digest);
+        let path = layout::blob_path(digest);
         let bytes = self.document(&path)?;
         if !digest.is_of(&bytes) {
             let mut hash = digest.algorithm().hasher();
@@ -558,10 +558,6 @@ fn skip<R: io::BufRead>(archive: &mut Reader<R>) -> Result<(), Error> {
         }
         archive.consume(amount);
     }
-}
-
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Error> {

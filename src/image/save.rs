@@ -191,7 +191,7 @@ impl Store {
             layers.push(Descriptor::new(layout::LAYER, *diff_id, size));
             if documents.written.insert(*diff_id) {
                 let tar = Checked::start(self, *diff_id, size)?;
-                append(archive, &blob_path(diff_id), size, tar)?;
+                append(archive, &layout::blob_path(diff_id), size, tar)?;
             }
         }
         let config = Descriptor::new(OCI_CONFIG, image.id, image.raw.len() as u64);
@@ -204,7 +204,7 @@ impl Store {
         let manifest_digest = Digest::of(&manifest);
         for (digest, bytes) in [(image.id, &image.raw[..]), (manifest_digest, &manifest)] {
             if documents.written.insert(digest) {
-                file(archive, &blob_path(&digest), bytes)?;
+                file(archive, &layout::blob_path(&digest), bytes)?;
             }
         }
         let mut here = Descriptor::new(OCI_MANIFEST, manifest_digest, manifest.len() as u64);
@@ -230,9 +230,9 @@ impl Store {
         }
         let tags = names.iter().map(Reference::familiar).collect();
         documents.items.push(ManifestItem {
-            config: blob_path(&image.id),
+            config: layout::blob_path(&image.id),
             repo_tags: (!names.is_empty()).then_some(tags),
-            layers: image.layers.iter().map(blob_path).collect(),
+            layers: image.layers.iter().map(layout::blob_path).collect(),
             layer_sources: layers
                 .into_iter()
                 .map(|layer| (layer.digest, layer))
@@ -244,10 +244,6 @@ impl Store {
 
 fn platform_of(image: &Image) -> Platform {
     Platform::new(&image.os, &image.architecture, &image.variant)
-}
-
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::api::network::{Ipam, IpamConfig, NetworkCreateRequest};
+use crate::types::boolean;
 use crate::types::prefix::Prefix;
 use crate::types::timestamp::Timestamp;
 
@@ -204,8 +205,7 @@ impl Record {
     pub fn icc(&self) -> bool {
         self.options
             .get(OPTION_ICC)
-            .and_then(|text| parse_bool(text))
-            != Some(false)
+            .is_none_or(|text| boolean::parse(text) != Ok(false))
     }
 
     /// The host address that ports are published at where none is said.
@@ -245,15 +245,6 @@ impl Record {
     }
 }
 
-/// Go's `strconv.ParseBool`.
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 fn check_options(options: &BTreeMap<String, String>) -> Result<(), RequestError> {
     let syntax = |label: &str, value: &str, function: &str| {
         RequestError::Invalid(format!(
@@ -271,7 +262,7 @@ fn check_options(options: &BTreeMap<String, String>) -> Result<(), RequestError>
                 }
             }
             OPTION_ICC | "com.docker.network.bridge.enable_ip_masquerade" => {
-                parse_bool(value).ok_or_else(|| syntax(label, value, "ParseBool"))?;
+                boolean::parse(value).map_err(|_| syntax(label, value, "ParseBool"))?;
             }
             OPTION_HOST_IP => {
                 value.parse::<IpAddr>().map_err(|_| {

@@ -5,6 +5,7 @@
 //! Docker's own wording because clients and scripts match on it, and one `Display` that the parser
 //! reads back unchanged.
 
+pub mod boolean;
 pub mod chain;
 pub mod detach_keys;
 pub mod digest;

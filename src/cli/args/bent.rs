@@ -14,9 +14,8 @@ use std::str::FromStr;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command};
 
-use super::truth;
 use crate::cli::create::{blkio, devices, network, values};
-use crate::types::{size, utf8};
+use crate::types::{boolean, size, utf8};
 
 /// A word as the engine is sent it: docker's client writes U+FFFD for a byte that is no UTF-8.
 pub(super) fn text(word: &[u8]) -> String {
@@ -53,7 +52,7 @@ pub(super) fn bent(command: Command) -> Command {
                 .require_equals(true)
                 .default_missing_value("true")
                 .default_value("false")
-                .value_parser(truth);
+                .value_parser(boolean::parse);
         }
         let takes_a_word = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
             && !arg.is_positional()

@@ -2,8 +2,8 @@
 
 use clap::{ArgAction, Args};
 
-use super::truth;
 use crate::cli::create::ContainerFlags;
+use crate::types::boolean;
 
 /// `moss run`
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub struct Run {
     pub detach_keys: String,
     /// Proxy received signals to the process
     #[arg(long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value = "true", value_parser = truth)]
+        default_missing_value = "true", default_value = "true", value_parser = boolean::parse)]
     pub sig_proxy: bool,
     /// What the container is to be
     #[command(flatten)]
@@ -151,7 +151,7 @@ pub struct Commit {
     pub message: String,
     /// Pause container during commit
     #[arg(short, long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value = "true", value_parser = truth)]
+        default_missing_value = "true", default_value = "true", value_parser = boolean::parse)]
     pub pause: bool,
     /// Disable container pause during commit
     #[arg(long)]
@@ -352,7 +352,7 @@ pub struct Attach {
     pub no_stdin: bool,
     /// Proxy all received signals to the process
     #[arg(long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value = "true", value_parser = truth)]
+        default_missing_value = "true", default_value = "true", value_parser = boolean::parse)]
     pub sig_proxy: bool,
     /// The container
     #[arg(value_name = "CONTAINER")]

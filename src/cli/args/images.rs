@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::truth;
 use super::{Inspect, Listing};
+use crate::types::boolean;
 
 /// What is left of content trust, which moss does not have.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Trust {
     /// Skip image verification (there is none)
     #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", value_parser = truth)]
+        default_missing_value = "true", value_parser = boolean::parse)]
     pub disable_content_trust: Option<bool>,
 }
 
@@ -191,7 +191,7 @@ pub struct History {
     pub format: Option<String>,
     /// Print sizes and dates in human readable format
     #[arg(short = 'H', long, value_name = "bool", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value = "true", value_parser = truth)]
+        default_missing_value = "true", default_value = "true", value_parser = boolean::parse)]
     pub human: bool,
     /// Don't truncate output
     #[arg(long)]

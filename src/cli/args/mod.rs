@@ -176,14 +176,3 @@ pub enum Verb {
     /// Say what this host allows, and what to do about the rest
     Doctor(Roots),
 }
-
-/// A truth value, as Go's `strconv.ParseBool` has it.
-fn truth(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err(format!(
-            "strconv.ParseBool: parsing {text:?}: invalid syntax"
-        )),
-    }
-}

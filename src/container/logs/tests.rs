@@ -179,15 +179,10 @@ fn a_growing_log_is_followed_through_rotation_to_its_end() {
     assert_eq!(reading.join().expect("join"), expected);
 }
 
-#[test]
-fn a_reader_that_fell_behind_by_several_files_misses_none() {
-    let log = Log::new(Format::Json);
+/// A reader misses nothing that was written, and rotated as far as `rotated`, after it read the first.
+fn falls_behind(format: Format, rotation: Rotation, rotated: &str) {
+    let log = Log::new(format);
     let follow = Follow::new().expect("eventfd");
-    let rotation = Rotation {
-        max_size: Some(400),
-        max_files: 9,
-        compress: false,
-    };
     let mut writer = log.writer().rotated(rotation);
     let mut write = |i: i64| {
         let line = format!("{i}\n");
@@ -201,10 +196,30 @@ fn a_reader_that_fell_behind_by_several_files_misses_none() {
     let mut record = Record::default();
     assert!(reader.read(&mut record).expect("read"));
     (1..20).for_each(&mut write);
-    assert!(log.dir.path().join("json.log.3").exists(), "rotated often");
+    assert!(log.dir.path().join(rotated).exists(), "rotated often");
     follow.end();
     let expected: Vec<_> = (1..20).map(|i: i64| i.to_string()).collect();
     assert_eq!(lines(&mut reader), expected);
+}
+
+#[test]
+fn a_reader_that_fell_behind_by_several_files_misses_none() {
+    let rotation = Rotation {
+        max_size: Some(400),
+        max_files: 9,
+        compress: false,
+    };
+    falls_behind(Format::Json, rotation, "json.log.3");
+}
+
+#[test]
+fn a_follower_finds_its_place_among_compressed_files() {
+    let rotation = Rotation {
+        max_size: Some(200),
+        max_files: 9,
+        compress: true,
+    };
+    falls_behind(Format::Local, rotation, "json.log.2.gz");
 }
 
 #[test]
@@ -333,34 +348,4 @@ fn a_killed_compression_leaves_nothing_that_is_read_twice_or_torn() {
     drop(log.writer());
     assert!(!plain.exists() && !log.dir.path().join("json.log.1.gz.part").exists());
     assert_eq!(log.read(BOTH), all);
-}
-
-#[test]
-fn a_follower_finds_its_place_among_compressed_files() {
-    let log = Log::new(Format::Local);
-    let follow = Follow::new().expect("eventfd");
-    let mut writer = log.writer().rotated(Rotation {
-        max_size: Some(200),
-        max_files: 9,
-        compress: true,
-    });
-    let mut write = |i: i64| {
-        let line = format!("{i}\n");
-        writer
-            .write(Stream::Stdout, line.as_bytes(), at(i))
-            .expect("write");
-    };
-    write(0);
-    let mut reader =
-        Reader::open(&log.path(), log.format, BOTH, Some(Arc::clone(&follow))).expect("open");
-    let mut record = Record::default();
-    assert!(reader.read(&mut record).expect("read"));
-    (1..20).for_each(&mut write);
-    assert!(
-        log.dir.path().join("json.log.2.gz").exists(),
-        "rotated often"
-    );
-    follow.end();
-    let expected: Vec<_> = (1..20).map(|i: i64| i.to_string()).collect();
-    assert_eq!(lines(&mut reader), expected);
 }

@@ -7,7 +7,7 @@
 use super::Error;
 use crate::api::container::LogConfig;
 use crate::container::logs::syslog;
-use crate::types::size;
+use crate::types::{boolean, size};
 
 /// The driver where none is named.
 pub const DEFAULT_DRIVER: &str = "json-file";
@@ -95,7 +95,7 @@ pub fn validate(log: &LogConfig) -> Result<(), Error> {
     if let Some(value) = options
         .get("cache-disabled")
         .filter(|text| !text.is_empty())
-        && boolean(value).is_err()
+        && boolean::parse(value).is_err()
     {
         return invalid(format!("invalid value for option cache-disabled: {value}"));
     }
@@ -135,7 +135,7 @@ pub fn is_cached(log: &LogConfig) -> bool {
         .config
         .as_ref()
         .and_then(|options| options.get("cache-disabled"));
-    disabled.is_none_or(|text| boolean(text) != Ok(true))
+    disabled.is_none_or(|text| boolean::parse(text) != Ok(true))
 }
 
 /// Refuses values that make no log file.
@@ -183,10 +183,10 @@ fn check_files(log: &LogConfig, prefix: &str) -> Result<(), String> {
         }
         None => None,
     };
-    let compress = option("compress").map(|value| boolean(value));
+    let compress = option("compress").map(|value| boolean::parse(value));
     let compress = compress.transpose().map_err(|why| match local {
         true => format!("invalid boolean value for compress: {why}"),
-        false => why,
+        false => why.to_string(),
     })?;
     if local {
         return match files {
@@ -208,17 +208,6 @@ fn check_files(log: &LogConfig, prefix: &str) -> Result<(), String> {
         return Ok(());
     };
     Err(refused.to_owned())
-}
-
-/// Go's `strconv.ParseBool`.
-fn boolean(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!(
-            "strconv.ParseBool: parsing {text:?}: invalid syntax"
-        )),
-    }
 }
 
 #[cfg(test)]

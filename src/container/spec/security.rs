@@ -10,6 +10,7 @@
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::Error;
+use crate::types::boolean;
 use crate::userns::seccomp::{Arch, KernelVersion, Profile, docker_default};
 
 /// What system calls containers may use.
@@ -66,10 +67,10 @@ impl SecurityOptions {
                 "label" | "apparmor" => {}
                 "seccomp" => parsed.seccomp = Some(value.to_owned()),
                 "no-new-privileges" => {
-                    parsed.no_new_privileges = go_bool(value).ok_or_else(bad)?;
+                    parsed.no_new_privileges = boolean::parse(value).map_err(|_| bad())?;
                 }
                 "writable-cgroups" => {
-                    parsed.writable_cgroups = Some(go_bool(value).ok_or_else(bad)?);
+                    parsed.writable_cgroups = Some(boolean::parse(value).map_err(|_| bad())?);
                 }
                 _ => return Err(bad()),
             }
@@ -101,14 +102,5 @@ impl SecurityOptions {
                 Ok(Profile::parse(&json)?.evaluate(capabilities, arch, kernel)?)
             }
         }
-    }
-}
-
-/// Go's `strconv.ParseBool`.
-fn go_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
