@@ -38,11 +38,8 @@ pub(super) fn fill(
         Ok(root) => fill_from(&root, destination, volume),
         Err(_) if may_have(layers, destination) => {
             let copied = from_copy(layers, scratch, destination, volume);
-            let removed = match std::fs::remove_dir_all(scratch) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
-            copied.and(removed)
+            // As deep as an image's maker likes.
+            copied.and(tree::remove_path(scratch))
         }
         Err(_) => Ok(()),
     }

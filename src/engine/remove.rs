@@ -2,7 +2,8 @@
 //!
 //! Removal is one rename into the trash, after which the container is gone for everybody; a thread
 //! of its own (the janitor) deletes what is in the trash, since a container may leave a million
-//! files behind. A daemon that dies in between finds the trash at its next start.
+//! files behind, and directories nested deeper than a stack or the limit of descriptors: it is done
+//! by [`tree`](crate::sys::tree). A daemon that dies in between finds the trash at its next start.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::engine::containers::{Container, Ended, WaitCondition};
 use crate::engine::error::{Error, Result};
 use crate::engine::prune;
 use crate::engine::spare;
-use crate::sys::trash;
+use crate::sys::{trash, tree};
 
 /// How long the janitor lets others go first: whoever waits for the answer, and the shim, which lets
 /// go of the root filesystem. To delete what lies beneath an overlay while that is unmounted costs
@@ -41,7 +42,7 @@ impl Task {
     fn perform(self, containers: &Path) {
         match self {
             Self::Delete(path) => {
-                if let Err(error) = delete(&path) {
+                if let Err(error) = tree::remove_path(&path) {
                     tracing::warn!("cannot delete {}: {error}", path.display());
                 }
             }
@@ -102,16 +103,6 @@ impl Janitor {
         let _ = self.queue.send(Task::Fence(done));
         // An error is a thread that ended: then there is nothing to wait for.
         let _ = wait.recv();
-    }
-}
-
-fn delete(path: &std::path::Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            std::fs::remove_file(path)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
@@ -228,7 +219,7 @@ impl Engine {
         self.janitor.provide();
         // A socket and little else: gone at once, so that a daemon that ends now leaves none of it.
         let runtime = self.runtime_directory(&container.id);
-        if let Err(error) = delete(&runtime) {
+        if let Err(error) = tree::remove_path(&runtime) {
             tracing::warn!("cannot delete {}: {error}", runtime.display());
         }
         self.containers.remove(&container.id);
@@ -262,5 +253,34 @@ impl Engine {
                 error: String::new(),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::Mode;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_of_any_depth_is_deleted() {
+        let root = tempfile::tempdir().unwrap();
+        let top = root.path().join("trash/container-1");
+        std::fs::create_dir_all(&top).unwrap();
+        let mut directory = tree::open_dir(&top).unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&directory, "d", Mode::RWXU).unwrap();
+            directory = tree::open_child_dir(directory.as_fd(), "d".as_ref()).unwrap();
+        }
+        // Less than the janitor has, and too little for a frame a level.
+        let janitor = std::thread::Builder::new().stack_size(512 * 1024);
+        let containers = root.path().join("containers");
+        let task = Task::Delete(top);
+        let deleting = janitor.spawn(move || task.perform(&containers)).unwrap();
+        deleting.join().unwrap();
+        let left = std::fs::read_dir(root.path().join("trash")).unwrap();
+        assert_eq!(left.count(), 0);
     }
 }

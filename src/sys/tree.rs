@@ -6,7 +6,7 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -84,6 +84,17 @@ pub fn remove_all(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
+/// [`remove_all`] of what is at `path`, in a directory that one trusts.
+pub fn remove_path(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    match open_dir(parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => remove_all(opened?.as_fd(), name),
+    }
+}
+
 /// The lower parts of a deep tree, renamed up into the directory that it is removed from.
 struct Lifted<'a> {
     top: BorrowedFd<'a>,
@@ -157,9 +168,10 @@ fn open_for_removal(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd>
     let open = || open_child_dir(parent, name);
     let child = match open() {
         Err(Errno::ACCESS) => {
-            // Between the check and this call the name may become a link only if somebody else
-            // writes in the tree; the open after it would then fail.
-            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+            // By a handle: chmod(2) of a name follows what may meanwhile have become a link.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let handle = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+            rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
             open()?
         }
         child => child?,
