@@ -4,8 +4,9 @@
 //! second network namespace plays the network with its container. The serving thread is confined as
 //! it is in earnest. Says so and passes where the host allows no user namespaces or has no
 //! /dev/net/tun.
-//!
-//! An argument that is no option selects cases by name.
+
+#[path = "common/runner.rs"]
+mod runner;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{
@@ -27,6 +28,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, send, sendto,
     socket_with,
 };
+
+use runner::Run;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
@@ -54,21 +57,17 @@ fn main() -> ExitCode {
         ("a_ping_is_answered", ping),
         ("many_connections_at_once", many),
     ];
-    if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in cases {
-            println!("{name}: test");
-        }
+    let Some(mut run) = Run::new(cases.iter().map(|(name, _)| *name)) else {
         return ExitCode::SUCCESS;
-    }
-    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    };
     if let Err(error) = become_host() {
-        println!("skipped: no namespaces of one's own: {error}");
+        runner::skip(format_args!("no namespaces of one's own: {error}"));
         return ExitCode::SUCCESS;
     }
     let (network, link) = match std::thread::spawn(make_network).join().expect("the thread") {
         Ok(made) => made,
         Err(error) => {
-            println!("skipped: no TUN device: {error}");
+            runner::skip(format_args!("no TUN device: {error}"));
             return ExitCode::SUCCESS;
         }
     };
@@ -83,26 +82,15 @@ fn main() -> ExitCode {
         };
         egress::serve(link, &settings, stop.as_fd())
     });
-    let mut code = ExitCode::SUCCESS;
     for (name, case) in cases {
-        if wanted.as_ref().is_some_and(|word| !name.contains(word)) {
-            continue;
-        }
-        let done = std::panic::catch_unwind(|| case(&network));
-        println!(
-            "test {name} ... {}",
-            if done.is_ok() { "ok" } else { "FAILED" }
-        );
-        if done.is_err() {
-            code = ExitCode::FAILURE;
-        }
+        run.play(name, name, || case(&network));
     }
     drop(stopper);
     server
         .join()
         .expect("the thread")
         .expect("it served to the end");
-    code
+    run.end()
 }
 
 /// Makes this process root of namespaces of its own, while it has one thread.

@@ -267,7 +267,7 @@ pub fn is_not_stalled_by_who_never_listens(directory: &Path) {
     });
 }
 
-pub fn is_quick_and_small(directory: &Path) {
+pub fn is_small(directory: &Path) {
     let begun = Instant::now();
     let keeper = Keeper::connect_or_start(&start(directory)).unwrap();
     let started = begun.elapsed();
@@ -302,9 +302,8 @@ pub fn is_quick_and_small(directory: &Path) {
         times[45],
         share(keeper.pid()),
     );
-    // Generous, for machines under load; the figures above are for people to read.
-    assert!(times[25] < Duration::from_millis(5));
-    assert!(average < 1024);
+    // The times are for people to read.
+    assert!(average < 1024, "{average} KiB");
     drop(shims);
     wait_until("all are reaped", || {
         keeper.status().unwrap().shims.is_empty()

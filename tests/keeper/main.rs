@@ -13,12 +13,17 @@
 mod lives;
 mod places;
 mod roles;
+#[path = "../common/runner.rs"]
+mod runner;
+#[path = "../common/unshare.rs"]
+mod unshare;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode};
 
 use moss::userns::keeper::{self, Keeper};
 use roles::{end_keeper, shim, start};
+use runner::Run;
 
 type Test = fn(&Path);
 
@@ -74,10 +79,10 @@ const TESTS: &[(&str, Test)] = &[
     ),
     ("runs_from_a_sealed_copy", places::runs_from_a_sealed_copy),
     ("what_it_leaves_is_found", places::what_it_leaves_is_found),
-    ("is_quick_and_small", lives::is_quick_and_small),
+    ("is_small", lives::is_small),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let status = match &*arguments {
         [title, rest @ ..] if title == keeper::TITLE => {
@@ -97,43 +102,34 @@ fn main() {
             println!("{}", keeper.pid());
             0
         }
-        _ => run(&arguments[1..]),
+        _ => return run(),
     };
-    #[expect(clippy::disallowed_methods, reason = "this is the program's main")]
-    std::process::exit(status);
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
-/// Runs the tests whose names hold one of `filters`.
-fn run(filters: &[String]) -> i32 {
-    let filters: Vec<_> = filters
-        .iter()
-        .filter(|filter| !filter.starts_with('-'))
-        .collect();
-    let mut failed = 0;
-    // Only what the kernel allows: one throw-away child.
-    let allowed = Command::new("unshare")
-        .args(["-Um", "true"])
-        .stderr(Stdio::null())
-        .status();
-    let allowed = allowed.is_ok_and(|status| status.success());
-    for (name, _) in TESTS {
-        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
-            continue;
-        }
-        if !allowed {
-            println!("test {name} ... skipped: no user namespaces here");
-            continue;
-        }
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let own = std::env::current_exe().expect("own path");
-        let status = Command::new(own)
-            .args(["TEST", name])
-            .arg(directory.path())
-            .status();
-        let ok = status.is_ok_and(|status| status.success());
-        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
-        failed += i32::from(!ok);
-        end_keeper(directory.path());
+fn run() -> ExitCode {
+    let Some(mut run) = Run::new(TESTS.iter().map(|(name, _)| *name)) else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(why) = unshare::refused(&[]) {
+        runner::skip(why);
+        return ExitCode::SUCCESS;
     }
-    i32::from(failed != 0)
+    for (name, _) in TESTS {
+        run.play(name, name, || in_a_process(name));
+    }
+    run.end()
+}
+
+/// Runs a test in a process of its own, and ends what it leaves.
+fn in_a_process(name: &str) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let own = std::env::current_exe().expect("own path");
+    let status = Command::new(own)
+        .args(["TEST", name])
+        .arg(directory.path())
+        .status();
+    end_keeper(directory.path());
+    let status = status.expect("it runs");
+    assert!(status.success(), "{status}");
 }

@@ -9,14 +9,19 @@
 mod files;
 mod names;
 mod owners;
+#[path = "../common/runner.rs"]
+mod runner;
 mod stress;
+#[path = "../common/unshare.rs"]
+mod unshare;
 mod walk;
 mod world;
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use moss::overlay::Driver;
+use runner::Run;
 
 /// Tells the copy of this program that it is inside the namespaces.
 const INSIDE: &str = "MOSS_TEST_OVERLAY_INSIDE";
@@ -67,58 +72,41 @@ fn cases() -> Vec<(&'static str, Case)> {
     ]
 }
 
+/// As the keeper's namespaces are.
+const FLAGS: &[&str] = &["--map-auto", "--map-root-user"];
+
 fn main() -> ExitCode {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in cases() {
-            println!("{name}: test");
-        }
+    let Some(run) = Run::new(cases().iter().map(|(name, _)| *name)) else {
+        return ExitCode::SUCCESS;
+    };
+    if std::env::var_os(INSIDE).is_some() {
+        return inside(run);
+    }
+    if let Some(why) = unshare::refused(FLAGS) {
+        runner::skip(why);
         return ExitCode::SUCCESS;
     }
-    if std::env::var_os(INSIDE).is_some() {
-        return inside(filter.as_deref());
-    }
-    let unshare = |program: &Path| {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-auto", "--map-root-user", "--mount"]);
-        command.arg(program);
-        command
-    };
-    match unshare(Path::new("true")).output() {
-        Ok(output) if output.status.success() => {}
-        _ => {
-            println!("skipped: no user namespaces with subordinate ids here");
-            return ExitCode::SUCCESS;
-        }
-    }
-    let status = unshare(&std::env::current_exe().expect("own path"))
-        .args(filter)
+    let status = unshare::command(FLAGS, std::env::current_exe().expect("own path"))
+        .args(std::env::args_os().skip(1))
         .env(INSIDE, "1")
         .status()
         .expect("unshare runs");
-    ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+    ExitCode::from(u8::from(!status.success()))
 }
 
-fn inside(filter: Option<&str>) -> ExitCode {
+fn inside(mut run: Run) -> ExitCode {
     let drivers = match std::env::var("MOSS_TEST_DRIVER") {
         Ok(name) => vec![name.parse().expect("a driver")],
         Err(_) => vec![Driver::Overlay2, Driver::Fuse, Driver::Copy],
     };
-    let mut failed = false;
     for driver in drivers {
+        if driver == Driver::Fuse && !Path::new("/dev/fuse").exists() {
+            runner::skip("no /dev/fuse");
+            continue;
+        }
         for (name, case) in cases() {
-            if filter.is_some_and(|filter| !name.contains(filter)) {
-                continue;
-            }
-            if driver == Driver::Fuse && !Path::new("/dev/fuse").exists() {
-                println!("skipped: no /dev/fuse");
-                continue;
-            }
-            let passed = std::panic::catch_unwind(|| case(driver)).is_ok();
-            let word = if passed { "ok" } else { "FAILED" };
-            println!("test {driver}::{name} ... {word}");
-            failed |= !passed;
+            run.play(name, format_args!("{driver}::{name}"), || case(driver));
         }
     }
-    ExitCode::from(u8::from(failed))
+    run.end()
 }

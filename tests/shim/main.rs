@@ -6,17 +6,23 @@
 //!
 //! An argument that is no option selects cases by name; `--nocapture` shows figures.
 
+#[path = "../common/busybox.rs"]
+mod busybox;
 mod cases;
 mod figures;
+#[path = "../common/runner.rs"]
+mod runner;
+#[path = "../common/unshare.rs"]
+mod unshare;
 mod world;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::ExitCode;
 
 use moss::container::shim;
 use moss::sys::pidfd;
 use moss::userns::keeper;
+use runner::Run;
 use world::World;
 
 type Case = fn(&World);
@@ -40,7 +46,7 @@ const CASES: &[(&str, Case)] = &[
     ("output_is_fast", figures::fast),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let status = match &*arguments {
         [title, rest @ ..] if title == keeper::TITLE => keeper::serve(
@@ -51,48 +57,27 @@ fn main() {
             },
         ),
         [_, verb, request] if verb == keeper::SETUP => keeper::setup(request),
-        [_, flag] if flag == "--list" => {
-            for (name, _) in CASES {
-                println!("{name}: test");
-            }
-            0
-        }
-        _ => run(&arguments[1..]),
+        _ => return run(),
     };
-    #[expect(clippy::disallowed_methods, reason = "this is the program's main")]
-    std::process::exit(status);
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
 fn run_shim([conn, leash]: [OwnedFd; 2]) -> i32 {
     shim::run(conn, leash)
 }
 
-fn run(arguments: &[String]) -> i32 {
-    if !Path::new("/bin/busybox").exists() {
-        println!("skipped: no /bin/busybox (package busybox-static)");
-        return 0;
+fn run() -> ExitCode {
+    let Some(mut run) = Run::new(CASES.iter().map(|(name, _)| *name)) else {
+        return ExitCode::SUCCESS;
+    };
+    let lacking = busybox::missing().map(str::to_owned);
+    if let Some(why) = lacking.or_else(|| unshare::refused(&[])) {
+        runner::skip(why);
+        return ExitCode::SUCCESS;
     }
-    let allowed = Command::new("unshare")
-        .args(["-Um", "true"])
-        .stderr(Stdio::null())
-        .status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        println!("skipped: no user namespaces here");
-        return 0;
-    }
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let world = World::new();
-    let mut failed = 0;
     for (name, case) in CASES {
-        if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
-            continue;
-        }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&world)));
-        println!(
-            "test {name} ... {}",
-            if outcome.is_ok() { "ok" } else { "FAILED" }
-        );
-        failed += i32::from(outcome.is_err());
+        run.play(name, name, || case(&world));
     }
     // Shims that a failed case left go with their containers.
     for pid in world.shims.lock().expect("no panic while held").iter() {
@@ -101,5 +86,5 @@ fn run(arguments: &[String]) -> i32 {
         }
     }
     let _ = world.keeper.stop(true);
-    i32::from(failed != 0)
+    run.end()
 }

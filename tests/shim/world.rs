@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -16,10 +15,12 @@ use moss::overlay::{Driver, Rootfs};
 use moss::sys::{pidfd, signal};
 use moss::types::id::ContainerId;
 use moss::userns::keeper::{self, Keeper};
-use moss::userns::plan::{
-    CapabilitySets, Extent, IdMapping, Mount, MountFlags, MountSource, Namespace, Namespaces, Plan,
-    Process,
-};
+use moss::userns::plan::{Mount, MountFlags, Plan, Process};
+
+use crate::busybox::{self, extent};
+
+/// How long is waited for what takes milliseconds: a machine may be very busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A keeper, and layers.
 pub struct World {
@@ -42,17 +43,7 @@ pub struct Container<'a> {
 impl World {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let bin = dir.path().join("layer/bin");
-        std::fs::create_dir_all(&bin).expect("mkdir");
-        std::fs::copy("/bin/busybox", bin.join("busybox")).expect("copy");
-        for applet in [
-            "sh", "cat", "echo", "sleep", "dd", "stty", "true", "seq", "yes", "head",
-        ] {
-            symlink("busybox", bin.join(applet)).expect("link");
-        }
-        for mount_point in ["proc", "dev"] {
-            std::fs::create_dir(dir.path().join("layer").join(mount_point)).expect("mkdir");
-        }
+        busybox::layer(&dir.path().join("layer"));
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("mkdir");
         let start = keeper::Start::new(&dir.path().join("exec"), Some(&data)).expect("own program");
@@ -96,12 +87,6 @@ impl World {
 
 impl Container<'_> {
     pub fn start(&self, script: &str) -> Start {
-        let new = Namespace::New;
-        let one = vec![Extent {
-            inside: 0,
-            outside: 0,
-            count: 1,
-        }];
         Start {
             id: self.id,
             rootfs: Rootfs {
@@ -113,33 +98,12 @@ impl Container<'_> {
                 owners: None,
             },
             plan: Plan {
-                namespaces: Namespaces {
-                    user: new,
-                    pid: new,
-                    ipc: new,
-                    uts: new,
-                    net: new,
-                    cgroup: new,
-                },
-                id_map: IdMapping {
-                    uids: one.clone(),
-                    gids: one,
-                    deny_setgroups: true,
-                },
-                hostname: None,
-                domainname: None,
-                root_readonly: false,
                 mounts: vec![
                     mount("/proc", "proc", ""),
                     mount("/dev", "tmpfs", "mode=755"),
                     mount("/dev/pts", "devpts", "newinstance,ptmxmode=0666,mode=0620"),
                 ],
-                devices: Vec::new(),
-                masked_paths: Vec::new(),
-                readonly_paths: Vec::new(),
-                sysctls: Vec::new(),
-                init: false,
-                process: process(script),
+                ..busybox::plan(vec![extent(0, 0, 1)], process(script))
             },
             open_stdin: false,
             stdin_once: false,
@@ -183,9 +147,7 @@ impl Container<'_> {
     }
 
     pub fn event(&self) -> Message {
-        self.events
-            .recv_timeout(Duration::from_secs(20))
-            .expect("an event")
+        self.events.recv_timeout(PATIENCE).expect("an event")
     }
 
     pub fn exit(&self) -> Exit {
@@ -203,33 +165,11 @@ impl Container<'_> {
 }
 
 fn mount(target: &str, kind: &str, options: &str) -> Mount {
-    Mount {
-        target: target.to_owned(),
-        source: MountSource::Filesystem {
-            kind: kind.to_owned(),
-            options: options.to_owned(),
-            copy_up: false,
-        },
-        flags: MountFlags::default(),
-    }
+    busybox::filesystem(target, kind, options, MountFlags::default())
 }
 
 pub fn process(script: &str) -> Process {
-    Process {
-        args: ["sh", "-c", script].map(str::to_owned).into(),
-        env: vec!["PATH=/bin".to_owned()],
-        cwd: "/".to_owned(),
-        user: String::new(),
-        groups: Vec::new(),
-        terminal: false,
-        console_size: None,
-        capabilities: CapabilitySets::default(),
-        no_new_privileges: false,
-        rlimits: Vec::new(),
-        oom_score_adj: None,
-        seccomp: None,
-        umask: None,
-    }
+    busybox::process(&["sh", "-c", script])
 }
 
 pub fn both() -> Attach {
@@ -243,8 +183,7 @@ pub fn both() -> Attach {
 
 pub fn client() -> (UnixStream, OwnedFd) {
     let (ours, theirs) = UnixStream::pair().expect("socketpair");
-    ours.set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("timeout");
+    ours.set_read_timeout(Some(PATIENCE)).expect("timeout");
     (ours, theirs.into())
 }
 
@@ -256,9 +195,15 @@ pub fn rest(mut client: UnixStream) -> Vec<u8> {
 
 /// Waits until a process has gone.
 pub fn gone(pid: i32) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while Path::new(&format!("/proc/{pid}")).exists() {
-        assert!(Instant::now() < until, "process {pid} is still there");
+    let path = format!("/proc/{pid}");
+    wait_until("the process is gone", || !Path::new(&path).exists());
+}
+
+/// Waits until something holds.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

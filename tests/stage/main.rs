@@ -2,95 +2,70 @@
 //!
 //! The runner starts itself again inside a user and mount namespace made by unshare(1), once with
 //! the user's subordinate ids and once with a single id, as the keeper would be. There it stays
-//! single-threaded and starts containers from a busybox root. It says so and passes where the host has no
-//! busybox, no unshare, or allows no user namespaces.
-//!
-//! An argument that is no option selects cases by name; `--nocapture` shows the phases.
-
+//! single-threaded and starts containers from a busybox root. It says so and passes where the host
+//! has no busybox, no unshare, or allows no user namespaces.
+#[path = "../common/busybox.rs"]
+mod busybox;
 mod confinement;
 mod mounts;
 mod processes;
+#[path = "../common/runner.rs"]
+mod runner;
+#[path = "../common/unshare.rs"]
+mod unshare;
 mod world;
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
+use runner::Run;
 use world::World;
 
 /// Tells the copy of this program inside the namespaces which id map it got.
 const INSIDE: &str = "MOSS_TEST_STAGE_INSIDE";
 
+/// The id maps by their names, and how unshare(1) is told of them.
+const MAPS: [(&str, &[&str]); 2] = [
+    ("range", &["--map-auto", "--map-root-user"]),
+    ("one", &["--map-root-user"]),
+];
+
 fn main() -> ExitCode {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in cases() {
-            println!("{name}: test");
-        }
+    let Some(run) = Run::new(cases().iter().map(|(name, _)| *name)) else {
         return ExitCode::SUCCESS;
-    }
+    };
     match std::env::var(INSIDE) {
-        Ok(ids) => inside(&ids, filter.as_deref()),
-        Err(_) => outside(filter.as_deref()),
+        Ok(ids) => inside(&ids, run),
+        Err(_) => outside(),
     }
 }
 
-fn outside(filter: Option<&str>) -> ExitCode {
-    if !Path::new("/bin/busybox").exists() {
-        println!("skipped: no /bin/busybox (package busybox-static)");
+fn outside() -> ExitCode {
+    if let Some(why) = busybox::missing() {
+        runner::skip(why);
         return ExitCode::SUCCESS;
     }
-    let myself = std::env::current_exe().expect("own path");
-    let mut code = ExitCode::SUCCESS;
-    for (ids, flags) in [
-        ("range", &["--map-auto", "--map-root-user"][..]),
-        ("one", &["--map-root-user"][..]),
-    ] {
-        let unshare = |program: &Path| {
-            let mut command = Command::new("unshare");
-            command.args(["--user", "--mount"]).args(flags).arg(program);
-            command
-        };
-        match unshare(Path::new("true")).output() {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => {
-                let why = String::from_utf8_lossy(&output.stderr);
-                println!("skipped ({ids}): {}", why.trim());
-                continue;
-            }
-            Err(error) => {
-                println!("skipped ({ids}): no unshare: {error}");
-                continue;
-            }
+    let mut failed = false;
+    for (ids, flags) in MAPS {
+        if let Some(why) = unshare::refused(flags) {
+            runner::skip(format_args!("with {ids} of ids: {why}"));
+            continue;
         }
-        let status = unshare(&myself)
-            .args(filter)
+        let status = unshare::command(flags, std::env::current_exe().expect("own path"))
+            .args(std::env::args_os().skip(1))
             .env(INSIDE, ids)
             .status()
             .expect("unshare runs");
-        if !status.success() {
-            code = ExitCode::FAILURE;
-        }
+        failed |= !status.success();
     }
-    code
+    ExitCode::from(u8::from(failed))
 }
 
-fn inside(ids: &str, filter: Option<&str>) -> ExitCode {
-    let mut failed = 0;
+fn inside(ids: &str, mut run: Run) -> ExitCode {
     let world = World::new(ids == "one");
     for (name, case) in cases() {
-        if filter.is_some_and(|filter| !name.contains(filter)) {
-            continue;
-        }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&world)));
-        let result = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("test {name} ({ids}) ... {result}");
-        failed += i32::from(outcome.is_err());
+        run.play(name, format_args!("{name} ({ids})"), || case(&world));
     }
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    run.end()
 }
 
 type Case = fn(&World);

@@ -2,19 +2,20 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use moss::overlay::{self, Driver, Rootfs};
 use moss::userns::plan::{
-    CapabilitySets, Extent, IdMapping, Mount, MountFlags, MountSource, Namespace, Namespaces, Plan,
-    Process, ProcessIdentity,
+    CapabilitySets, Mount, MountFlags, MountSource, Namespace, Plan, Process, ProcessIdentity,
 };
 use moss::userns::stage::{self, Running, StageError, Stdio};
+
+use crate::busybox::{self, extent};
+pub(crate) use crate::busybox::{filesystem, strings};
 
 /// Docker's default capabilities.
 pub(crate) const DEFAULT_CAPS: u64 = 0xa804_25fb;
@@ -46,23 +47,9 @@ impl World {
             one_id,
             next: std::cell::Cell::new(0),
         };
-        let bin = world.layer().join("bin");
-        std::fs::create_dir_all(&bin).expect("mkdir");
-        std::fs::copy("/bin/busybox", bin.join("busybox")).expect("copy");
-        let list = Command::new("/bin/busybox")
-            .arg("--list")
-            .output()
-            .expect("busybox runs");
-        for applet in String::from_utf8_lossy(&list.stdout).lines() {
-            if applet != "busybox" {
-                symlink("busybox", bin.join(applet)).expect("link");
-            }
-        }
-        let etc = world.layer().join("etc");
         // Mount points that real images have; making one in an overlay costs 0.45 ms.
-        for dir in ["etc", "proc", "sys", "dev"] {
-            std::fs::create_dir_all(world.layer().join(dir)).expect("mkdir");
-        }
+        busybox::layer(&world.layer());
+        let (bin, etc) = (world.layer().join("bin"), world.layer().join("etc"));
         std::fs::write(
             etc.join("passwd"),
             "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
@@ -119,30 +106,13 @@ impl World {
     }
 
     pub(crate) fn plan(&self, args: &[&str]) -> Plan {
-        let map = if self.one_id {
-            vec![extent(0, 0, 1)]
-        } else {
-            vec![extent(0, 0, 1), extent(1, 1, 65535)]
-        };
+        let mut ids = vec![extent(0, 0, 1)];
+        if !self.one_id {
+            ids.push(extent(1, 1, 65535));
+        }
         Plan {
-            namespaces: Namespaces {
-                user: Namespace::New,
-                pid: Namespace::New,
-                ipc: Namespace::New,
-                uts: Namespace::New,
-                net: Namespace::New,
-                cgroup: Namespace::New,
-            },
-            id_map: IdMapping {
-                uids: map.clone(),
-                gids: map,
-                deny_setgroups: self.one_id,
-            },
             hostname: Some("box".into()),
-            domainname: None,
-            root_readonly: false,
             mounts: default_mounts(),
-            devices: Vec::new(),
             masked_paths: strings(&[
                 "/proc/acpi",
                 "/proc/kcore",
@@ -152,9 +122,7 @@ impl World {
                 "/sys/firmware",
             ]),
             readonly_paths: strings(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"]),
-            sysctls: Vec::new(),
-            init: false,
-            process: process(args),
+            ..busybox::plan(ids, process(args))
         }
     }
 
@@ -219,27 +187,9 @@ pub(crate) fn wait(pid: i32) -> i32 {
     }
 }
 
-fn extent(inside: u32, outside: u32, count: u32) -> Extent {
-    Extent {
-        inside,
-        outside,
-        count,
-    }
-}
-
-pub(crate) fn strings(items: &[&str]) -> Vec<String> {
-    items.iter().map(|&item| item.to_owned()).collect()
-}
-
+/// Root as Docker has it.
 pub(crate) fn process(args: &[&str]) -> Process {
     Process {
-        args: strings(args),
-        env: strings(&["PATH=/bin", "TERM=xterm"]),
-        cwd: "/".into(),
-        user: String::new(),
-        groups: Vec::new(),
-        terminal: false,
-        console_size: None,
         capabilities: CapabilitySets {
             bounding: DEFAULT_CAPS,
             effective: DEFAULT_CAPS,
@@ -247,23 +197,8 @@ pub(crate) fn process(args: &[&str]) -> Process {
             inheritable: 0,
             ambient: 0,
         },
-        no_new_privileges: false,
-        rlimits: Vec::new(),
         oom_score_adj: Some(100),
-        seccomp: None,
-        umask: None,
-    }
-}
-
-pub(crate) fn filesystem(target: &str, kind: &str, options: &str, flags: MountFlags) -> Mount {
-    Mount {
-        target: target.into(),
-        source: MountSource::Filesystem {
-            kind: kind.into(),
-            options: options.into(),
-            copy_up: false,
-        },
-        flags,
+        ..busybox::process(args)
     }
 }
 
