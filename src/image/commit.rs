@@ -26,6 +26,15 @@ pub(super) struct Parts {
     pub(super) parent: Option<Digest>,
 }
 
+/// The names that an image gets.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Naming<'a> {
+    /// Somebody wants it to be called so: the image was tagged.
+    Tags(&'a [Reference]),
+    /// A registry calls it so.
+    Found(&'a [Reference]),
+}
+
 impl Parts {
     /// Reads a config's bytes.
     pub(super) fn new(raw: Vec<u8>) -> Result<Self, Error> {
@@ -46,14 +55,28 @@ impl Parts {
 }
 
 impl Store {
-    /// Puts layers in place, skipping those that somebody else did meanwhile, then the image.
+    /// Puts layers in place, skipping those that somebody else did meanwhile, then the image, and
+    /// gives it names; answers its id and which images had them. All at once for everybody else: an
+    /// image that has no name yet is one that a prune removes.
     pub(super) fn commit_image(
         &self,
         parts: Parts,
         layers: &mut Vec<Finished>,
+        naming: Naming<'_>,
+    ) -> Result<(Digest, Vec<Option<Digest>>), Error> {
+        let mut index = self.lock();
+        let id = self.place_image(&mut index, parts, layers)?;
+        let before = self.name(&mut index, naming, id)?;
+        Ok((id, before))
+    }
+
+    fn place_image(
+        &self,
+        index: &mut Index,
+        parts: Parts,
+        layers: &mut Vec<Finished>,
     ) -> Result<Digest, Error> {
         let id = Digest::of(&parts.raw);
-        let mut index = self.lock();
         // The syncfs that follows a new layer takes the rest along.
         let mut durability = Durability::Synced;
         for diff_id in parts.config.diff_ids() {
@@ -64,7 +87,7 @@ impl Store {
             let Some(at) = unpacked else {
                 return Err(Error::Invalid(format!("the layer {diff_id} is missing")));
             };
-            self.place(&mut index, &layers.swap_remove(at))?;
+            self.place(index, &layers.swap_remove(at))?;
             durability = Durability::Lazy;
         }
         self.write_blob(&id, &parts.raw, durability)?;
@@ -122,35 +145,29 @@ impl Store {
         Ok(())
     }
 
-    /// Gives an image the names of a pull, which do not count as tagging; answers the image that
-    /// had the last of them.
-    pub(super) fn name_pulled(
+    /// Gives an image names; answers which images had them.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] where it is gone: whoever found it does not hold the lock since then.
+    pub(super) fn name(
         &self,
-        names: &[Reference],
+        index: &mut Index,
+        naming: Naming<'_>,
         id: Digest,
-    ) -> Result<Option<Digest>, Error> {
-        let mut index = self.lock();
+    ) -> Result<Vec<Option<Digest>>, Error> {
+        let known = index.images.get(&id);
+        let known = known.ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
+        let (names, is_tagging) = match naming {
+            Naming::Tags(names) => (names, true),
+            Naming::Found(names) => (names, false),
+        };
         let mut refs = index.refs.clone();
-        let mut before = None;
-        for name in names {
-            before = refs.set(name.clone(), id);
-        }
-        if refs != index.refs {
-            refs.write(&self.root)?;
-            index.refs = refs;
-        }
-        Ok(before)
-    }
-
-    /// Gives an image a name; answers the image that had it.
-    pub(super) fn name_image(&self, name: Reference, id: Digest) -> Result<Option<Digest>, Error> {
-        let mut index = self.lock();
-        let mut refs = index.refs.clone();
-        let before = refs.set(name, id);
-        if before == Some(id) {
+        let before = names.iter().map(|name| refs.set(name.clone(), id));
+        let before = before.collect();
+        if refs == index.refs {
             return Ok(before);
         }
-        if let Some(known) = index.images.get(&id) {
+        if is_tagging {
             let mut record = known.record.clone();
             record.last_tagged = Some(Timestamp::now());
             self.write_record(&id, &record, Durability::Lazy)?;

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::commit::Parts;
+use super::commit::{Naming, Parts};
 use super::compression::{Compression, decompress};
 use super::error::{Error, store};
 use super::layout;
@@ -517,9 +517,10 @@ impl Intake<'_> {
     ) -> Result<Vec<Loaded>, Error> {
         let mut loaded = Vec::new();
         for image in images {
-            let id = self.store.commit_image(image.parts, &mut self.finished)?;
-            for name in &image.names {
-                let before = self.store.name_image(name.clone(), id)?;
+            let naming = Naming::Tags(&image.names);
+            let store = self.store;
+            let (id, before) = store.commit_image(image.parts, &mut self.finished, naming)?;
+            for (name, before) in image.names.iter().zip(before) {
                 if let Some(before) = before.filter(|before| *before != id) {
                     progress(Progress::Message(format!(
                         "The image {} already exists, renaming the old one with ID {before} to empty string\n",

@@ -68,7 +68,7 @@ mod unpack;
 pub use compression::Format;
 pub(crate) use compression::decompress;
 pub use config::{Config, Healthcheck, History, ImageConfig, RootFs, chain_ids};
-pub use create::{BuiltinFile, Commit, Import};
+pub use create::{Commit, Import};
 pub use error::{Error, ErrorKind};
 pub use load::{Loaded, Progress};
 pub use pull::{Pull, Pulled, Step};

@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 
-use super::commit::Parts;
+use super::commit::{Naming, Parts};
 use super::config::CONFIG_MAX;
 use super::error::Error;
 use super::origin::Origin;
@@ -85,7 +85,7 @@ impl Store {
             Target::Tag(tag) => Some(own.with_tag(tag)?),
             Target::Digest(_) => None,
         };
-        let (root, id) = match self.unchanged(pull, tag.as_ref())? {
+        let (root, id, before) = match self.unchanged(pull, tag.as_ref())? {
             Some(found) => {
                 progress(Step::Found);
                 found
@@ -101,13 +101,12 @@ impl Store {
                     .chain
                     .first()
                     .map_or(found.manifest.config.digest, |d| d.digest);
-                (root, self.image(pull, &found, progress)?)
+                let names = names(own, root, tag);
+                let (id, before) = self.image(pull, &found, &names, progress)?;
+                (root, id, before)
             }
         };
         progress(Step::Digest(root));
-        let mut names = vec![own.with_digest(root)];
-        names.extend(tag);
-        let before = self.name_pulled(&names, id)?;
         Ok(Pulled {
             id,
             is_new: before != Some(id),
@@ -115,12 +114,13 @@ impl Store {
     }
 
     /// What a tag that is known here means in the registry, if that image is here: then there is
-    /// nothing to fetch.
+    /// nothing to fetch, and it is named. Answers the manifest's digest, the image, and the image that
+    /// had the tag.
     fn unchanged(
         &self,
         pull: &Pull<'_>,
         tag: Option<&Reference>,
-    ) -> Result<Option<(Digest, Digest)>, Error> {
+    ) -> Result<Option<(Digest, Digest, Option<Digest>)>, Error> {
         let Some((name, tag)) = tag.and_then(|name| Some((name, name.tag()?))) else {
             return Ok(None);
         };
@@ -143,16 +143,20 @@ impl Store {
             self.write_record(&id, &record, Durability::Lazy)?;
             index.images.insert(id, Arc::new(image.with_record(record)));
         }
-        Ok(Some((digest, id)))
+        let names = names(name, digest, Some(name.clone()));
+        let before = self.name(&mut index, Naming::Found(&names), id)?;
+        Ok(Some((digest, id, before.last().copied().flatten())))
     }
 
-    /// The image of a manifest: the one that is here, or a new one.
+    /// The image of a manifest: the one that is here, or a new one; and the image that had the last
+    /// of its names.
     fn image(
         &self,
         pull: &Pull<'_>,
         found: &Found,
+        names: &[Reference],
         progress: &(dyn Fn(Step) + Sync),
-    ) -> Result<Digest, Error> {
+    ) -> Result<(Digest, Option<Digest>), Error> {
         let id = found.manifest.config.digest;
         let mut pins = Pins::new(self);
         let known = {
@@ -200,7 +204,8 @@ impl Store {
             manifest: root.digest,
             repository: repository.bare(),
         });
-        self.commit_image(parts, &mut Vec::new())
+        let (id, before) = self.commit_image(parts, &mut Vec::new(), Naming::Found(names))?;
+        Ok((id, before.last().copied().flatten()))
     }
 
     /// Fetches the layers that the store lacks.
@@ -274,6 +279,13 @@ fn config(repository: &Repository, digest: Digest) -> Result<Parts, Error> {
         return Err(Error::Invalid(text.to_owned()));
     }
     Ok(parts)
+}
+
+/// What an image is called that was found: by its digest, and by the tag.
+fn names(repository: &Reference, root: Digest, tag: Option<Reference>) -> Vec<Reference> {
+    let mut names = vec![repository.with_digest(root)];
+    names.extend(tag);
+    names
 }
 
 /// Whether it is what the registry has that is of no use, rather than that it has nothing.

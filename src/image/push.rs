@@ -24,6 +24,7 @@ mod layers;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use super::commit::Naming;
 use super::compression::Format;
 use super::error::Error;
 use super::pins::Pins;
@@ -288,8 +289,8 @@ impl Store {
             self.write_record(&id, &record, Durability::Lazy)?;
             index.images.insert(id, Arc::new(image.with_record(record)));
         }
-        drop(index);
-        self.name_pulled(&[name.with_digest(digest)], id).map(drop)
+        let naming = [name.with_digest(digest)];
+        self.name(&mut index, Naming::Found(&naming), id).map(drop)
     }
 
     /// The manifest that the image should have there, if one is known.

@@ -1,6 +1,7 @@
 //! Names given and taken, images removed: Docker's rules and sentences (moby,
 //! `daemon/images/image_delete.go`).
 
+use super::commit::Naming;
 use super::config::chain_ids;
 use super::error::Error;
 use super::layer;
@@ -50,7 +51,8 @@ struct Conflicts {
 impl Store {
     /// Gives the image `source` one more name.
     pub fn tag(&self, source: &str, name: &Reference) -> Result<Digest, Error> {
-        let id = self.lock().find(source)?;
+        let mut index = self.lock();
+        let id = index.find(source)?;
         if name.digest().is_some() {
             let text = "refusing to create a tag with a digest reference";
             return Err(Error::Invalid(text.to_owned()));
@@ -59,7 +61,8 @@ impl Store {
             let text = "refusing to create an ambiguous tag using digest algorithm as name";
             return Err(Error::Invalid(text.to_owned()));
         }
-        self.name_image(name.clone().with_default_tag(), id)?;
+        let name = name.clone().with_default_tag();
+        self.name(&mut index, Naming::Tags(&[name]), id)?;
         Ok(id)
     }
 

@@ -1,11 +1,8 @@
 //! Images that are made here, and disks that are too small for them.
 
-use std::fs;
-
-use super::super::{BuiltinFile, Config, Import, Store};
+use super::super::{Import, Store};
 use super::archives::{assert_empty, gzip, layer};
 use crate::types::platform::Platform;
-use crate::types::reference::Reference;
 
 #[test]
 fn import_makes_one_layer() {
@@ -35,41 +32,6 @@ fn import_makes_one_layer() {
     assert!(error.chain().contains("checksum"));
     store.remove("mine", false, true, &|_| Vec::new()).unwrap();
     assert_empty(&store);
-}
-
-#[test]
-fn the_builtin_image_is_made_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    let name = Reference::parse("hello").unwrap();
-    let file = |bytes| {
-        [BuiltinFile {
-            path: "hello",
-            mode: 0o755,
-            bytes,
-        }]
-    };
-    let config = Config {
-        cmd: Some(vec!["/hello".to_owned()]),
-        ..Config::default()
-    };
-    let ensure = |bytes| store.ensure_builtin(&name, &file(bytes), &config).unwrap();
-    let first = ensure(b"\x7fELF 1");
-    assert_eq!(ensure(b"\x7fELF 1"), first);
-    let image = store.get("hello").unwrap();
-    let program = store.layer_paths(&image)[0].join("hello");
-    assert_eq!(fs::read(program).unwrap(), b"\x7fELF 1");
-    // A newer moss brings a newer one; the user's own is left alone.
-    let second = ensure(b"\x7fELF 2");
-    assert_ne!(second, first);
-    let import = Import {
-        name: Some(name.clone()),
-        ..Import::default()
-    };
-    let own = store
-        .import(&mut &layer("etc/x", b"own")[..], &import)
-        .unwrap();
-    assert_eq!(ensure(b"\x7fELF 3"), own);
 }
 
 /// Needs a filesystem of its own, so mount rights: elsewhere it says that it was skipped.

@@ -4,9 +4,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::super::Store;
-use super::archives::{Files, archive, config, count, gzip, layer, load, oci_layout, one};
+use super::super::commit::Naming;
+use super::super::{Error, Progress, Store};
+use super::archives::{
+    Files, archive, config, count, docker_archive, gzip, layer, load, oci_layout, one,
+};
 use crate::types::digest::Digest;
+use crate::types::reference::Reference;
 
 fn compressed(mut encoder: impl std::io::Read) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -216,4 +220,36 @@ fn a_damaged_store_opens() {
     assert!(store.list().is_empty());
     load(&store, &archive(&files)).unwrap();
     assert!(store.get("kept:1").is_ok());
+}
+
+/// A prune that comes between an image and one of its names would take the image away.
+#[test]
+fn an_image_comes_with_all_its_names() {
+    let (layers, _, _) = one("x");
+    let config = config(&layers, "x");
+    let files = docker_archive(&layers, &config, &["one:1", "two:1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut archive = &archive(&files)[..];
+    let loaded = store.load(&mut archive, None, &mut |progress| {
+        if progress == Progress::Message("Loaded image: one:1\n".to_owned()) {
+            store.remove("one:1", false, true, &|_| Vec::new()).unwrap();
+        }
+    });
+    assert_eq!(loaded.unwrap()[0].names.len(), 2);
+    assert!(store.get("one:1").is_err());
+    assert_eq!(store.get("two:1").unwrap().id, Digest::of(&config));
+}
+
+/// Somebody finds an image and names it when it is gone.
+#[test]
+fn nothing_is_named_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let names = [Reference::parse("gone:1").unwrap()];
+    for naming in [Naming::Tags(&names), Naming::Found(&names)] {
+        let named = store.name(&mut store.lock(), naming, Digest::of(b"gone"));
+        assert!(matches!(named, Err(Error::NoSuchImage(_))));
+    }
+    assert!(!dir.path().join("refs.json").exists());
 }
