@@ -3,16 +3,20 @@
 //! A manifest has names for some of it only ([`Format`]); archives may come in any
 //! ([`Compression`]).
 
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Cursor, Read};
 
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::frames::Frames;
+use super::turn::Turn;
 
 /// Most memory that xz may ask for: its highest level wants 65 MiB.
 const XZ_MEMORY: u64 = 128 << 20;
+/// Bytes that tell the compression.
+const START: u64 = 6;
 
 /// How data is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    /// Looks at the first bytes (six are enough).
+    /// Looks at the first bytes ([`START`] are enough).
     pub(crate) fn detect(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, 8, ..] => Self::Gzip,
@@ -39,21 +43,58 @@ impl Compression {
 
 /// Undoes whatever compression a stream has; many gzip members, zstd frames or bzip2 and xz streams
 /// are one.
-pub(crate) fn decompress<'a>(mut source: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, Error> {
-    let start = source.fill_buf().map_err(Error::Source)?;
-    Ok(match Compression::detect(start) {
+pub(crate) fn decompress<'a>(source: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, Error> {
+    undo(source, None)
+}
+
+/// The same where there are many at once, of which those that want much memory take turns.
+pub(super) fn decompress_in_turn<'a>(
+    source: impl BufRead + 'a,
+    turn: Turn,
+) -> Result<Box<dyn Read + 'a>, Error> {
+    undo(source, Some(turn))
+}
+
+fn undo<'a>(
+    mut source: impl BufRead + 'a,
+    turn: Option<Turn>,
+) -> Result<Box<dyn Read + 'a>, Error> {
+    // They may come one by one.
+    let mut start = Vec::new();
+    let begun = source.by_ref().take(START).read_to_end(&mut start);
+    begun.map_err(Error::Source)?;
+    let compression = Compression::detect(&start);
+    let source = Cursor::new(start).chain(source);
+    Ok(match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
         Compression::Zstd => {
-            Box::new(zstd::Decoder::with_buffer(source).map_err(Error::Decompress)?)
+            let frames = Frames::new(source, turn);
+            Box::new(zstd::Decoder::with_buffer(frames).map_err(Error::Decompress)?)
         }
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
         Compression::Xz => {
             let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED);
             let stream = stream.map_err(|error| Error::Decompress(error.into()))?;
-            Box::new(XzDecoder::new_stream(source, stream))
+            let reader = XzDecoder::new_stream(source, stream);
+            Box::new(Xz { reader, turn })
         }
     })
+}
+
+/// A decoder that may want much memory for whatever it reads.
+struct Xz<R> {
+    reader: R,
+    turn: Option<Turn>,
+}
+
+impl<R: Read> Read for Xz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(turn) = &mut self.turn {
+            turn.take()?;
+        }
+        self.reader.read(buffer)
+    }
 }
 
 /// How a layer's tar is written down.
@@ -92,7 +133,40 @@ pub(super) fn begin_with(start: &mut Vec<u8>, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
     use super::*;
+
+    /// As a client's archive comes that begins with a short piece.
+    #[test]
+    fn the_beginning_may_come_byte_by_byte() {
+        let plain = b"moss has no roots\n".repeat(1000);
+        let mut gzip = flate2::read::GzEncoder::new(&plain[..], flate2::Compression::fast());
+        let mut xz = liblzma::read::XzEncoder::new(&plain[..], 1);
+        let mut bzip2 = bzip2::read::BzEncoder::new(&plain[..], bzip2::Compression::fast());
+        let encoded = |encoder: &mut dyn Read| {
+            let mut bytes = Vec::new();
+            encoder.read_to_end(&mut bytes).unwrap();
+            bytes
+        };
+        for stream in [
+            plain.clone(),
+            encoded(&mut gzip),
+            encoded(&mut xz),
+            encoded(&mut bzip2),
+            zstd::encode_all(&plain[..], 1).unwrap(),
+            b"a".to_vec(),
+            Vec::new(),
+        ] {
+            let expected = if stream.len() < 6 { &stream } else { &plain };
+            for capacity in [1, 5, 4096] {
+                let source = BufReader::with_capacity(capacity, &stream[..]);
+                let mut out = Vec::new();
+                decompress(source).unwrap().read_to_end(&mut out).unwrap();
+                assert!(out == *expected);
+            }
+        }
+    }
 
     #[test]
     fn formats_are_told_by_their_beginning() {

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::query::Image;
 use super::store::Store;
+use crate::registry::Cancel;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 use crate::types::reference::Reference;
@@ -95,8 +96,15 @@ impl Store {
         self.finish(config, layers, Some(parent.id), commit.name.as_ref())
     }
 
+    /// Begins to unpack a layer of an archive's.
+    pub(super) fn start_layer(&self) -> Result<Pipeline, Error> {
+        // Nobody can cancel it but by dropping it.
+        let (scratch, never) = (self.scratch("layer")?, Cancel::new());
+        Pipeline::start(scratch, &self.owners, self.limits, &never)
+    }
+
     fn unpack_stream(&self, source: &mut dyn Read) -> Result<Finished, Error> {
-        let mut layer = Pipeline::start(self.scratch("layer")?, &self.owners, self.limits)?;
+        let mut layer = self.start_layer()?;
         let mut source = BufReader::with_capacity(CHUNK, source);
         loop {
             let bytes = std::io::BufRead::fill_buf(&mut source).map_err(Error::Source)?;

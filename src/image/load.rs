@@ -223,8 +223,7 @@ impl Intake<'_> {
             return Ok(Content::Known(known));
         }
         self.make_room();
-        let scratch = self.store.scratch("layer")?;
-        let mut layer = Pipeline::start(scratch, &self.store.owners, self.store.limits)?;
+        let mut layer = self.store.start_layer()?;
         layer.write(&head);
         loop {
             let bytes = archive.content()?;
@@ -500,10 +499,15 @@ impl Intake<'_> {
 
     /// A layer that did not look like one: an empty file is an empty layer.
     fn unpack_spooled(&mut self, path: Vec<u8>, file: &PathBuf) -> Result<usize, Error> {
-        let bytes = fs::read(file).map_err(store("read", file))?;
-        let scratch = self.store.scratch("layer")?;
-        let mut layer = Pipeline::start(scratch, &self.store.owners, self.store.limits)?;
-        layer.write(&bytes);
+        let mut bytes = File::open(file).map_err(store("read", file))?;
+        let mut layer = self.store.start_layer()?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match bytes.read(&mut buffer).map_err(store("read", file))? {
+                0 => break,
+                amount => layer.write(&buffer[..amount]),
+            }
+        }
         self.layers.push(Slot::Running(layer));
         self.entries
             .insert(path, Content::Layer(self.layers.len() - 1));

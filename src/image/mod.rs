@@ -38,6 +38,7 @@ mod compression;
 mod config;
 mod create;
 mod error;
+mod frames;
 mod gzip;
 mod janitor;
 mod layer;
@@ -63,6 +64,7 @@ mod split;
 mod store;
 mod supply;
 mod transfer;
+mod turn;
 mod unpack;
 
 pub use compression::Format;

@@ -6,13 +6,14 @@
 //! ```
 //!
 //! Three threads a layer, joined by bounded channels of [`CHUNK`]-sized buffers that unpacker and
-//! hasher share, so that memory is bounded (about [`QUEUE`] × 3 × [`CHUNK`] a layer) whatever the
-//! layer holds, and the slowest stage sets the pace. The caller never sees an error before
+//! hasher share, so that memory is bounded whatever the layer holds, and the slowest stage sets the
+//! pace: about [`QUEUE`] × 3 × [`CHUNK`] a layer, and what its decoder needs, which is 8 MiB at most
+//! for all but one layer at a time ([`turn`](super::turn)). The caller never sees an error before
 //! [`Pipeline::finish`]: after one the rest of what it writes is dropped, which is what somebody
 //! who must read on to the next entry of an archive wants.
 //!
 //! Everything happens in a scratch directory that vanishes with the pipeline unless the layer is
-//! committed.
+//! committed. A pipeline that is dropped ends its threads first, in the middle of the layer.
 
 use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
@@ -22,12 +23,14 @@ use std::thread::{self, JoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
-use super::compression::{Compression, decompress};
+use super::compression::{Compression, decompress_in_turn};
 use super::error::{Error, store};
 use super::layer::Kept;
 use super::owner::Owners;
 use super::scratch::Scratch;
+use super::turn::Turn;
 use super::unpack::{self, Limits, Unpacked};
+use crate::registry::{self, Cancel};
 use crate::sys::tree;
 use crate::types::digest::Digest;
 
@@ -52,24 +55,40 @@ pub(crate) struct Finished {
 pub(crate) struct Pipeline {
     feed: Option<SyncSender<Chunk>>,
     chunk: Vec<u8>,
+    /// Until they are waited for.
+    threads: Option<Threads>,
+    /// Used when nobody waits for the layer any more.
+    dropped: Cancel,
+    /// Until the layer is finished.
+    scratch: Option<Scratch>,
+}
+
+struct Threads {
     decoder: JoinHandle<Result<(), Error>>,
     hasher: JoinHandle<Digest>,
     unpacker: JoinHandle<Result<Unpacked, Error>>,
-    scratch: Scratch,
 }
 
 impl Pipeline {
-    /// Starts the threads.
-    pub(crate) fn start(scratch: Scratch, owners: &Owners, limits: Limits) -> Result<Self, Error> {
+    /// Starts the threads. They end soon after `cancel` is used.
+    pub(crate) fn start(
+        scratch: Scratch,
+        owners: &Owners,
+        limits: Limits,
+        cancel: &Cancel,
+    ) -> Result<Self, Error> {
         let layer = tree::open_dir(scratch.path()).map_err(store("open", scratch.path()))?;
         let (feed, encoded) = sync_channel::<Chunk>(QUEUE);
         let (to_hasher, plain) = sync_channel::<Chunk>(QUEUE);
         let (to_unpacker, tar) = sync_channel::<Chunk>(QUEUE);
         let owners = owners.clone();
         let spawn = |error| store("start a thread for", "the layer")(error);
+        let dropped = Cancel::new();
+        let (cancel, gone) = (cancel.clone(), dropped.clone());
+        let is_wanted = move || cancel.check().and_then(|()| gone.check());
         let decoder = thread::Builder::new()
             .name("layer-decode".to_owned())
-            .spawn(move || decode(encoded, &to_hasher, &to_unpacker))
+            .spawn(move || decode(encoded, &to_hasher, &to_unpacker, is_wanted))
             .map_err(spawn)?;
         let hasher = thread::Builder::new()
             .name("layer-hash".to_owned())
@@ -82,10 +101,13 @@ impl Pipeline {
         Ok(Self {
             feed: Some(feed),
             chunk: Vec::with_capacity(CHUNK),
-            decoder,
-            hasher,
-            unpacker,
-            scratch,
+            threads: Some(Threads {
+                decoder,
+                hasher,
+                unpacker,
+            }),
+            dropped,
+            scratch: Some(scratch),
         })
     }
 
@@ -121,17 +143,32 @@ impl Pipeline {
             self.send();
         }
         self.feed = None;
-        let decoded = self.decoder.join().map_err(|_| Error::Interrupted)?;
-        let unpacked = self.unpacker.join().map_err(|_| Error::Interrupted)?;
-        let diff_id = self.hasher.join().map_err(|_| Error::Interrupted)?;
+        let threads = self.threads.take().ok_or(Error::Interrupted)?;
+        let decoded = threads.decoder.join();
+        let unpacked = threads.unpacker.join();
+        let diff_id = threads.hasher.join();
         // After a broken stream the unpacker saw an archive that just ends.
-        decoded?;
+        decoded.map_err(|_| Error::Interrupted)??;
+        let unpacked = unpacked.map_err(|_| Error::Interrupted)??;
         Ok(Finished {
-            scratch: self.scratch,
-            diff_id,
-            unpacked: unpacked?,
+            scratch: self.scratch.take().ok_or(Error::Interrupted)?,
+            diff_id: diff_id.map_err(|_| Error::Interrupted)?,
+            unpacked,
             kept: None,
         })
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.dropped.cancel();
+        self.feed = None;
+        if let Some(threads) = self.threads.take() {
+            // What they say is of no use; the scratch directory can go when nobody writes to it.
+            let _ = threads.decoder.join();
+            let _ = threads.unpacker.join();
+            let _ = threads.hasher.join();
+        }
     }
 }
 
@@ -148,7 +185,8 @@ impl Inspection {
         let (feed, encoded) = sync_channel::<Chunk>(QUEUE);
         let thread = thread::Builder::new().name("layer-inspect".to_owned());
         let inspect = move || {
-            let mut plain = decompress(Chunks::new(encoded))?;
+            let turn = Turn::new(|| Ok(()));
+            let mut plain = decompress_in_turn(Chunks::new(encoded), turn)?;
             let mut hash = Sha256::new();
             let mut buffer = vec![0; CHUNK];
             let mut left = most;
@@ -190,27 +228,33 @@ impl Inspection {
     }
 }
 
-/// Decompresses `encoded` to both receivers; ends early when the unpacker has given up.
+/// Decompresses `encoded` to both receivers; ends early when the unpacker has given up, or when
+/// `is_wanted` fails.
 fn decode(
     encoded: Receiver<Chunk>,
     hasher: &SyncSender<Chunk>,
     unpacker: &SyncSender<Chunk>,
+    is_wanted: impl Fn() -> Result<(), registry::Error> + Clone + Send + 'static,
 ) -> Result<(), Error> {
     let mut source = Chunks::new(encoded);
     let start = source.fill_buf().map_err(Error::Source)?;
     if Compression::detect(start) == Compression::None {
         while let Some(chunk) = source.next_chunk() {
+            is_wanted()?;
             if hasher.send(Arc::clone(&chunk)).is_err() || unpacker.send(chunk).is_err() {
                 break;
             }
         }
         return Ok(());
     }
-    let mut plain = decompress(source)?;
+    let waited_for = is_wanted.clone();
+    let turn = Turn::new(move || Ok(waited_for()?));
+    let mut plain = decompress_in_turn(source, turn)?;
     loop {
+        is_wanted()?;
         let mut chunk = Vec::with_capacity(CHUNK);
         let amount = plain.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
-        if amount.map_err(Error::Decompress)? == 0 {
+        if amount.map_err(undecoded)? == 0 {
             return Ok(());
         }
         let chunk = Arc::new(chunk);
@@ -218,6 +262,11 @@ fn decode(
             return Ok(());
         }
     }
+}
+
+/// Why nothing more can be decompressed: nobody wants it any more, or it is broken.
+fn undecoded(error: io::Error) -> Error {
+    registry::Error::from_io(error).map_or_else(Error::Decompress, Error::Registry)
 }
 
 fn hash(plain: &Receiver<Chunk>) -> Digest {
@@ -289,6 +338,26 @@ mod tests {
             }
         }
         inspection.finish()
+    }
+
+    /// Somebody whose archive breaks off in the middle of a layer.
+    #[test]
+    fn what_is_dropped_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = crate::tarball::build::Archive::default();
+        for at in 0..5000 {
+            tar.file(&format!("d{}/f{at}", at % 50), b"x");
+        }
+        let tar = tar.end();
+        for amount in [0, 1000, tar.len() / 2, tar.len()] {
+            let scratch = Scratch::new(dir.path(), "layer").unwrap();
+            let owners = Owners::of_this_process();
+            let mut pipeline =
+                Pipeline::start(scratch, &owners, Limits::default(), &Cancel::new()).unwrap();
+            pipeline.write(&tar[..amount]);
+            drop(pipeline);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
     }
 
     #[test]

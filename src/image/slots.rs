@@ -32,8 +32,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Slots {
     /// So many, and at least one.
-    pub(super) fn new(limit: usize) -> Self {
-        let limit = limit.max(1);
+    pub(super) const fn new(limit: usize) -> Self {
+        let limit = if limit == 0 { 1 } else { limit };
         Self {
             state: Mutex::new(State { limit, taken: 0 }),
             freed: Condvar::new(),
@@ -50,8 +50,13 @@ impl Slots {
         self.freed.notify_all();
     }
 
-    /// Takes one; `waiting` is called if there is none at once.
-    pub(super) fn take(&self, cancel: &Cancel, waiting: impl FnOnce()) -> Result<Slot<'_>, Error> {
+    /// Takes one; `waiting` is called if there is none at once. `is_wanted` is asked from time to
+    /// time whether to wait on, and fails where not.
+    pub(super) fn take<E>(
+        &self,
+        is_wanted: impl Fn() -> Result<(), E>,
+        waiting: impl FnOnce(),
+    ) -> Result<Slot<'_>, E> {
         let mut state = lock(&self.state);
         if state.taken >= state.limit {
             drop(state);
@@ -59,7 +64,7 @@ impl Slots {
             state = lock(&self.state);
         }
         while state.taken >= state.limit {
-            cancel.check()?;
+            is_wanted()?;
             let waited = self.freed.wait_timeout(state, LOOK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -226,14 +231,16 @@ mod tests {
         let slots = Slots::new(0);
         assert_eq!(slots.limit(), 1);
         let cancel = Cancel::new();
-        let slot = slots.take(&cancel, || panic!("one is free")).unwrap();
+        let slot = slots
+            .take(|| cancel.check(), || panic!("one is free"))
+            .unwrap();
         let waited = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let second = scope.spawn(|| {
                 let count = || {
                     waited.fetch_add(1, Ordering::Relaxed);
                 };
-                slots.take(&cancel, count).map(drop)
+                slots.take(|| cancel.check(), count).map(drop)
             });
             while waited.load(Ordering::Relaxed) == 0 {
                 std::thread::yield_now();
@@ -241,10 +248,14 @@ mod tests {
             drop(slot);
             assert!(second.join().unwrap().is_ok());
         });
-        let _slot = slots.take(&cancel, || ()).unwrap();
+        let _slot = slots.take(|| cancel.check(), || ()).unwrap();
         cancel.cancel();
-        assert!(slots.take(&cancel, || ()).is_err(), "cancelled");
+        assert!(slots.take(|| cancel.check(), || ()).is_err(), "cancelled");
         slots.set_limit(2);
-        assert!(slots.take(&cancel, || panic!("one is free")).is_ok());
+        assert!(
+            slots
+                .take(|| cancel.check(), || panic!("one is free"))
+                .is_ok()
+        );
     }
 }

@@ -12,7 +12,7 @@
 //! whose pull is cancelled goes on with this layer as long as somebody follows, and ends with the
 //! last of them; its pull's end waits for that, which matters to nobody but a client whose pull failed
 //! for another reason. [`Downloads`] bounds how many layers of all pulls stream at once, and with them
-//! memory: a buffer and a pipeline each.
+//! memory: a buffer and a [`pipeline`](super::pipeline) each.
 //!
 //! A blob's digest is known at its end only, when it has been unpacked already: into a scratch
 //! directory that is gone again if the digest, or the diff id, is wrong.
@@ -279,7 +279,7 @@ impl Store {
         let slot = lead
             .downloads
             .slots
-            .take(source.cancel, || tell(LayerStep::Waiting))?;
+            .take(|| source.cancel.check(), || tell(LayerStep::Waiting))?;
         let layer = self.stream(lead, source, tell)?;
         drop(slot);
         if layer.diff_id != source.diff_id {
@@ -307,7 +307,8 @@ impl Store {
             true => Some(layer::create_blob(scratch.path())?),
             false => None,
         };
-        let mut pipeline = Pipeline::start(scratch, &self.owners, self.limits)?;
+        let cancel = source.cancel;
+        let mut pipeline = Pipeline::start(scratch, &self.owners, self.limits, cancel)?;
         let mut hash = source.digest.algorithm().hasher();
         let mut pace = Pace::new(source.size);
         let (mut current, mut start) = (0, Vec::new());
@@ -320,18 +321,13 @@ impl Store {
             }) {
                 Ok(0) => break,
                 Ok(amount) => amount,
-                Err(error) => {
-                    // The threads end before their scratch directory does.
-                    let _ = pipeline.finish();
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             };
             hash.update(&buffer[..amount]);
             pipeline.write(&buffer[..amount]);
             if let Some(copy) = &mut copy
                 && let Err(error) = copy.write_all(&buffer[..amount])
             {
-                let _ = pipeline.finish();
                 return Err(store("write", layer::BLOB)(error));
             }
             begin_with(&mut start, &buffer[..amount]);
@@ -347,7 +343,6 @@ impl Store {
         }
         tell(LayerStep::Verifying);
         if hash.finish() != source.digest {
-            let _ = pipeline.finish();
             return Err(registry::Error::BlobDigest(source.digest).into());
         }
         tell(LayerStep::Downloaded);

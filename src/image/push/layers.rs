@@ -186,7 +186,7 @@ impl Store {
         let waiting = || tell(UploadStep::Waiting);
         let target = (layer.diff_id, push.target().domain().to_owned());
         let _turn = push.uploads.turns.take(target, push.cancel, waiting)?;
-        let _slot = push.uploads.slots.take(push.cancel, waiting)?;
+        let _slot = (push.uploads.slots).take(|| push.cancel.check(), waiting)?;
         let candidates = self.candidates(push, layer, known);
         let mut upload = None;
         let found = match exists(push, &candidates)? {
