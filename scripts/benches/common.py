@@ -52,6 +52,7 @@ class Bench:
 
     programs = {"podman": "podman", "crun": "crun", "fuse-overlayfs": "fuse-overlayfs"}  # and their packages
     within = []  # the words before a command that root runs the bench with
+    place = "/tmp"  # where all is kept
 
     @classmethod
     def prepare(cls):
@@ -63,7 +64,7 @@ class Bench:
         self.flags = []  # the daemon's
         self.docker = shutil.which("docker") or CACHE + "/docker-20.10/docker"
         self.podman = shutil.which("podman")
-        self.top = tempfile.mkdtemp(prefix="mb.", dir="/tmp")
+        self.top = tempfile.mkdtemp(prefix="mb.", dir=self.place)
         # A runtime directory is a tmpfs where there is a session; both engines keep theirs here.
         self.runtime = tempfile.mkdtemp(prefix="mb.", dir="/dev/shm")
         os.symlink(self.runtime, self.top + "/run")

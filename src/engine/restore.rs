@@ -31,6 +31,7 @@ use crate::engine::containers::{Container, Exec, Paths};
 use crate::engine::error::Error;
 use crate::engine::spare;
 use crate::sys::pidfd;
+use crate::sys::spread::spread;
 use crate::types::id::ContainerId;
 use crate::types::timestamp::Timestamp;
 use crate::userns::keeper::ShimIdentity;
@@ -70,13 +71,14 @@ impl Engine {
     pub(super) fn restore(&self) -> std::io::Result<Vec<Arc<Container>>> {
         let root = self.settings.data_root.join("containers");
         std::fs::create_dir_all(&root)?;
+        spread(&root);
         let mut containers = Vec::new();
         for entry in std::fs::read_dir(&root)? {
             let entry = entry?;
             let directory = entry.path();
             // A create that had not come to its end: not in its place, and never answered.
             if entry.file_name().as_bytes().starts_with(b".") {
-                if !spare::NAMES.iter().any(|name| entry.file_name() == *name) {
+                if !spare::is_spare(&entry.file_name()) {
                     tracing::info!("removing a half-made container: {}", directory.display());
                 }
                 self.trash("half-container", &directory);

@@ -1,31 +1,40 @@
 //! Containers' directories, one of them made before anybody asks for it.
 //!
-//! For each inode that it makes, ext4 looks at every one in the group that was freed in the last
-//! minutes (fs/ext4/ialloc.c, `recently_deleted`): where many containers come and go, a directory
-//! takes up to a millisecond, and a container begins with seven inodes. So the janitor makes a spare
+//! A container begins with seven inodes, and each may take a filesystem up to a millisecond
+//! ([`crate::sys::spread`] tells why, and what is done about it). So the janitor makes a spare
 //! directory when a container has been started or removed, and a create that finds it only renames
 //! it. Where there is none the create makes its own.
 //!
 //! The spare is unfinished under another name, so it is there whole or not at all. The next daemon
 //! removes it, as it does all that begins with a dot.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use crate::container::record::RECORD_FILE;
 use crate::engine::containers::{FILES, Paths};
+use crate::types::id::random_hex;
 
-/// Names of the spare directory and of one being made, beside the containers' own.
-pub(super) const NAMES: [&str; 2] = [".spare", ".spare-new"];
+/// Name of the spare directory, beside the containers' own.
+pub(super) const SPARE: &str = ".spare";
+
+/// Whether a name is that of the spare directory or of one being made, which are not containers.
+pub(super) fn is_spare(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(SPARE.as_bytes())
+}
 
 /// Makes a spare directory, unless there is one.
 pub(super) fn provide(containers: &Path) -> io::Result<()> {
-    let [spare, new] = NAMES.map(|name| containers.join(name));
+    let spare = containers.join(SPARE);
     if spare.exists() {
         return Ok(());
     }
+    // Its name decides where on the disk it is, so each has another.
+    let new = containers.join(format!("{SPARE}-{}", random_hex()));
     build(&new)
         .and_then(|()| std::fs::rename(&new, &spare))
         .inspect_err(|_| drop(std::fs::remove_dir_all(&new)))
@@ -33,7 +42,7 @@ pub(super) fn provide(containers: &Path) -> io::Result<()> {
 
 /// Takes the spare directory for a new container, or makes one.
 pub(super) fn take(containers: &Path, directory: &Path) -> io::Result<()> {
-    match std::fs::rename(containers.join(NAMES[0]), directory) {
+    match std::fs::rename(containers.join(SPARE), directory) {
         Ok(()) => Ok(()),
         Err(_) => build(directory),
     }
@@ -66,9 +75,10 @@ mod tests {
         take(root.path(), &root.path().join("own")).expect("made");
         provide(root.path()).expect("a spare");
         provide(root.path()).expect("the same spare");
-        assert!(root.path().join(NAMES[0]).exists());
+        assert!(root.path().join(SPARE).exists());
         take(root.path(), &root.path().join("spare")).expect("taken");
-        assert!(NAMES.iter().all(|name| !root.path().join(name).exists()));
+        let left = listed(".");
+        assert!(!left.iter().any(|name| is_spare(name)), "{left:?}");
         assert_eq!(listed("own"), listed("spare"));
         assert_eq!(listed("own").len(), 6);
     }

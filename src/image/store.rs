@@ -58,6 +58,7 @@ use super::reserve;
 use super::scratch::Scratch;
 use super::unpack::Limits;
 use crate::sys::atomic::{self, Durability};
+use crate::sys::spread::spread;
 use crate::sys::trash;
 use crate::types::digest::{Algorithm, Digest};
 use crate::types::reference::Reference;
@@ -150,6 +151,8 @@ impl Store {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(store("make", &path))?;
         }
+        // Layers are unpacked there, and only then moved to their place.
+        spread(&root.join("tmp"));
         let opened = Self {
             owners: Owners::of_this_process(),
             limits,

@@ -29,6 +29,7 @@ pub mod rlimit;
 pub mod sealed;
 pub mod seccomp;
 pub mod signal;
+pub mod spread;
 pub mod text;
 pub mod transparent;
 pub mod trash;

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::atomic::{self, Durability};
+use crate::sys::spread::spread;
 use crate::sys::trash;
 use crate::types::name::{self, NameError};
 use crate::types::timestamp::Timestamp;
@@ -102,6 +103,7 @@ impl Store {
             .recursive(true)
             .mode(0o700)
             .create(&trash)?;
+        spread(&root);
         let mut volumes = BTreeMap::new();
         for entry in fs::read_dir(&root)? {
             let entry = entry?;

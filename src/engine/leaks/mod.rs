@@ -171,7 +171,7 @@ impl Snapshot {
         let named = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
         let containers = entries(&data_root.join("containers")).filter_map(|path| {
             let has_record = path.join(RECORD_FILE).exists();
-            Some((named(path)?, has_record)).filter(|(name, _)| !spare::NAMES.contains(&&**name))
+            Some((named(path)?, has_record)).filter(|(name, _)| !spare::is_spare(name.as_ref()))
         });
         let networks = entries(&exec_root.join(slirp::state::DIRECTORY)).filter_map(|path| {
             let has_record = data_root.join("networks").join(path.file_name()?).exists();

@@ -215,7 +215,7 @@ fn a_damaged_record_is_named_with_what_to_do() {
     let container = root.path().join("containers/abc");
     std::fs::create_dir_all(&container).unwrap();
     std::fs::write(container.join(RECORD_FILE), "{\"id\":").unwrap();
-    let spare = root.path().join("containers").join(spare::NAMES[0]);
+    let spare = root.path().join("containers").join(spare::SPARE);
     std::fs::create_dir(&spare).unwrap();
     std::fs::write(spare.join(RECORD_FILE), "").unwrap();
     let snapshot = Snapshot::take(root.path(), &root.path().join("run"));
