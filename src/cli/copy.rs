@@ -18,6 +18,7 @@ use super::engine::Client;
 use super::error::in_gos_words;
 use super::http::{Body, Target};
 use super::output::line;
+use super::whole::Whole;
 use crate::api::IdResponse;
 use crate::api::container::FilesystemChange;
 use crate::container::copy::{PathStat, local};
@@ -257,17 +258,16 @@ pub fn export(client: &Client, export: &args::Export) -> Result<()> {
         bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
     }
     let target = Target::new("/containers/{}/export", &[&export.container]);
+    let whole = match &export.output {
+        Some(path) => Some(Whole::create(path).context("failed to export container")?),
+        None => None,
+    };
     let mut answer = client.ask("GET", &target, Body::Empty)?;
-    match &export.output {
+    match whole {
+        Some(whole) => (whole.write(&mut answer.body)).context("failed to export container"),
         None => {
             io::copy(&mut answer.body, &mut io::stdout())?;
             Ok(io::stdout().flush()?)
-        }
-        Some(path) => {
-            let written =
-                File::create(path).and_then(|mut file| io::copy(&mut answer.body, &mut file));
-            written.with_context(|| format!("failed to export to {}", path.display()))?;
-            Ok(())
         }
     }
 }

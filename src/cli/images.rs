@@ -18,6 +18,7 @@ use super::prune::{confirm, pruned};
 use super::table::{Shape, ago, date, ellipsis, human_size, short, size, span};
 use super::terminal::columns;
 use super::tree;
+use super::whole::Whole;
 use crate::api::filters::Filters;
 use crate::api::image::{DeleteResponse, HistoryItem, PruneResponse, Summary};
 use crate::types::platform::{Platform, PlatformError};
@@ -290,23 +291,21 @@ pub fn save(client: &Client, save: &args::Save) -> Result<()> {
     if let Some(platform) = described(&save.platform)? {
         target = target.with("platform", platform);
     }
-    let mut answer = client.ask("GET", &target, Body::Empty)?;
-    let Some(path) = &save.output else {
-        let mut out = io::stdout();
-        io::copy(&mut answer.body, &mut out)?;
-        return Ok(out.flush()?);
+    let whole = match &save.output {
+        Some(path) => Some(Whole::create(path).context("failed to save image")?),
+        None => None,
     };
-    // Beside its place first: a broken save leaves no half of an archive.
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let written = File::create_new(&temporary)
-        .and_then(|mut file| io::copy(&mut answer.body, &mut file))
-        .and_then(|_| std::fs::rename(&temporary, path));
-    written
-        .inspect_err(|_| {
-            let _ = std::fs::remove_file(&temporary);
-        })
-        .with_context(|| format!("failed to save to {}", path.display()))
+    let mut answer = client.ask("GET", &target, Body::Empty)?;
+    match whole {
+        Some(whole) => whole
+            .write(&mut answer.body)
+            .context("failed to save image"),
+        None => {
+            let mut out = io::stdout();
+            io::copy(&mut answer.body, &mut out)?;
+            Ok(out.flush()?)
+        }
+    }
 }
 
 /// `moss import`.
