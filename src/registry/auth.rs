@@ -22,7 +22,7 @@ use ureq::http::{Method, StatusCode};
 
 use super::answer::refused;
 use super::challenge::{self, Challenge};
-use super::error::Error;
+use super::error::{Error, without_value};
 use super::http::{Http, Payload, Request, Response, SHORT};
 use super::url::{Scheme, Url, encoded};
 
@@ -290,7 +290,7 @@ impl Authorizer {
             return Err(undecodable("it is too long".into()));
         }
         let answer: Answer =
-            serde_json::from_slice(&body).map_err(|error| undecodable(error.to_string()))?;
+            serde_json::from_slice(&body).map_err(|error| undecodable(without_value(&error)))?;
         if let Some(refresh) = answer.refresh_token.filter(|token| !token.is_empty()) {
             state.refresh = Some(refresh);
         }

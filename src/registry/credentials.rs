@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use super::auth::Credentials;
 use super::config::{HUB, HUB_SERVER};
-use super::error::Error;
+use super::error::{Error, without_value};
 use file::{decoded, entry_of};
 use helper::TOKEN_USER;
 
@@ -87,8 +87,9 @@ impl CredentialStore {
         let fields = if text.trim_ascii().is_empty() {
             Map::new()
         } else {
-            serde_json::from_slice(&text)
-                .map_err(|error| Error::Invalid(format!("{}: {error}", path.display())))?
+            serde_json::from_slice(&text).map_err(|error| {
+                Error::Invalid(format!("{}: {}", path.display(), without_value(&error)))
+            })?
         };
         Ok(Self {
             path: path.to_owned(),
@@ -105,7 +106,7 @@ impl CredentialStore {
     pub fn prefer(&mut self, text: &str) -> Result<(), Error> {
         let invalid = |reason: String| Error::Invalid(reason);
         let found: Preferred =
-            serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| invalid(without_value(&error)))?;
         let mut preferred = HashMap::new();
         for (server, entry) in found.auths {
             if entry.auth.is_empty() {
@@ -304,6 +305,11 @@ mod tests {
             (r#"{"auth":{}}"#, "unknown field"),
             (r#"{"auths":{"r":{"username":"u"}}}"#, "unknown field"),
             (r#"{"auths":{}} {}"#, "trailing characters"),
+            // Without what it says instead.
+            (
+                r#"{"auths":{"r":"dTpwOnE="}}"#,
+                "invalid type: string, expected struct PreferredEntry",
+            ),
             (
                 r#"{"auths":{"r":{}}}"#,
                 "DOCKER_AUTH_CONFIG environment variable is missing key `auth` for r",

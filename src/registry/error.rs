@@ -354,6 +354,16 @@ impl Error {
     }
 }
 
+/// What is wrong with a document that holds secrets: the library's sentence without the value that
+/// it quotes.
+pub(super) fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match (text.find(" \""), text.rfind("\", expected")) {
+        (Some(begin), Some(end)) if begin < end => text[..begin].to_owned() + &text[end + 1..],
+        _ => text,
+    }
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::other(error)
@@ -364,6 +374,19 @@ impl From<Error> for io::Error {
 mod tests {
     use super::super::failure::words;
     use super::*;
+
+    #[test]
+    fn what_a_document_holds_is_not_told() {
+        let text = |json: &str| {
+            let error = serde_json::from_str::<Vec<u8>>(json).expect_err("no list of numbers");
+            without_value(&error)
+        };
+        assert_eq!(
+            text(r#"["a \"b\", expected c"]"#),
+            "invalid type: string, expected u8 at line 1 column 22"
+        );
+        assert_eq!(text("[1"), "EOF while parsing a list at line 1 column 2");
+    }
 
     #[test]
     fn chains() {

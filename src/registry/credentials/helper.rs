@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{CredentialStore, LENGTH_MAX};
 use crate::registry::auth::Credentials;
-use crate::registry::error::Error;
+use crate::registry::error::{Error, without_value};
 
 /// A user by this name means that the secret is a refresh token.
 pub(super) const TOKEN_USER: &str = "<token>";
@@ -89,7 +89,8 @@ impl CredentialStore {
         // What the helper printed may hold a secret: it is in no error.
         let answer: Answer = serde_json::from_slice(&output).map_err(|error| {
             Error::Invalid(format!(
-                "docker-credential-{helper}: invalid answer: {error}"
+                "docker-credential-{helper}: invalid answer: {}",
+                without_value(&error)
             ))
         })?;
         Ok(Some(if answer.username == TOKEN_USER {
