@@ -111,6 +111,9 @@ impl Store {
             record.parent = Some(parent);
         }
         self.write_record(&id, &record, durability)?;
+        for diff_id in parts.config.diff_ids() {
+            layer::unmark_pulled(&self.layer_path(diff_id));
+        }
         let stored = Stored {
             config: Arc::new(parts.config),
             raw: parts.raw.into(),

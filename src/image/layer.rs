@@ -90,7 +90,13 @@ pub(super) fn mark_pulled(path: &Path) -> Result<(), Error> {
     fs::write(&file, "").map_err(store("write", file))
 }
 
-/// Whether a pull brought the layer, and not long ago.
+/// Takes that mark off a layer whose image has come.
+pub(super) fn unmark_pulled(path: &Path) {
+    // A mark that stays only keeps the layer for a while when it is not needed any more.
+    let _ = fs::remove_file(path.join(PULLED));
+}
+
+/// Whether a pull brought the layer for an image that has not come, and not long ago.
 pub(super) fn is_recent_pull(path: &Path) -> bool {
     let marked = fs::metadata(path.join(PULLED)).and_then(|mark| mark.modified());
     // A clock that went back makes it recent.

@@ -1,9 +1,10 @@
 //! Layers that somebody counts on, whatever images there are: a load or a pull under way before its
 //! image is made, a push and a container also after its image was removed.
 //!
-//! A pinned layer is not collected, and one whose images went meanwhile goes with its last pin. A layer may be pinned before it is there: whoever puts it in
-//! place later finds it kept. Pins are not on disk: who has them takes them again at the start,
-//! before anything is collected.
+//! A pinned layer is not collected, and one whose images went meanwhile goes with its last pin; but
+//! one whose image has not come, as its pull was interrupted, waits for another attempt. A layer may
+//! be pinned before it is there: whoever puts it in place later finds it kept. Pins are not on disk:
+//! who has them takes them again at the start, before anything is collected.
 
 use super::error::Error;
 use super::layer;

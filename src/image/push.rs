@@ -193,13 +193,7 @@ impl Store {
             }
             (id, image)
         };
-        let pushed = self.push_image(push, name, id, &image, progress);
-        drop(pins);
-        // Of an image that was removed meanwhile the layers were left.
-        if let Err(error) = self.discard(image.config.diff_ids()) {
-            tracing::error!(error = error.chain(), "cannot remove unused layers");
-        }
-        pushed
+        self.push_image(push, name, id, &image, progress)
     }
 
     fn push_image(

@@ -10,7 +10,7 @@
 //!     blobs.json          which blobs of which registries it is (see `origin`)
 //!     blob                the blob that it came as, where such are kept
 //!     split.zst, aside/   what rebuilds the tar (see `split`)
-//!     pulled              it came before its image; when, by the file's time
+//!     pulled              its image has not come yet; since when, by the file's time
 //!     unsynced            the boot in which it was written, until it is known to be on disk
 //!   refs.json, refs.old   names → ids, replaced whole
 //!   reserve               room for a removal (see `reserve`)

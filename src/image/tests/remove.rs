@@ -180,3 +180,27 @@ fn what_is_held_outlives_its_image() {
     store.remove("one:1", false, true, &nobody).unwrap();
     assert_empty(&store);
 }
+
+/// An image was removed while a container had its layers, which a pull had brought one by one.
+#[test]
+fn layers_of_a_pull_go_with_their_last_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let layers = [layer("etc/a", b"1")];
+    let mut pipeline = store.start_layer().unwrap();
+    pipeline.write(&layers[0]);
+    let finished = pipeline.finish().unwrap();
+    store.commit_layer(&finished).unwrap();
+    let diff_id = finished.diff_id;
+    // As long as the image has not come somebody may try again.
+    assert!(store.hold(&[diff_id]));
+    store.release(&[diff_id]).unwrap();
+    assert!(store.has_layer(&diff_id));
+    let files = docker_archive(&layers, &config(&layers, "x"), &["pulled:1"]);
+    load(&store, &archive(&files)).unwrap();
+    assert!(store.hold(&[diff_id]));
+    store.remove("pulled:1", true, true, &nobody).unwrap();
+    assert!(store.has_layer(&diff_id));
+    store.release(&[diff_id]).unwrap();
+    assert_empty(&store);
+}
