@@ -1,10 +1,10 @@
 //! A blob as a stream: what a pull spends its time on.
 //!
 //! Nothing is kept: bytes go from the socket's buffer to the reader. When a connection breaks or
-//! goes silent, another is opened for the rest (`Range`), after a pause (`patience`). A server that
-//! ignores the range is read and thrown away up to where
-//! it matters. Attempts are counted anew after every [`PROGRESS`] bytes, so a long blob over a bad
-//! line arrives, and a server that sends one byte a connection is given up.
+//! goes silent, another is opened for the rest (`Range`), after a pause (`patience`). What a server
+//! sends that ignores the range is thrown away up to where it matters. Attempts are counted anew
+//! after every [`PROGRESS`] bytes, so a long blob over a bad line arrives, and a server that sends
+//! one byte a connection is given up.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::http::Request;
 use super::patience::{self, Retrying, pause_after};
 use super::place::{Inner, Place};
 use super::url::Url;
-use crate::types::digest::{Digest, Hasher};
+use crate::types::digest::Digest;
 
 /// The second pause; doubled each time.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -277,68 +277,9 @@ fn range_begin(value: &str) -> Option<u64> {
     begin.parse().ok()
 }
 
-/// A stream whose end is an error unless its bytes are those of a digest.
-pub struct Verified<R> {
-    reader: R,
-    expected: Digest,
-    hash: Option<Hasher>,
-    /// The bytes were others: said at every attempt to read on.
-    failed: bool,
-}
-
-impl<R: Read> Verified<R> {
-    /// Verifies `reader` as it is read.
-    pub fn new(reader: R, expected: Digest) -> Self {
-        Self {
-            reader,
-            expected,
-            hash: Some(expected.algorithm().hasher()),
-            failed: false,
-        }
-    }
-
-    /// What was read from.
-    pub fn into_inner(self) -> R {
-        self.reader
-    }
-}
-
-impl<R: Read> Read for Verified<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        if length > 0 {
-            if let Some(hash) = &mut self.hash {
-                hash.update(&buffer[..length]);
-            }
-            return Ok(length);
-        }
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        if let Some(hash) = self.hash.take() {
-            self.failed = hash.finish() != self.expected;
-        }
-        if self.failed {
-            return Err(Error::BlobDigest(self.expected).into());
-        }
-        Ok(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn verifies_at_the_end() {
-        let mut out = Vec::new();
-        let good = Verified::new(&b"abc"[..], Digest::of(b"abc")).read_to_end(&mut out);
-        assert!(good.is_ok_and(|length| length == 3));
-        let error = Verified::new(&b"abd"[..], Digest::of(b"abc"))
-            .read_to_end(&mut out)
-            .map_err(Error::from_io);
-        assert!(matches!(error, Err(Ok(Error::BlobDigest(_)))));
-    }
 
     #[test]
     fn ranges() {

@@ -55,7 +55,7 @@ use std::sync::Arc;
 
 pub use account::SearchResult;
 pub use auth::Credentials;
-pub use blob::{Blob, Verified};
+pub use blob::Blob;
 pub use cancel::{Cancel, Hold};
 pub use config::{Config, HUB_SERVER, Shown};
 pub use credentials::{CredentialStore, server_of};

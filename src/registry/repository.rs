@@ -144,8 +144,7 @@ impl Repository {
 
     /// Opens a blob. `size` is what its descriptor says; a blob of another length is refused.
     ///
-    /// The stream goes on by itself after a broken connection. Its digest is the reader's business:
-    /// see [`Verified`](super::Verified).
+    /// The stream goes on by itself after a broken connection. Its digest is the reader's business.
     pub fn blob(&self, digest: Digest, size: Option<u64>) -> Result<Blob, Error> {
         self.blob_patiently(digest, size, &mut |_| ())
     }

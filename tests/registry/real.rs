@@ -4,7 +4,7 @@ mod tls;
 mod tokens;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{message, open, reference, registries, somebody};
+use super::{message, open, read_all, reference, registries, somebody};
 use moss::registry::{
     Access, Cancel, Credentials, ErrorKind, Mount, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Registries,
-    Repository, Target, Verified,
+    Repository, Target,
 };
 use moss::types::digest::Digest;
 
@@ -163,11 +163,7 @@ fn round_trip(registries: &Registries, name: &str, credentials: Option<Credentia
     let blob = pull
         .blob(described.digest, Some(described.size))
         .expect("it opens");
-    let mut bytes = Vec::new();
-    Verified::new(blob, described.digest)
-        .read_to_end(&mut bytes)
-        .expect("it arrives");
-    assert_eq!(bytes, layer);
+    assert_eq!(read_all(blob).expect("it arrives"), layer);
     assert_eq!(
         pull.small_blob(found.manifest.config.digest, 1 << 20)
             .map(|bytes| bytes.len() as u64)
