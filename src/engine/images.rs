@@ -95,6 +95,7 @@ impl Engine {
             })
             .collect();
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        let shared_sizes = options.shared_size.then(|| self.images.shared_sizes());
         let mut summaries = Vec::new();
         for image in images {
             let mut repo_tags = image.repo_tags.clone();
@@ -124,11 +125,9 @@ impl Engine {
                 labels: image.config.config.labels.clone(),
                 repo_digests: image.repo_digests.clone(),
                 repo_tags,
-                shared_size: if options.shared_size {
-                    signed(self.images.shared_size(&image))
-                } else {
-                    -1
-                },
+                shared_size: shared_sizes.as_ref().map_or(-1, |sizes| {
+                    signed(sizes.get(&image.id).copied().unwrap_or_default())
+                }),
                 size: signed(image.size),
                 ..Summary::default()
             });

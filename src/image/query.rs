@@ -1,5 +1,6 @@
 //! Finding images, and what there is to say about them.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -278,15 +279,23 @@ impl Store {
         Ok(lines)
     }
 
-    /// How much of an image's size is in layers that other images have too.
-    pub fn shared_size(&self, image: &Image) -> u64 {
+    /// How much of each image's size is in layers that other images have too.
+    pub fn shared_sizes(&self) -> HashMap<Digest, u64> {
         let index = self.lock();
-        let shared = |layer: &&Digest| {
-            let mut others = index.images.iter().filter(|(id, _)| **id != image.id);
-            others.any(|(_, other)| other.config.diff_ids().contains(layer))
+        let mut owners: HashMap<&Digest, usize> = HashMap::new();
+        for image in index.images.values() {
+            // One that has a layer twice is one.
+            for layer in image.config.diff_ids().iter().collect::<HashSet<_>>() {
+                *owners.entry(layer).or_default() += 1;
+            }
+        }
+        let shared = |layer: &&Digest| owners.get(layer).is_some_and(|count| *count > 1);
+        let size = |image: &Stored| {
+            let layers = image.config.diff_ids().iter().filter(shared);
+            layers.map(|layer| index.layer_size(layer)).sum()
         };
-        let layers = image.layers.iter().filter(shared);
-        layers.map(|id| index.layer_size(id)).sum()
+        let images = index.images.iter();
+        images.map(|(id, image)| (*id, size(image))).collect()
     }
 
     /// The size of all layers, each counted once, with the blobs that are kept.

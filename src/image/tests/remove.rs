@@ -66,7 +66,11 @@ fn names_images_and_shared_layers() {
     }
     let image = store.get("two:1").unwrap();
     assert_eq!(
-        (image.size, store.shared_size(&image), store.layers_size()),
+        (
+            image.size,
+            store.shared_sizes()[&image.id],
+            store.layers_size()
+        ),
         (7, 4, 7)
     );
     let history = store.history("two:1").unwrap();
