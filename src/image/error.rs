@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::tarball::TarError;
+use crate::types::chain::chain;
 use crate::types::digest::Digest;
 use crate::types::platform::Platform;
 
@@ -17,7 +18,7 @@ pub enum Error {
     #[error("No such image: {0}")]
     NoSuchImage(String),
     /// A name outside the grammar.
-    #[error("{0}")]
+    #[error(transparent)]
     Reference(#[from] crate::types::reference::ReferenceError),
     /// Something stands in the way of a removal; Docker's sentence.
     #[error("conflict: {0}")]
@@ -145,17 +146,7 @@ impl Error {
 
     /// The sentence and its causes, joined as Docker's messages are.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            let cause = error.to_string();
-            if !text.ends_with(&cause) {
-                text.push_str(": ");
-                text.push_str(&cause);
-            }
-            source = error.source();
-        }
-        text
+        chain(self)
     }
 
     /// Whether the filesystem, or the user's share of it, is full.

@@ -1,8 +1,9 @@
 //! OCI layouts: from `index.json` to the images that it leads to.
 //!
-//! An entry of `index.json` is an image's manifest, or an index of one image for many platforms,
-//! of which the one that is wanted is taken, or the one for this machine. Attestations and other artifacts are passed over,
-//! as Docker does. Every document on the way is kept, so that its digest finds the image.
+//! An entry of `index.json` is an image's manifest, or an index of one image for many platforms, of
+//! which the one that is wanted is taken, or the one for this machine. Attestations and other
+//! artifacts are passed over, as Docker does. Every document on the way is kept, so that its digest
+//! finds the image.
 
 use super::error::Error;
 use crate::registry::{

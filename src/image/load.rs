@@ -5,8 +5,8 @@
 //! usually last, so that it is not known which entry is a layer of what. But a layer's id is the
 //! digest of its own tar: so whatever looks like a tar, compressed or not, is unpacked as it
 //! streams by ([`super::pipeline`]), and claimed by its path when the manifest has been read. All
-//! else (configs, manifests) is spooled to files. Of entries with one name the last counts. Up to [`AT_ONCE`] layers are in flight, so that
-//! the end of one is written while the next is read.
+//! else (configs, manifests) is spooled to files. Of entries with one name the last counts. Up to
+//! [`AT_ONCE`] layers are in flight, so that the end of one is written while the next is read.
 //!
 //! An uncompressed blob whose name says that it is a layer which the store has is not unpacked
 //! again; the layer is pinned until the load is over.

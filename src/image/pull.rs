@@ -131,9 +131,7 @@ impl Store {
         let wanted = pull.platform.cloned().unwrap_or_else(Platform::host);
         let mut index = self.lock();
         let found = index.images.iter().find(|(_, image)| {
-            let config = &image.config;
-            image.record.manifests.contains(&digest)
-                && Platform::new(&config.os, &config.architecture, &config.variant) == wanted
+            image.record.manifests.contains(&digest) && image.config.platform() == wanted
         });
         let Some((id, image)) = found.map(|(id, image)| (*id, Arc::clone(image))) else {
             return Ok(None);

@@ -170,7 +170,7 @@ impl Store {
         if let Some(wanted) = platform
             && chosen
                 .iter()
-                .any(|(image, _)| platform_of(image) != *wanted)
+                .any(|(image, _)| image.config.platform() != *wanted)
         {
             return Err(Error::NotForPlatform(wanted.clone()));
         }
@@ -240,10 +240,6 @@ impl Store {
         });
         Ok(())
     }
-}
-
-fn platform_of(image: &Image) -> Platform {
-    Platform::new(&image.os, &image.architecture, &image.variant)
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {

@@ -18,8 +18,9 @@
 //!   `.wh..wh.plnk` can be the target of hard links.
 //! - Devices are left out, as rootless Docker does; hard links to them too.
 //! - Attributes in the names that overlayfs, fuse-overlayfs or this store give a meaning
-//!   ([`super::attributes::RESERVED_XATTRS`]) are dropped. Ones that the filesystem or the kernel refuses to this
-//!   process (`trusted.*`, `security.*` without the right) are dropped too, as in Docker.
+//!   ([`super::attributes::RESERVED_XATTRS`]) are dropped. Ones that the filesystem or the kernel
+//!   refuses to this process (`trusted.*`, `security.*` without the right) are dropped too, as in
+//!   Docker.
 //! - The root's own entry counts only when it is named by an absolute path (Docker).
 //! - Directories are made 0700 and get owner, mode and times at the end, when nothing more will
 //!   be put into them.
