@@ -24,8 +24,9 @@
 //! | L4 | [`daemon`] | socket, HTTP, router, hijack; routes only translate |
 //! | L4 | [`cli`] | what a person types |
 //!
-//! `unsafe` is denied for the whole crate. The exceptions, all of them: [`sys`], and outside the
-//! crate the program of the built-in image (`src/hello`), which has no library to call.
+//! `unsafe` is denied for the whole crate. The exceptions, all of them: modules of [`sys`], each
+//! named in its `mod.rs`, and outside the crate the program of the built-in image (`src/hello`),
+//! which has no library to call.
 #![deny(unsafe_code)]
 
 pub mod api;

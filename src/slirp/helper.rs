@@ -17,7 +17,7 @@ use super::egress::Link;
 use crate::sys::netlink::link::{FORWARDING, LONGEST};
 use crate::sys::netlink::routing::{Action, Kind, LOCAL, Route, Rule};
 use crate::sys::netlink::{Block, Socket, or_exists, or_gone};
-use crate::sys::{netns, transparent};
+use crate::sys::{inet, netns};
 use crate::types::port::Protocol;
 
 /// The table of routes to clients whose address a socket of ours has.
@@ -412,7 +412,7 @@ fn transparent(protocol: Protocol, ipv6: bool) -> io::Result<OwnedFd> {
     if protocol == Protocol::Tcp {
         sockopt::set_tcp_nodelay(&socket, true)?;
     }
-    transparent::allow(&socket, ipv6)?;
+    inet::set_transparent(&socket, ipv6)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     Ok(socket)
 }

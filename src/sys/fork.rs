@@ -51,9 +51,7 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-            let status = catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED);
-            // SAFETY: _exit has no preconditions; it skips exit handlers, which are the parent's.
-            unsafe { libc::_exit(status) }
+            clone::exit_now(catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED))
         }
     }
 }

@@ -53,6 +53,18 @@ pub fn set_receive_errors(socket: impl AsFd, v6: bool) -> io::Result<()> {
     }
 }
 
+/// Lets a socket be bound to addresses which are none of the host's (`IP_TRANSPARENT`, ip(7)).
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN` or `CAP_NET_RAW` over its network namespace.
+pub fn set_transparent(socket: impl AsFd, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, &1_i32)
+    } else {
+        set(&socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, &1_i32)
+    }
+}
+
 /// Lets the kernel hand over several datagrams of one sender as one (`UDP_GRO`).
 ///
 /// # Errors
@@ -115,18 +127,18 @@ pub fn send_space(socket: impl AsFd) -> io::Result<SendSpace> {
 }
 
 /// An address as the kernel takes it.
-pub(super) union Name {
+union Name {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 impl Name {
-    pub(super) fn empty() -> Self {
+    fn empty() -> Self {
         // SAFETY: both members are plain data for which all zeroes is a valid value.
         unsafe { zeroed() }
     }
 
-    pub(super) fn of(address: SocketAddr) -> (Self, libc::socklen_t) {
+    fn of(address: SocketAddr) -> (Self, libc::socklen_t) {
         let mut name = Self::empty();
         match address {
             SocketAddr::V4(v4) => {
@@ -155,7 +167,7 @@ impl Name {
         }
     }
 
-    pub(super) fn address(&self) -> Option<SocketAddr> {
+    fn address(&self) -> Option<SocketAddr> {
         // SAFETY: every byte of the union was initialised by `empty`, any bits are valid in both
         // members, and both begin with the family.
         let (v4, v6) = unsafe { (self.v4, self.v6) };
@@ -176,7 +188,7 @@ impl Name {
 }
 
 /// Room for the control messages of one datagram, aligned as `cmsghdr` must be.
-pub(super) type Control = [u64; 16];
+type Control = [u64; 16];
 
 /// Sends one datagram made of `pieces`, or, with `segment`, as many datagrams of that many bytes
 /// as there are (`UDP_SEGMENT`; the last may be shorter).
@@ -190,6 +202,17 @@ pub fn send_datagrams(
     pieces: &[IoSlice<'_>],
     segment: Option<u16>,
 ) -> io::Result<usize> {
+    let segment = segment.map(|size| (libc::SOL_UDP, libc::UDP_SEGMENT, size));
+    send_message(socket, to, pieces, segment)
+}
+
+/// Sends one message made of `pieces`, with a control message of that level, type and data.
+pub(super) fn send_message<T>(
+    socket: impl AsFd,
+    to: SocketAddr,
+    pieces: &[IoSlice<'_>],
+    with: Option<(i32, i32, T)>,
+) -> io::Result<usize> {
     let (mut name, length) = Name::of(to);
     let mut control: Control = [0; 16];
     // SAFETY: msghdr is plain data for which all zeroes is a valid value.
@@ -199,17 +222,18 @@ pub fn send_datagrams(
     // IoSlice is documented to be an iovec, and sendmsg reads them only.
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len() as _;
-    if let Some(size) = segment {
+    if let Some((level, kind, data)) = with {
+        const { assert!(size_of::<T>() + 2 * size_of::<libc::cmsghdr>() <= size_of::<Control>()) };
         message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: `msg_control` has 128 aligned bytes, more than CMSG_SPACE of a u16, so the first
-        // header and its data lie inside.
+        // SAFETY: `msg_control` has the aligned bytes of a `Control`, which by the assertion hold a
+        // header and the data.
         unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as _;
+            message.msg_controllen = libc::CMSG_SPACE(size_of::<T>() as u32) as _;
             let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_UDP;
-            (*header).cmsg_type = libc::UDP_SEGMENT;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
-            libc::CMSG_DATA(header).cast::<u16>().write_unaligned(size);
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as _;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(data);
         }
     }
     // SAFETY: name, pieces and control outlive the call, which only reads them.
@@ -357,11 +381,7 @@ impl Message {
 ///
 /// # Safety
 /// `header` is as recvmsg or recvmmsg left it, and its control bytes are still there.
-pub(super) unsafe fn control_message<T: Copy>(
-    header: &libc::msghdr,
-    level: i32,
-    kind: i32,
-) -> Option<T> {
+unsafe fn control_message<T: Copy>(header: &libc::msghdr, level: i32, kind: i32) -> Option<T> {
     // SAFETY: by the function's contract; the macros walk inside `msg_controllen` bytes.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);

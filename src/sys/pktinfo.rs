@@ -2,12 +2,11 @@
 //! (ip(7), `IP_PKTINFO`; ipv6(7), `IPV6_RECVPKTINFO`): what a socket that is bound to all addresses
 //! has to look at, lest its answers come from another address than was asked.
 
-use std::io;
-use std::mem::{size_of, zeroed};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
-use super::inet::{Control, Message, Name, set};
+use super::inet::{Message, send_message, set};
 
 /// The address of this host that a datagram came to, and the interface that it came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,19 +57,7 @@ pub fn receive(
 /// # Errors
 /// As sendmsg(2): `EINVAL` or `EADDRNOTAVAIL` where the address is this host's no more.
 pub fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: Local) -> io::Result<usize> {
-    let (mut name, length) = Name::of(to);
-    let mut control: Control = [0; 16];
-    let mut place = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
-    let mut message: libc::msghdr = unsafe { zeroed() };
-    message.msg_name = (&raw mut name).cast();
-    message.msg_namelen = length;
-    message.msg_iov = &raw mut place;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
+    let pieces = [IoSlice::new(bytes)];
     match from.address {
         IpAddr::V4(address) => {
             let told = libc::in_pktinfo {
@@ -80,7 +67,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: Local) -> io:
                 },
                 ipi_addr: libc::in_addr { s_addr: 0 },
             };
-            put(&mut message, libc::IPPROTO_IP, libc::IP_PKTINFO, told);
+            let told = (libc::IPPROTO_IP, libc::IP_PKTINFO, told);
+            send_message(socket, to, &pieces, Some(told))
         }
         IpAddr::V6(address) => {
             // Elsewhere the route says by which interface.
@@ -95,32 +83,9 @@ pub fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: Local) -> io:
                 },
                 ipi6_ifindex: interface,
             };
-            put(&mut message, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, told);
+            let told = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, told);
+            send_message(socket, to, &pieces, Some(told))
         }
-    }
-    // SAFETY: name, place, bytes and control outlive the call, which only reads them.
-    let sent = unsafe {
-        libc::sendmsg(
-            socket.as_fd().as_raw_fd(),
-            &raw const message,
-            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-        )
-    };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
-/// Makes `data` the one control message of `message`, whose `msg_control` is a [`Control`].
-fn put<T>(message: &mut libc::msghdr, level: i32, kind: i32, data: T) {
-    const { assert!(size_of::<T>() + 2 * size_of::<libc::cmsghdr>() <= size_of::<Control>()) };
-    // SAFETY: `msg_control` has the aligned bytes of a `Control`, which by the assertion hold a
-    // header and the data.
-    unsafe {
-        message.msg_controllen = libc::CMSG_SPACE(size_of::<T>() as u32) as _;
-        let header = libc::CMSG_FIRSTHDR(&raw const *message);
-        (*header).cmsg_level = level;
-        (*header).cmsg_type = kind;
-        (*header).cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as _;
-        libc::CMSG_DATA(header).cast::<T>().write_unaligned(data);
     }
 }
 

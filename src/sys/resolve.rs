@@ -36,7 +36,7 @@ pub enum Kind {
 ///
 /// As openat2(2): ENOENT, ENOTDIR, ELOOP (too many links, or a magic link).
 pub fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    open_with(root, path, flags, ResolveFlags::empty())
+    open_with(root, path, flags, ResolveFlags::IN_ROOT)
 }
 
 /// As [`open`], and no component may be a symbolic link (ELOOP).
@@ -45,7 +45,12 @@ pub fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<Owned
 ///
 /// As [`open`].
 pub fn open_without_links(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    open_with(root, path, flags, ResolveFlags::NO_SYMLINKS)
+    open_with(
+        root,
+        path,
+        flags,
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
+    )
 }
 
 /// Opens what is at `path` below `base`, or refuses: no link and no `..` may lead out of it, not even
@@ -55,24 +60,16 @@ pub fn open_without_links(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io
 ///
 /// As openat2(2): EXDEV for what leads out, ENOENT, ENOTDIR, ELOOP.
 pub fn open_beneath(base: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    for _ in 0..16 {
-        match openat2(base, path, flags, Mode::empty(), how) {
-            Err(rustix::io::Errno::AGAIN) => {}
-            other => return Ok(other?),
-        }
-    }
-    Err(rustix::io::Errno::AGAIN.into())
+    open_with(base, path, OFlags::PATH, ResolveFlags::BENEATH)
 }
 
 fn open_with(
     root: BorrowedFd<'_>,
     path: &str,
     flags: OFlags,
-    more: ResolveFlags,
+    how: ResolveFlags,
 ) -> io::Result<OwnedFd> {
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
+    let how = how | ResolveFlags::NO_MAGICLINKS;
     // EAGAIN: something was renamed while a `..` was walked; the kernel asks to try again.
     for _ in 0..16 {
         match openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
@@ -80,7 +77,7 @@ fn open_with(
             other => return Ok(other?),
         }
     }
-    Err(io::Error::from_raw_os_error(libc::EAGAIN))
+    Err(rustix::io::Errno::AGAIN.into())
 }
 
 /// Opens `path` inside `root` as `O_PATH`, creating the missing directories and the last component.

@@ -15,16 +15,15 @@ use std::os::fd::AsFd;
 use rustix::pipe::PipeFlags;
 use rustix::process::{WaitOptions, WaitStatus};
 
-use crate::sys::clone;
-use crate::sys::prctl;
+use crate::sys::{clone, command_line, signal};
 
 /// Forks `program`, which becomes the container's program and returns (an exit code) only when it
 /// could not, and looks after it until it ends. Returns the code to exit with.
 pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
-    prctl::block_signals();
+    signal::block_all();
     // No parent's namespace to clean: only a name, for `docker top`.
     let _ = rustix::thread::set_name(c"docker-init");
-    prctl::set_command_line(&format!("/sbin/docker-init\0--\0{}", args.join("\0")));
+    command_line::set(&format!("/sbin/docker-init\0--\0{}", args.join("\0")));
     if std::process::id() != 1 {
         // With another's pid namespace orphans come here only when asked for.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -41,7 +40,7 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
         // Ignored errors: without a terminal there is no foreground to take.
         let _ = rustix::process::setpgid(None, None);
         let _ = rustix::termios::tcsetpgrp(std::io::stdin().as_fd(), rustix::process::getpgrp());
-        prctl::reset_signals();
+        signal::reset_all();
         program()
     }) {
         Ok(pid) => pid,
@@ -53,11 +52,11 @@ pub fn run(args: &[String], program: impl FnOnce() -> i32) -> i32 {
         clone::close_from_ending_with(3, open);
     }
     loop {
-        let Ok(signal) = prctl::next_signal() else {
+        let Ok(signal) = signal::next_blocked() else {
             continue;
         };
         if signal != libc::SIGCHLD {
-            prctl::send_signal(child, signal);
+            signal::send_to_pid(child, signal);
             continue;
         }
         // One SIGCHLD may stand for many ended children.

@@ -12,7 +12,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use super::streams::Ends;
 use crate::container::protocol::{Failure, Start, Started};
 use crate::overlay::{self, Rootfs};
-use crate::sys::{prctl, signal};
+use crate::sys::{command_line, signal};
 use crate::types::chain::chain;
 use crate::types::timestamp::Timestamp;
 use crate::userns::plan::{MountSource, Process, ProcessIdentity};
@@ -171,7 +171,7 @@ impl Starter for Stage {
 
     fn prepare(&mut self, start: &Start, stdio: Stdio) -> Result<Ready, Failure> {
         // For people, who see it in `ps`: a forked process has the keeper's.
-        prctl::set_command_line(&format!("moss: shim {}", start.id.short()));
+        command_line::set(&format!("moss: shim {}", start.id.short()));
         let begun = std::time::Instant::now();
         let root = overlay::mount(&start.rootfs).map_err(|e| Failure::own(chain(&e)))?;
         self.server = root.server;

@@ -9,7 +9,7 @@ use super::channel::{Channel, Order, Report};
 use super::program::Program;
 use super::sources::Sources;
 use super::{StageError, Stdio, confine, console, dev, elapsed, namespaces, rootfs};
-use crate::sys::{loopback, prctl, resolve};
+use crate::sys::{keyring, loopback, resolve, signal};
 use crate::userns::init;
 use crate::userns::plan::{Namespace, Plan, Process};
 use crate::userns::users::Files;
@@ -29,7 +29,7 @@ pub(super) fn run(
     match stage(plan, root, sources, stdio, channel, started) {
         Ok(program) if plan.init => init::run(&plan.process.args, || program.execute()),
         Ok(program) => {
-            prctl::reset_signals();
+            signal::reset_all();
             program.execute()
         }
         Err(error) => fail(channel, error),
@@ -91,7 +91,7 @@ fn stage(
 
     wait(channel, Order::Go)?;
     write_sysctls(plan, rootfs.sysctls.as_ref())?;
-    prctl::new_session_keyring();
+    keyring::new_session();
     set_umask(&plan.process);
     confine::confine(&plan.process, &user, || {
         channel.send_report(

@@ -14,7 +14,7 @@ use super::{
     EXEC, Handle, Phases, Running, Spawned, StageError, Stdio, child, confine, console, elapsed,
     forbid_inspection, namespaces,
 };
-use crate::sys::prctl;
+use crate::sys::{keyring, signal};
 use crate::userns::plan::{Process, ProcessIdentity};
 use crate::userns::users::Files;
 
@@ -68,7 +68,7 @@ pub fn exec(
 fn run(process: &Process, stdio: Stdio, channel: &Channel, started: Instant) -> i32 {
     match stage(process, stdio, channel, started) {
         Ok(program) => {
-            prctl::reset_signals();
+            signal::reset_all();
             program.execute()
         }
         Err(error) => child::fail(channel, error),
@@ -108,7 +108,7 @@ fn stage(
         .map_err(|error| StageError::io("sync ready", &error))?;
     drop(master);
     child::wait(channel, Order::Go)?;
-    prctl::new_session_keyring();
+    keyring::new_session();
     child::set_umask(process);
     confine::confine(process, &user, || {
         channel.send_report(

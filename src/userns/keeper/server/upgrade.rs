@@ -13,7 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::shims::Leashed;
 use super::{Roles, SOCKET, Server, raise_descriptor_limit};
-use crate::sys::{fdpass, fork, prctl};
+use crate::sys::{command_line, fdpass, fork};
 use crate::userns::keeper::protocol::Build;
 use crate::userns::keeper::revival::Revival;
 use crate::userns::keeper::starting::{ShimState, State};
@@ -32,7 +32,7 @@ impl Server {
         let state: State = serde_json::from_slice(&bytes)?;
 
         rustix::thread::set_name(c"moss-keeper")?;
-        prctl::find_command_line();
+        command_line::find();
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         raise_descriptor_limit();
