@@ -15,13 +15,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::args;
 use super::engine::Client;
-use super::error::in_gos_words;
 use super::http::{Body, Target};
 use super::output::line;
 use super::whole::Whole;
 use crate::api::IdResponse;
 use crate::api::container::FilesystemChange;
 use crate::container::copy::{PathStat, local};
+use crate::types::errno;
 use crate::types::path::clean;
 use crate::types::reference::Reference;
 
@@ -200,7 +200,7 @@ fn upload(
         true => std::fs::metadata(&own),
         false => std::fs::symlink_metadata(&own),
     };
-    let data = data.map_err(|error| anyhow!("lstat {source}: {}", in_gos_words(&error)))?;
+    let data = data.map_err(|error| anyhow!("lstat {source}: {}", errno::text(&error)))?;
     let goal = goal(&path, existing, data.is_dir())?;
     let name = match (goal.name, source.ends_with("/.")) {
         (Some(name), _) => name,

@@ -7,6 +7,7 @@
 use std::io;
 
 use super::http::Malformed;
+use crate::types::errno;
 
 /// The status of `run` and `create` when it is moss or the engine that failed, not the command;
 /// also that of a command line that makes no sense.
@@ -80,7 +81,7 @@ pub fn describe(error: &anyhow::Error) -> String {
             Some(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
                 "the engine closed the connection".to_owned()
             }
-            Some(io) => in_gos_words(io),
+            Some(io) => errno::text(io),
             _ if cause.is::<Malformed>() => continue,
             _ => cause.to_string(),
         };
@@ -90,20 +91,6 @@ pub fn describe(error: &anyhow::Error) -> String {
         text.push_str(&part);
     }
     text
-}
-
-/// A system call's error as Go's programs have it: no capital, no number.
-pub fn in_gos_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let Some(code) = error.raw_os_error() else {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-        return inner.map_or(text, in_gos_words);
-    };
-    let mut letters = text
-        .trim_end_matches(&format!(" (os error {code})"))
-        .chars();
-    let first = letters.next().map(|first| first.to_ascii_lowercase());
-    first.into_iter().chain(letters).collect()
 }
 
 /// Docker's hint under a message.

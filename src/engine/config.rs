@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use crate::image::Format;
 use crate::registry::{self, Proxies, Registries};
 use crate::sys::paths::Paths;
-use crate::userns::stage::errno_text;
+use crate::types::errno;
 use directives::IGNORED;
 use values::{count, flag, list, number, text_of, wrong_type};
 
@@ -136,7 +136,7 @@ impl Config {
                     io::ErrorKind::IsADirectory => "read",
                     _ => "open",
                 };
-                let reason = errno_text(&error);
+                let reason = errno::text(&error);
                 return Err(refused(format!("{did} {}: {reason}", path.display())));
             }
         };

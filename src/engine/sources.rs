@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
 use crate::overlay;
 use crate::sys::{resolve, tree};
-use crate::userns::stage::errno_text;
+use crate::types::errno;
 use crate::volume;
 
 /// Where clients look for Docker's socket.
@@ -79,7 +79,7 @@ impl Engine {
         };
         let base = base.map_err(|error| {
             let what = format!("cannot access path {}", source.display());
-            Error::not_found(format!("{what}: {}", errno_text(&error)))
+            Error::not_found(format!("{what}: {}", errno::text(&error)))
         })?;
         let found = resolve::open_beneath(base.as_fd(), &point.subpath);
         found.map(drop).map_err(|error| {
@@ -91,11 +91,11 @@ impl Engine {
                 Some(libc::ENOENT | libc::ELOOP) => Error::not_found(format!(
                     "cannot access path {}: {}",
                     source.join(path).display(),
-                    errno_text(&error)
+                    errno::text(&error)
                 )),
                 _ => Error::new(
                     Kind::System,
-                    format!("openat2 {path}: {}", errno_text(&error)),
+                    format!("openat2 {path}: {}", errno::text(&error)),
                 ),
             }
         })

@@ -32,9 +32,10 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::engine::logging;
 use crate::engine::networks::Joining;
 use crate::overlay::Rootfs;
+use crate::types::errno;
 use crate::types::id::ContainerId;
 use crate::userns::keeper::ShimIdentity;
-use crate::userns::stage::{Origin, errno_text};
+use crate::userns::stage::Origin;
 
 /// How long a start waits for clients that were told that they are attached. They take
 /// microseconds; only one that left in between, or does not read what was logged, holds it up.
@@ -300,7 +301,7 @@ impl Engine {
         let file = self.log_file(record);
         if let Some((path, _)) = &file {
             logging::make_directory(path).map_err(|error| {
-                let why = errno_text(&error);
+                let why = errno::text(&error);
                 unlogged(format!("error creating local logs dir: {why}"))
             })?;
         }
@@ -537,7 +538,7 @@ pub(super) fn make_source(source: &Path) -> Result<()> {
                         "error while creating mount source path '{}': mkdir {}: {}",
                         source.display(),
                         path.display(),
-                        errno_text(&error)
+                        errno::text(&error)
                     ),
                 ));
             }

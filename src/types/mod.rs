@@ -10,6 +10,7 @@ pub mod chain;
 pub mod detach_keys;
 pub mod digest;
 pub mod duration;
+pub mod errno;
 pub mod id;
 pub mod idmap;
 pub mod keep_id;

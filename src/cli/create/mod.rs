@@ -27,7 +27,7 @@ use crate::api::container::{
     BindOptions, ContainerConfig, CreateRequest, DeviceRequest, HealthConfig, HostConfig,
     LogConfig, Mount,
 };
-use crate::cli::error::in_gos_words;
+use crate::types::errno;
 
 /// A list that is absent where nothing was said.
 fn list(values: &[String]) -> Option<Vec<String>> {
@@ -214,7 +214,7 @@ fn security(options: &[String]) -> Result<(Vec<String>, bool), String> {
             ("seccomp", "unconfined" | "builtin") => sent.push(option.clone()),
             ("seccomp", file) => {
                 let profile = std::fs::read(file).map_err(|error| {
-                    let why = in_gos_words(&error);
+                    let why = errno::text(&error);
                     format!("opening seccomp profile ({file}) failed: open {file}: {why}")
                 })?;
                 let profile: serde_json::Value =

@@ -10,8 +10,8 @@ use crate::api::container::{
     BindOptions, Driver, ImageOptions, Mount, PortBinding, PortMap, RestartPolicy, TmpfsOptions,
     Ulimit, VolumeOptions,
 };
-use crate::cli::error::in_gos_words;
 use crate::types::duration::Duration;
+use crate::types::errno;
 use crate::types::{size, sysctl};
 
 /// `64m`, `1.5g`, `1024`: bytes, in binary units.
@@ -70,8 +70,8 @@ fn lines(path: &str, look_up: bool) -> Result<Vec<String>, String> {
     let invalid = |why: String| format!("invalid env file ({path}): {why}");
     let text = fs::read(path).map_err(|error| match error.kind() {
         // It can be opened.
-        ErrorKind::IsADirectory => invalid(format!("read {path}: {}", in_gos_words(&error))),
-        _ => format!("open {path}: {}", in_gos_words(&error)),
+        ErrorKind::IsADirectory => invalid(format!("read {path}: {}", errno::text(&error))),
+        _ => format!("open {path}: {}", errno::text(&error)),
     })?;
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let mut kept = Vec::new();

@@ -48,8 +48,8 @@ use super::packet::{self, Packet};
 use crate::api::container::FilesystemChange;
 use crate::overlay::Rootfs;
 use crate::sys::{fdpass, pidfd};
+use crate::types::errno;
 use crate::types::idmap::IdMapping;
-use crate::userns::stage::errno_text;
 
 pub use child::serve;
 
@@ -199,7 +199,7 @@ pub enum Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        Self::Failed(errno_text(&error))
+        Self::Failed(errno::text(&error))
     }
 }
 

@@ -258,7 +258,7 @@ fn resolve(network: &str, server: &str) -> Result<std::net::SocketAddr, String> 
 
 /// The kernel's words, as Go has them.
 fn reason(error: &io::Error) -> String {
-    crate::userns::stage::errno_text(error)
+    crate::types::errno::text(error)
 }
 
 /// `Jan  2 15:04:05`.

@@ -161,7 +161,7 @@ impl Containers {
                 let text = fs::read(path).map_err(|error| {
                     ConfigError::Referred(format!(
                         "opening seccomp profile ({path}) failed: open {path}: {}",
-                        crate::userns::stage::errno_text(&error)
+                        crate::types::errno::text(&error)
                     ))
                 })?;
                 SeccompProfile::Json(String::from_utf8_lossy(&text).into_owned())

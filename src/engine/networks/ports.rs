@@ -16,8 +16,8 @@ use crate::container::record::Record;
 use crate::engine::Engine;
 use crate::slirp;
 use crate::slirp::state::Publication;
+use crate::types::errno;
 use crate::types::port::{Port, Protocol};
-use crate::userns::stage::errno_text;
 
 /// Ports of which any may be taken, where the host does not say.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
@@ -237,7 +237,7 @@ fn conflicts(one: &Publication, other: &Publication) -> bool {
 fn bind_failure(publication: Publication, error: &io::Error) -> String {
     let place = SocketAddr::new(publication.host, publication.host_port);
     let protocol = publication.protocol;
-    let why = errno_text(error);
+    let why = errno::text(error);
     let mut text = format!("failed to bind host port {place}/{protocol}: {why}");
     if error.kind() == io::ErrorKind::PermissionDenied {
         let port = publication.host_port;

@@ -65,6 +65,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::clone::reap;
 use crate::sys::pidfd;
+use crate::types::errno;
 use crate::userns::plan::{Namespace, Plan, Process, ProcessIdentity};
 
 use channel::{Channel, Order, Report};
@@ -151,7 +152,7 @@ impl StageError {
 
     /// `what: errno's text`.
     fn io(what: impl std::fmt::Display, error: &io::Error) -> StageError {
-        StageError::new(format!("{what}: {}", errno_text(error)))
+        StageError::new(format!("{what}: {}", errno::text(error)))
     }
 
     /// As runc words what went wrong in the container's first process.
@@ -176,21 +177,6 @@ fn exit_code(message: &str) -> i32 {
     } else {
         125
     }
-}
-
-/// An errno's text as Go has it: strerror(3) without the capital letter.
-pub fn errno_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = match error.raw_os_error() {
-        Some(code) => text
-            .strip_suffix(&format!(" (os error {code})"))
-            .unwrap_or(&text),
-        None => &text,
-    };
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(chars).collect()
-    })
 }
 
 /// How long each part of a start took, in nanoseconds.

@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
 
-use super::{StageError, errno_text};
+use super::StageError;
+use crate::types::errno;
 use crate::types::platform::Platform;
 
 /// The environment with duplicates removed (the last wins) and `HOME` set.
@@ -56,7 +57,7 @@ pub(super) fn find(name: &str, env: &[String]) -> Result<String, StageError> {
     if name.contains('/') {
         return match executable(name) {
             Ok(()) => Ok(name.to_owned()),
-            Err((step, error)) => Err(failed(&format!("{step}{}", errno_text(&error)))),
+            Err((step, error)) => Err(failed(&format!("{step}{}", errno::text(&error)))),
         };
     }
     let path = env
@@ -130,7 +131,7 @@ impl Program {
         let mut text = format!(
             "exec {}: {}",
             self.path.to_string_lossy(),
-            errno_text(&error)
+            errno::text(&error)
         );
         let wrong_format = error.raw_os_error() == Some(libc::ENOEXEC);
         if wrong_format && let Some(platform) = self.platform() {
