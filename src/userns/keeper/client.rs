@@ -75,6 +75,8 @@ struct Link {
     namespace: Option<u64>,
     /// How this daemon is started again.
     recipe: Option<Recipe>,
+    /// Questions whose answers were not received.
+    owed: u32,
 }
 
 impl Keeper {
@@ -228,8 +230,7 @@ impl Keeper {
         }
     }
 
-    /// The present connection. One that a panic interrupted is still a connection: at worst the
-    /// next answer is out of step, and reported as such.
+    /// The present connection. Nothing panics between a question and its answer.
     fn link(&self) -> std::sync::MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -400,6 +401,7 @@ impl Link {
             maps: IdMap::single(0, 0, ""),
             namespace: identity::user_namespace(&peer.pid.to_string()).ok(),
             recipe: None,
+            owed: 0,
         };
         match link.hello(start) {
             Ok(()) => Ok(Some(link)),
@@ -468,19 +470,39 @@ impl Link {
         &mut self,
         operation: &'static str,
     ) -> Result<(Reply, Option<OwnedFd>), KeeperError> {
-        let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, descriptors) =
-            fdpass::receive(&self.socket, &mut buffer).map_err(KeeperError::Talk)?;
-        if length == 0 {
-            return Err(KeeperError::Talk(io::ErrorKind::UnexpectedEof.into()));
-        }
-        let text = || String::from_utf8_lossy(&buffer[..length]).into_owned();
-        match serde_json::from_slice(&buffer[..length]) {
-            Ok(Reply::Failed { message }) => Err(KeeperError::Refused { operation, message }),
-            Ok(reply) => Ok((reply, descriptors.into_iter().next())),
-            Err(_) => Err(KeeperError::Answer(text())),
+        self.owed += 1;
+        loop {
+            let received = receive(&self.socket)?;
+            self.owed -= 1;
+            // Those before it came too late for whoever asked.
+            if self.owed > 0 {
+                continue;
+            }
+            return match understand(received)? {
+                (Reply::Failed { message }, _) => Err(KeeperError::Refused { operation, message }),
+                answer => Ok(answer),
+            };
         }
     }
+}
+
+/// Receives an answer, with the descriptors that came with it.
+fn receive(socket: &OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>), KeeperError> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let (length, descriptors) = fdpass::receive(socket, &mut buffer).map_err(KeeperError::Talk)?;
+    if length == 0 {
+        return Err(KeeperError::Talk(io::ErrorKind::UnexpectedEof.into()));
+    }
+    buffer.truncate(length);
+    Ok((buffer, descriptors))
+}
+
+fn understand(
+    (bytes, descriptors): (Vec<u8>, Vec<OwnedFd>),
+) -> Result<(Reply, Option<OwnedFd>), KeeperError> {
+    let reply = serde_json::from_slice(&bytes)
+        .map_err(|_| KeeperError::Answer(String::from_utf8_lossy(&bytes).into_owned()))?;
+    Ok((reply, descriptors.into_iter().next()))
 }
 
 impl Reply {
@@ -567,4 +589,36 @@ fn read_report(mut output: impl Read + AsFd) -> io::Result<String> {
         }
     }
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_nobodys() {
+        let (ours, theirs) = fdpass::pair().unwrap();
+        let timeout = rustix::net::sockopt::Timeout::Recv;
+        let moment = Some(Duration::from_millis(1));
+        rustix::net::sockopt::set_socket_timeout(&ours, timeout, moment).unwrap();
+        let mut link = Link {
+            socket: ours,
+            process: Arc::new(pidfd::open(std::process::id().cast_signed()).unwrap()),
+            pid: 1,
+            version: VERSION,
+            build: Build(String::new()),
+            maps: IdMap::single(0, 0, ""),
+            namespace: None,
+            recipe: None,
+            owed: 0,
+        };
+        let silent = link.ask("tell its state", &Request::Status, &[]);
+        assert!(matches!(silent, Err(KeeperError::Talk(_))));
+        for pid in [7, 8] {
+            let spawned = format!("{{\"spawned\":{{\"pid\":{pid}}}}}");
+            fdpass::send(&theirs, spawned.as_bytes(), &[]).unwrap();
+        }
+        let asked = link.ask("start a shim", &Request::Spawn, &[]).unwrap();
+        assert_eq!(asked, Reply::Spawned { pid: 8 });
+    }
 }

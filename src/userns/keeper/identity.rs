@@ -64,7 +64,8 @@ impl Identity {
         (pidfd::boot_id().ok()? == identity.boot_id).then_some(identity)
     }
 
-    /// Writes it into `directory`, in one step. Not synced: it ends with the boot.
+    /// Writes it into `directory`, in one step; by a name that the next one writes over, for nobody
+    /// sweeps there. Not synced: it ends with the boot.
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
         let (path, made) = (directory.join(FILE), directory.join("keeper.json.new"));
         std::fs::write(&made, serde_json::to_vec(self)?)?;

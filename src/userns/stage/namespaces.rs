@@ -22,7 +22,8 @@ use super::{START, StageError};
 use crate::sys::clone::{self, Child};
 use crate::sys::mount::clone_tree_at;
 use crate::sys::{pidfd, resolve};
-use crate::userns::plan::{Extent, IdMapping, Namespace, Namespaces, ProcessIdentity};
+use crate::userns::idmap;
+use crate::userns::plan::{IdMapping, Namespace, Namespaces, ProcessIdentity};
 
 /// The namespaces by their names under /proc/PID/ns, in the plan's order.
 fn table(namespaces: &Namespaces) -> [(&'static str, Namespace, u64, CloneFlags); 6] {
@@ -267,21 +268,8 @@ pub(super) fn write_maps(pid: i32, map: &IdMapping) -> Result<(), StageError> {
     if map.deny_setgroups {
         write("setgroups", "deny")?;
     }
-    write("uid_map", &lines(&map.uids))?;
-    write("gid_map", &lines(&map.gids))
-}
-
-fn lines(extents: &[Extent]) -> String {
-    use std::fmt::Write;
-    extents.iter().fold(String::new(), |mut text, extent| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{} {} {}",
-            extent.inside, extent.outside, extent.count
-        );
-        text
-    })
+    write("uid_map", &idmap::format(&map.uids))?;
+    write("gid_map", &idmap::format(&map.gids))
 }
 
 /// For the child: root of its user namespace, in no other group.
