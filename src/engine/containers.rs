@@ -10,24 +10,32 @@
 //! Whoever waits for something in here holds a [`Waiting`], and waits no more when it is dropped.
 
 mod ahead;
+mod exec;
+mod guards;
 mod index;
+mod paths;
+#[cfg(test)]
+mod tests;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::api::exec::ExecConfig;
 use crate::container::logs::Follow;
 use crate::container::protocol::{Attach, Exit, Started};
-use crate::container::record::{Record, RecordError, State};
-use crate::engine::error::{Error, Result};
+use crate::container::record::{Record, RecordError};
 use crate::types::id::ContainerId;
-use crate::userns::keeper::ShimIdentity;
 
 pub(super) use ahead::{Ahead, Places};
+pub use exec::Exec;
+pub use guards::{Arriving, Ending, Starting};
 pub use index::Index;
+pub(super) use paths::FILES;
+pub use paths::Paths;
+pub use waits::{Ended, WaitCondition, Waiter, Waiting};
 
 /// One container.
 pub struct Container {
@@ -78,53 +86,6 @@ pub struct Data {
     pub checks: u64,
 }
 
-/// An exec session.
-#[derive(Debug, Clone)]
-pub struct Exec {
-    /// What was asked for.
-    pub config: ExecConfig,
-    /// Whether its process runs.
-    pub running: bool,
-    /// Whether it was ever started.
-    pub started: bool,
-    /// Its start is under way: neither pid nor code is known yet.
-    pub starting: bool,
-    /// The client's stdin was wanted at start.
-    pub attached: bool,
-    /// Pid on the host, once started.
-    pub pid: i32,
-    /// Exit code, once ended.
-    pub code: Option<i32>,
-    /// When it was asked for.
-    pub made: Instant,
-    /// When it ended.
-    pub ended: Option<Instant>,
-}
-
-impl Exec {
-    /// A session of which nothing runs yet.
-    pub fn new(config: ExecConfig) -> Self {
-        Self {
-            config,
-            running: false,
-            started: false,
-            starting: false,
-            attached: false,
-            pid: 0,
-            code: None,
-            made: Instant::now(),
-            ended: None,
-        }
-    }
-
-    /// Its process has ended, or could not be started; a code that is known already stays.
-    pub fn end(&mut self, code: i32) {
-        self.running = false;
-        self.code.get_or_insert(code);
-        self.ended.get_or_insert_with(Instant::now);
-    }
-}
-
 /// How the next restart by policy goes (`restart`).
 #[derive(Debug, Default)]
 pub struct Restarts {
@@ -134,58 +95,6 @@ pub struct Restarts {
     pub cancelled: bool,
     /// Counts what makes a restart that is due no longer wanted.
     pub(super) serial: u64,
-}
-
-/// How what was waited for has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// The exit code.
-    pub code: i32,
-    /// What went wrong beyond that; mostly empty.
-    pub error: String,
-}
-
-impl Ended {
-    /// What a wait is answered with that ended in this state.
-    pub(super) fn of(state: &State) -> Self {
-        let error = match state {
-            State::Created {
-                failure: Some(failure),
-            } => failure.message.clone(),
-            State::Exited { error, .. } => error.clone(),
-            _ => String::new(),
-        };
-        Self {
-            code: state.exit_code(),
-            error,
-        }
-    }
-}
-
-/// Called once, when what was waited for has come.
-pub type Waiter = Box<dyn FnOnce(Ended) + Send>;
-
-/// What `wait` waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitCondition {
-    /// Not running, now or later.
-    NotRunning,
-    /// The next exit, even if it does not run now.
-    NextExit,
-    /// Its removal.
-    Removed,
-}
-
-impl WaitCondition {
-    /// Parses the `condition` of `POST /containers/{id}/wait`.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "" | "not-running" => Ok(Self::NotRunning),
-            "next-exit" => Ok(Self::NextExit),
-            "removed" => Ok(Self::Removed),
-            other => Err(Error::invalid(format!("invalid condition: \"{other}\""))),
-        }
-    }
 }
 
 impl Container {
@@ -357,254 +266,5 @@ impl Data {
             container: Arc::downgrade(of),
             number,
         }
-    }
-}
-
-/// A start that is under way. Dropped without an end, by a panic, it is over all the same.
-pub struct Starting(Arc<Container>);
-
-impl Starting {
-    /// Says that it is over; the exit that came meanwhile, if one did.
-    pub fn end(&self) -> Option<(Exit, String)> {
-        let early = {
-            let mut data = self.0.data();
-            data.starting = false;
-            data.early_exit.take()
-        };
-        self.0.notify();
-        early
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        // Only what panicked has left anything.
-        drop(self.end());
-    }
-}
-
-/// An end that is being told of; told, by a panic too, when dropped.
-pub struct Ending(Arc<Container>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.data().ending = false;
-        self.0.notify();
-    }
-}
-
-/// A client on its way to be attached.
-pub struct Arriving(Arc<Container>);
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        self.0.data().arriving -= 1;
-        self.0.notify();
-    }
-}
-
-/// Somebody waits; dropped, nobody does.
-pub struct Waiting {
-    container: Weak<Container>,
-    number: u64,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(container) = self.container.upgrade() {
-            let waiter = container.data().waiters.remove(&self.number);
-            // Not under the lock: a waiter is somebody else's.
-            drop(waiter);
-        }
-    }
-}
-
-/// Files in a container's directory, and which of the image's own they are bound over.
-pub(super) const FILES: [(&str, &str); 3] = [
-    ("resolv.conf", "/etc/resolv.conf"),
-    ("hostname", "/etc/hostname"),
-    ("hosts", "/etc/hosts"),
-];
-
-/// Where a container's things are.
-pub struct Paths<'a>(pub &'a Path);
-
-impl Paths<'_> {
-    /// Upper directory of the overlay.
-    pub fn upper(&self) -> PathBuf {
-        self.0.join("upper")
-    }
-
-    /// Work directory of the overlay.
-    pub fn work(&self) -> PathBuf {
-        self.0.join("work")
-    }
-
-    /// The log of the json-file driver.
-    pub fn log(&self, id: &ContainerId) -> PathBuf {
-        self.0.join(format!("{id}-json.log"))
-    }
-
-    /// The log of the driver `local`, in a directory of its own.
-    pub fn local_log(&self) -> PathBuf {
-        self.0.join("local-logs/container.log")
-    }
-
-    /// The copy of a log that goes elsewhere.
-    pub fn log_cache(&self) -> PathBuf {
-        self.0.join("container-cached.log")
-    }
-
-    /// How the last run ended, as the shim wrote it.
-    pub fn exit(&self) -> PathBuf {
-        self.0.join("exit.json")
-    }
-
-    /// Which process the last run's shim is, as it wrote it.
-    pub fn shim(&self) -> PathBuf {
-        self.0.join(ShimIdentity::FILE)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::container::protocol::Started;
-    use crate::overlay::Driver;
-    use crate::types::digest::Digest;
-    use crate::types::timestamp::Timestamp;
-
-    fn container(directory: &Path) -> Arc<Container> {
-        let record = Record {
-            id: ContainerId::random(),
-            name: "old".to_owned(),
-            created: Timestamp::ZERO,
-            image: Digest::of(b""),
-            image_name: String::new(),
-            os: String::new(),
-            layers: Vec::new(),
-            driver: Driver::Overlay2,
-            config: Default::default(),
-            host_config: Default::default(),
-            networking: Default::default(),
-            mounts: Vec::new(),
-            state: State::Created { failure: None },
-            links: Vec::new(),
-            endpoints: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            finished: None,
-            restart_count: 0,
-            stopped_by_user: false,
-            health: None,
-            boot_id: String::new(),
-        };
-        Container::new(record, directory.to_owned())
-    }
-
-    #[test]
-    fn a_start_that_panics_is_over() {
-        let container = container(Path::new("/nonexistent"));
-        let starting = container.starting(&mut container.data());
-        assert!(container.data().is_busy());
-        let panicked = std::thread::spawn(move || {
-            let _starting = starting;
-            panic!("a defect");
-        });
-        assert!(panicked.join().is_err());
-        assert!(!container.settled().is_busy());
-    }
-
-    #[test]
-    fn who_waits_no_more_is_forgotten() {
-        let container = container(Path::new("/nonexistent"));
-        let called = Arc::new(AtomicUsize::new(0));
-        let wait = |condition| {
-            let called = Arc::clone(&called);
-            let waiter = Box::new(move |_| {
-                called.fetch_add(1, Ordering::SeqCst);
-            });
-            container.data().wait(&container, condition, waiter)
-        };
-        let (kept, left) = (wait(WaitCondition::NextExit), wait(WaitCondition::NextExit));
-        let removal = wait(WaitCondition::Removed);
-        drop(left);
-        for waiter in container.take_waiters(|condition| condition == WaitCondition::NextExit) {
-            waiter(Ended {
-                code: 0,
-                error: String::new(),
-            });
-        }
-        assert_eq!(called.load(Ordering::SeqCst), 1);
-        assert_eq!(container.data().waiters.len(), 1);
-        drop((kept, removal));
-        assert!(container.data().waiters.is_empty());
-    }
-
-    #[test]
-    fn an_end_is_told_before_the_next_start() {
-        let container = container(Path::new("/nonexistent"));
-        let told = Arc::new(AtomicUsize::new(0));
-        let ending = container.ending(&mut container.data());
-        let (starting, seen) = (Arc::clone(&container), Arc::clone(&told));
-        let start = std::thread::spawn(move || {
-            let _data = starting.told();
-            seen.load(Ordering::SeqCst)
-        });
-        std::thread::sleep(Duration::from_millis(10));
-        told.store(1, Ordering::SeqCst);
-        drop(ending);
-        assert_eq!(start.join().unwrap(), 1);
-    }
-
-    #[test]
-    fn a_start_waits_for_the_clients_on_their_way() {
-        let container = container(Path::new("/nonexistent"));
-        let client = container.arriving();
-        let here = |data: &Data| data.arriving == 0;
-        assert!(!container.wait_until(Some(Duration::from_millis(10)), here));
-        let waiting = Arc::clone(&container);
-        let start = std::thread::spawn(move || waiting.wait_until(None, here));
-        drop(client);
-        assert!(start.join().unwrap());
-    }
-
-    #[test]
-    fn one_run_is_not_another() {
-        let container = container(Path::new("/nonexistent"));
-        let run = |pid| Started {
-            pid,
-            start_time: 1,
-            at: 1,
-        };
-        let mut data = container.data();
-        data.record.state = State::Running {
-            started: run(7),
-            paused: false,
-        };
-        assert!(!data.is_over(Some(run(7))));
-        assert!(data.is_over(Some(run(6))));
-        assert!(data.is_over(None));
-    }
-
-    #[test]
-    fn what_was_changed_last_is_on_disk() {
-        let directory = tempfile::tempdir().unwrap();
-        let container = container(directory.path());
-        let threads = (0..8).map(|number| {
-            let container = Arc::clone(&container);
-            std::thread::spawn(move || {
-                container.data().record.restart_count += 1;
-                container.data().record.name = number.to_string();
-                container.save(false).unwrap();
-            })
-        });
-        for thread in threads.collect::<Vec<_>>() {
-            thread.join().unwrap();
-        }
-        let read = Record::read(directory.path()).unwrap();
-        assert_eq!(read.name, container.record().name);
-        assert_eq!(read.restart_count, 8);
     }
 }
