@@ -274,6 +274,16 @@ pub struct Started {
     pub at: i128,
 }
 
+impl Started {
+    /// Which process it is, to whom it does not matter since when.
+    pub fn process(self) -> ProcessIdentity {
+        ProcessIdentity {
+            pid: self.pid,
+            start_time: self.start_time,
+        }
+    }
+}
+
 /// How the first process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {

@@ -1,14 +1,15 @@
-//! Devices of the host that a container asks for by a directory's name: all that are below it.
+//! Devices of the host: those that a container asks for by a directory's name, which are all that
+//! are below it (moby, `daemon/pkg/oci/devices_linux.go`), and those that a privileged one gets.
 //!
-//! moby, `daemon/pkg/oci/devices_linux.go`. A device itself, and what is none, is left as it was
-//! asked for: the start looks at it.
+//! A device itself, and what is none, is left as it was asked for: the start looks at it.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::api::container::DeviceMapping;
 use crate::engine::error::{Error, Kind, Result};
+use crate::userns::plan::Device;
 
 /// How deep directories of devices may be nested.
 const DEPTH: usize = 32;
@@ -78,6 +79,36 @@ fn walk(
             });
         }
     }
+}
+
+/// Devices of the host that a privileged container gets: those that the user may open.
+pub(super) fn host_devices() -> Vec<Device> {
+    let mut devices = Vec::new();
+    for name in [
+        "fuse",
+        "net/tun",
+        "kvm",
+        "dri/renderD128",
+        "vhost-net",
+        "vhost-vsock",
+    ] {
+        let host = PathBuf::from("/dev").join(name);
+        if std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&host)
+            .is_ok()
+        {
+            let container = host.display().to_string();
+            devices.push(Device {
+                host,
+                container,
+                write: true,
+                required: false,
+            });
+        }
+    }
+    devices
 }
 
 #[cfg(test)]

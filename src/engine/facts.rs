@@ -92,7 +92,7 @@ impl Facts {
                 cpus: std::thread::available_parallelism()
                     .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
             },
-            devices: super::plan::host_devices(),
+            devices: super::devices::host_devices(),
             engine_id: String::new(),
             storage: Vec::new(),
             id_map,

@@ -9,7 +9,7 @@
 //! | file | verbs |
 //! |---|---|
 //! | `create`, `spare`; `endpoints`, `rootdir` for what it refuses, `fill` for volumes | create |
-//! | `start`, `ahead`; `plan`, `devices` for what it starts | start; what happens at exit |
+//! | `start`, `ahead`; `plan`, `files`, `joined`, `devices`, `init` for what it starts | start; what happens at exit |
 //! | `stop` | stop, kill, restart, wait, resize, rename |
 //! | `userns` | whose files are whose |
 //! | `pause`, `update` | theirs |
@@ -39,11 +39,14 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod facts;
+mod files;
 mod fill;
 mod health;
 pub mod images;
 mod import;
+mod init;
 mod inspect;
+mod joined;
 mod last_run;
 pub mod leaks;
 pub mod list;

@@ -254,8 +254,5 @@ impl Engine {
 /// The first process of a running container.
 fn process(record: &Record) -> std::io::Result<ProcessIdentity> {
     let started = record.state.started().ok_or(std::io::ErrorKind::NotFound)?;
-    Ok(ProcessIdentity {
-        pid: started.pid,
-        start_time: started.start_time,
-    })
+    Ok(started.process())
 }

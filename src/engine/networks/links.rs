@@ -14,6 +14,7 @@ use crate::container::record::{Link, Record};
 use crate::container::spec::NetworkMode;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::files::read_file;
 use crate::types::port::{Port, Protocol};
 
 /// The network that this is about.
@@ -168,7 +169,7 @@ impl Engine {
             let file = parent.directory.join("hosts");
             let aliases = record.links.iter();
             let aliases = aliases.filter(|link| link.container == child.id);
-            let changed = std::fs::read_to_string(&file).and_then(|text| {
+            let changed = read_file(&file).and_then(|text| {
                 let text = aliases.fold(text, |text, link| {
                     files::replace_linked(&text, &link.alias, &addresses(child))
                 });

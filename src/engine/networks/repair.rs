@@ -11,7 +11,6 @@ use crate::container::record::Record;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Result};
 use crate::network::kernel;
-use crate::userns::plan::ProcessIdentity;
 
 impl Engine {
     /// Notes the places of a container that runs, as an earlier daemon gave them.
@@ -99,11 +98,7 @@ impl Engine {
             return Ok(());
         };
         tracing::info!(id = record.id.short(), "its interfaces are made anew");
-        let process = ProcessIdentity {
-            pid: started.pid,
-            start_time: started.start_time,
-        };
-        plug_in(&mut places, process, |place| {
+        plug_in(&mut places, started.process(), |place| {
             missing.contains(&place.member.endpoint)
         })
         .map_err(|error| Error::io("cannot plug it in", &error))?;

@@ -21,7 +21,7 @@ use crate::container::shim::{
 };
 use crate::sys::signal;
 use crate::types::timestamp::Timestamp;
-use crate::userns::plan::{Process, ProcessIdentity};
+use crate::userns::plan::Process;
 
 impl<S: Starter> Shim<S> {
     pub(super) fn exec(
@@ -37,10 +37,7 @@ impl<S: Starter> Shim<S> {
         else {
             return Err(refused(client, Failure::own("container is not running")));
         };
-        let init = ProcessIdentity {
-            pid: first.started.pid,
-            start_time: first.started.start_time,
-        };
+        let init = first.started.process();
         let with_stdin = client.as_ref().is_some_and(|(attach, _)| attach.stdin);
         let launched = ends(process.terminal, with_stdin).and_then(|(stdio, ends)| {
             let mut launched = self
