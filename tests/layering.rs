@@ -1,4 +1,4 @@
-//! Holds the folders of `src/` to the table in ARCHITECTURE.md.
+//! Holds the folders of `src/` to the table in ARCHITECTURE.md, and that in `lib.rs` to it too.
 //!
 //! A folder may use those of a lower level, and itself; tokio and hyper belong to `daemon` alone.
 //! Comments are not code: a doc link may point upwards. Reads files only, so it needs nothing of
@@ -9,13 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The table's rows: folder and level.
-fn levels(architecture: &str) -> BTreeMap<String, u32> {
-    architecture
+fn levels(table: &str) -> BTreeMap<String, u32> {
+    table
         .lines()
         .filter_map(|line| {
+            let line = line.strip_prefix("//! ").unwrap_or(line);
             let mut cells = line.strip_prefix("| L")?.split('|').map(str::trim);
             let level = cells.next()?.parse().ok()?;
-            let folder = cells.next()?.trim_matches('`').trim_end_matches('/');
+            let folder = cells.next()?.trim_matches(['`', '[', ']']);
             Some((folder.to_owned(), level))
         })
         .collect()
@@ -146,6 +147,15 @@ fn folders_use_only_what_is_below_them() {
     wrong.sort();
     wrong.dedup();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_front_page_has_the_same_table() {
+    let read = |path: &str| levels(&fs::read_to_string(root().join(path)).expect("readable"));
+    let mut folders = read("ARCHITECTURE.md");
+    // No part of the crate.
+    folders.remove("hello");
+    assert_eq!(read("src/lib.rs"), folders);
 }
 
 #[test]

@@ -12,7 +12,8 @@
 //! | [`router`], [`version`], [`query`], [`request`], [`answer`] | the parts of that, pure where they can be |
 //! | [`listen`], [`notify`], [`pidfile`] | the sockets it makes or is given, telling that it serves |
 //! | [`presence`] | making sockets anew that were deleted |
-//! | [`hijack`], [`peer`] | connections that leave HTTP; noticing that a client has left |
+//! | [`hijack`], [`websocket`], [`peer`] | connections that leave HTTP; noticing that a client has left |
+//! | [`backlog`] | what slow clients have yet to be told of pulls and pushes |
 
 pub mod answer;
 pub mod backlog;
