@@ -477,6 +477,8 @@ impl Engine {
         {
             tracing::error!("{}", Error::system(&error));
         }
+        // Before anybody is told: its ports are free for whoever was waiting for that.
+        self.leave_networks(&left);
         self.tell_unmounted(&record);
         self.container_event(
             &record,
@@ -486,8 +488,6 @@ impl Engine {
                 ("execDuration".to_owned(), lasted.to_string()),
             ],
         );
-        // Before anybody is told: its ports are free for whoever was waiting for that.
-        self.leave_networks(&left);
         drop(ending);
         for waiter in waiters {
             waiter(Ended::of(&record.state));

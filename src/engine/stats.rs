@@ -34,7 +34,7 @@ impl Engine {
             if let Ok(measured) = stats::measure(started.pid, shim) {
                 frame = measured;
                 frame.read = Timestamp::now().to_string();
-                if record.host_config.network_mode == "host" {
+                if record.host_config.network_mode == "host" || record.config.network_disabled {
                     frame.networks.clear();
                 }
             }

@@ -204,6 +204,15 @@ class Reach(Networked):
             wget -q -T 1 -O- http://{address}/ || echo none
             ip route add {address}/32 via {gateway}; wget -q -T 1 -O- http://{address}/ || echo none""", out="none\nnone")
 
+    def test_no_network_at_all(self):
+        name = self.name()
+        status, _, _ = self.daemon.http("POST", f"/v1.44/containers/create?name={name}", {
+            "Image": "busybox", "Cmd": ["ip", "-o", "link"], "NetworkDisabled": True,
+            "NetworkingConfig": {"EndpointsConfig": {"bridge": {}}}})
+        self.equal(status, 201, "create")
+        self.docker("start", "-a", name, out=re.compile(r"^1: lo:.*\n$"))
+        self.equal(self.daemon.inspect(name)["NetworkSettings"]["Networks"], {}, "Networks")
+
     def test_loopback_stays_inside(self):
         name = self.network()
         target = self.run_detached("--network", name, command=("sh", "-c", "mkdir /w; echo secret > /w/index.html; exec httpd -f -p 127.0.0.1:99 -h /w"))

@@ -386,6 +386,11 @@ class Story(Case):
         name = self.run_detached()
         self.equal(self.actions(name, lambda: self.docker("rm", "-f", name)), ["kill", "die", "destroy"], "rm -f")
 
+    def test_end(self):
+        name = self.run_detached("-v", self.name() + ":/data")
+        id = self.daemon.inspect(name)["Id"]
+        self.equal(self.actions(id, lambda: self.docker("kill", name)), ["kill", "disconnect", "unmount", "die"], "kill")
+
     def test_failed_start(self):
         name = self.name()
         self.equal(self.actions(name, lambda: self.docker("run", "-d", "--name", name, "busybox", "nosuch", code=127)), ["create"], "run")

@@ -15,10 +15,11 @@ use crate::network::record::joined;
 use crate::network::store::Member;
 use crate::types::id::ContainerId;
 
-/// The networks that a container asks for, by name; at least the one of its mode.
+/// The networks that a container asks for, by name; at least the one of its mode, unless it is to
+/// have none at all.
 pub(in crate::engine) fn asked(record: &Record) -> Names {
     let mode = &record.host_config.network_mode;
-    if mode.starts_with("container:") {
+    if record.config.network_disabled || mode.starts_with("container:") {
         return Names::new();
     }
     let endpoints = record.networking.endpoints_config.iter().flatten();
