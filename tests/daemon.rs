@@ -397,6 +397,42 @@ fn a_deleted_runtime_directory_is_made_anew() {
 }
 
 #[test]
+fn a_daemon_takes_the_place_of_one_that_a_verb_started() {
+    let place = Place::new();
+    let told = place.verb(&["ps"]);
+    if !told.status.success() {
+        eprintln!("skipped: {}", errors(&told));
+        return;
+    }
+    // With a client it stays, and says so.
+    let client = UnixStream::connect(place.socket()).expect("it listens");
+    let message = errors(&place.run(&[]));
+    assert!(message.contains("a moss command started it"), "{message}");
+    drop(client);
+    let mut daemon = None;
+    let before = Instant::now();
+    // It may not have noticed yet that its client is gone.
+    while daemon.is_none() && before.elapsed() < PATIENCE {
+        let log = File::create(place.path("log")).expect("a file");
+        let child = place.command(&[]).stderr(log).spawn().expect("it starts");
+        let mut started = Daemon(child);
+        while started.0.try_wait().expect("a child").is_none() {
+            let holder = moss::sys::lock::holder(&place.path("data/moss"));
+            if holder.is_some_and(|holder| holder.pid == started.0.id() && holder.socket.is_some())
+            {
+                daemon = Some(started);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let daemon = daemon.expect("it took the place");
+    assert!(place.ping());
+    assert_eq!(place.leaks(&[]), "");
+    assert!(daemon.end(Signal::SIGTERM).success());
+}
+
+#[test]
 fn sockets_may_be_passed_on() {
     let place = Place::new();
     let message = errors(&place.run(&["-H", "fd://"]));

@@ -19,10 +19,11 @@
 //!
 //! A daemon that was started on demand, or again, has a session of its own and none of its starter's
 //! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
-//! and the last thing that the engine was busy with.
+//! and the last thing that the engine was busy with; at once if another daemon wants its place ([`relief`]).
 
 mod log;
 mod opening;
+mod relief;
 mod revival;
 
 use std::fs::File;
@@ -198,8 +199,10 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
     if options.on_demand || options.revived.is_some() {
         detach()?;
     }
-    // Until it is handled.
-    ignore(Signal::SIGHUP).map_err(failed("ignore a signal"))?;
+    // Until they are handled.
+    for signal in [Signal::SIGHUP, Signal::SIGUSR2] {
+        ignore(signal).map_err(failed("ignore a signal"))?;
+    }
     umask(Mode::from_bits_truncate(0o022));
     for root in [&places.data_root, &places.exec_root] {
         let doing = format!("use the directory {}", root.display());
@@ -224,7 +227,9 @@ fn prepare_and_serve(options: &Options, notify: &mut Notify) -> Result<(), Daemo
             .nodename()
             .to_string_lossy()
             .into_owned(),
+        on_demand: options.on_demand,
     };
+    relief::relieve(&places.data_root, &holder);
     let mut lock = Lock::take(&places.data_root, &holder)?;
     let own = rustix::process::getuid().as_raw();
     let uid = options.revived.unwrap_or(own);
@@ -400,21 +405,12 @@ impl Daemon {
         exec_root: &Path,
         leaving: impl FnOnce(),
     ) -> Result<(), DaemonError> {
-        let watching = failed("watch for signals");
-        let signals = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::hangup()),
-            signal(SignalKind::user_defined1()),
-        );
-        let (mut terminate, mut interrupt, mut hangup, mut user) = match signals {
-            (Ok(terminate), Ok(interrupt), Ok(hangup), Ok(user)) => {
-                (terminate, interrupt, hangup, user)
-            }
-            (Err(error), ..) | (_, Err(error), ..) | (.., Err(error), _) | (.., Err(error)) => {
-                return Err(watching(error));
-            }
-        };
+        let watch = |kind| signal(kind).map_err(failed("watch for signals"));
+        let mut terminate = watch(SignalKind::terminate())?;
+        let mut interrupt = watch(SignalKind::interrupt())?;
+        let mut hangup = watch(SignalKind::hangup())?;
+        let mut user = watch(SignalKind::user_defined1())?;
+        let mut relieved = watch(SignalKind::user_defined2())?;
         let connections = Arc::new(Connections::default());
         let service = Arc::new(routes::service(Arc::clone(&self.engine)));
         // Inside the keeper's namespaces: the id that the user's other processes have there.
@@ -442,6 +438,12 @@ impl Daemon {
                 _ = hangup.recv() => self.reload(),
                 // dockerd writes its stacks down and goes on.
                 _ = user.recv() => tracing::info!("SIGUSR1: there are no stacks to write down"),
+                _ = relieved.recv() => {
+                    if self.options.on_demand && connections.counts().open == 0 {
+                        tracing::info!("relieved by another daemon: leaving");
+                        break;
+                    }
+                }
                 never = presence.keep() => match never {},
                 () = self.idle(&connections), if self.options.on_demand => {
                     tracing::info!("nothing to do: leaving");

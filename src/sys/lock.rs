@@ -42,6 +42,8 @@ pub struct Holder {
     pub boot_id: String,
     /// Its host's name.
     pub host: String,
+    /// A verb started it; it leaves when it has nothing to do.
+    pub on_demand: bool,
 }
 
 /// A held lock; dropping it lets go.
@@ -98,6 +100,12 @@ fn held(path: &Path, holder: Option<&Holder>, here: &str) -> String {
     }
     if let Some(socket) = &holder.socket {
         text.push_str(&format!(" and serves unix://{}", socket.display()));
+    }
+    if holder.on_demand {
+        text.push_str(
+            "; a moss command started it, and a client is connected to it: try again, or end it \
+             with `moss system stop`",
+        );
     }
     text
 }
@@ -217,6 +225,7 @@ mod tests {
             pid: 7,
             boot_id: "boot".into(),
             host: "here".into(),
+            on_demand: false,
         }
     }
 
