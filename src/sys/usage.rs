@@ -9,9 +9,13 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, statat};
 
+/// Deepest directory that is counted: each holds a descriptor of this process's, and a stranger may
+/// have made the tree.
+const DEPTH: usize = 256;
+
 /// The sizes of the regular files and links below `path` in bytes, holes included and each file once
 /// whatever names it has, as Docker counts. No link is followed. What vanishes meanwhile is not
-/// counted.
+/// counted, nor what lies deeper than [`DEPTH`].
 ///
 /// # Errors
 /// When `path` itself cannot be opened.
@@ -19,8 +23,7 @@ pub fn disk_usage(path: &Path) -> io::Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut total = 0_u64;
     let mut seen = HashSet::new();
-    // A descriptor for each level of the branch being walked; a deep tree ends at the limit of
-    // descriptors and is then counted short.
+    // Those on the way to what is being looked at.
     let mut open_directories = vec![Dir::new(open(path, flags, Mode::empty())?)?];
     while let Some(directory) = open_directories.last_mut() {
         let Some(Ok(entry)) = directory.read() else {
@@ -36,8 +39,9 @@ pub fn disk_usage(path: &Path) -> io::Result<u64> {
             continue;
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if let Ok(child) = openat(fd, name, flags, Mode::empty())
-                && let Ok(child) = Dir::new(child)
+            let child = openat(fd, name, flags, Mode::empty()).and_then(Dir::new);
+            if let Ok(child) = child
+                && open_directories.len() < DEPTH
             {
                 open_directories.push(child);
             }
