@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::Method;
 use moss::daemon::answer::{self, Answer, Failure};
@@ -418,8 +418,7 @@ fn six_hundred_clients_may_wait_and_a_stop_ends_them() {
         })
         .collect();
     assert_eq!(harness.get("/images/a/json").0, 200);
-    let before = Instant::now();
+    // Within the grace period, or they would be said not to have.
     assert!(harness.stop(), "connections ended");
-    assert!(before.elapsed() < server::GRACE);
     drop(waiting);
 }
