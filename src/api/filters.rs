@@ -111,15 +111,6 @@ impl Filters {
             .map(String::as_str)
     }
 
-    /// The only value of a name, `None` when it is not filtered on; several are refused.
-    pub fn single(&self, name: &str) -> Result<Option<&str>, FilterError> {
-        let mut values = self.values(name);
-        match (values.next(), values.next()) {
-            (first, None) => Ok(first),
-            _ => Err(self.bad_value(name)),
-        }
-    }
-
     /// The error that says a name's values are wrong.
     pub fn bad_value(&self, name: &str) -> FilterError {
         FilterError::Value {
@@ -242,7 +233,7 @@ mod tests {
         );
         assert_eq!(filters.bool_or("foo", false), Ok(true));
         assert_eq!(filters.bool_or("bar", true), Ok(true));
-        assert_eq!(filters.single("foo"), Ok(Some("1")));
+        assert!(filters.values("foo").eq(["1"]));
     }
 
     #[test]

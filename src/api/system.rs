@@ -410,39 +410,3 @@ impl<T> Default for Usage<T> {
         }
     }
 }
-
-/// What `/_ping` says in its headers; most of them are on every answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ping {
-    /// Newest version of the API.
-    pub api_version: ApiVersion,
-    /// `1` is the classic builder, `2` BuildKit.
-    pub builder_version: &'static str,
-    /// Experiments are on.
-    pub experimental: bool,
-    /// Version of the engine.
-    pub server_version: String,
-}
-
-impl Ping {
-    /// Headers of every answer.
-    pub fn common_headers(&self) -> [(&'static str, String); 4] {
-        [
-            ("Api-Version", self.api_version.to_string()),
-            ("Docker-Experimental", self.experimental.to_string()),
-            ("Ostype", "linux".to_owned()),
-            ("Server", format!("Docker/{} (linux)", self.server_version)),
-        ]
-    }
-
-    /// Headers of `/_ping` beside those.
-    pub fn headers(&self) -> [(&'static str, &'static str); 5] {
-        [
-            ("Builder-Version", self.builder_version),
-            ("Cache-Control", "no-cache, no-store, must-revalidate"),
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Pragma", "no-cache"),
-            ("Swarm", "inactive"),
-        ]
-    }
-}

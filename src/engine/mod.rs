@@ -87,7 +87,6 @@ use crate::engine::config::Containers;
 use crate::engine::containers::Index;
 use crate::engine::events::Events;
 use crate::engine::facts::Facts;
-use crate::engine::plan::FilterCache;
 use crate::engine::reload::Reloaded;
 use crate::engine::remove::Janitor;
 use crate::engine::timers::Timers;
@@ -96,6 +95,7 @@ use crate::network;
 use crate::overlay::{self, Driver};
 use crate::types::id::ContainerId;
 use crate::userns::keeper::Keeper;
+use crate::userns::seccomp;
 use crate::volume;
 
 pub use error::{Error, Kind, Result};
@@ -154,7 +154,7 @@ pub struct Engine {
     shims: Shims,
     keeper: Keeper,
     events: Events,
-    filters: FilterCache,
+    filters: seccomp::Filters,
     janitor: Janitor,
     timers: Timers,
     /// For what is done later, when the engine may be gone.
@@ -268,7 +268,7 @@ impl Engine {
                 shims,
                 keeper,
                 events: Events::default(),
-                filters: FilterCache::default(),
+                filters: seccomp::Filters::default(),
                 janitor,
                 timers,
                 me: weak.clone(),
@@ -316,11 +316,6 @@ impl Engine {
             let data = container.data();
             !data.record.state.is_live() && !data.starting && !data.is_awaited()
         })
-    }
-
-    /// The engine's events.
-    pub fn events(&self) -> &Events {
-        &self.events
     }
 
     /// Emits an event of a container, with the attributes that Docker puts on all of them.

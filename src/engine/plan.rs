@@ -3,9 +3,6 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-
-use oci_spec::runtime::LinuxSeccomp;
 
 use crate::api::container::{ContainerConfig, HostConfig};
 use crate::api::exec::ExecConfig;
@@ -17,32 +14,8 @@ use crate::engine::joined::Identities;
 use crate::engine::{Engine, devices};
 use crate::userns::caps;
 use crate::userns::from_spec::Context;
-use crate::userns::plan::{CapabilitySets, FilterInstruction, Plan, Process};
-use crate::userns::{seccomp, spec_to_plan};
-
-/// Compiled filters of the profiles seen: nearly always one.
-#[derive(Default)]
-pub(super) struct FilterCache(Mutex<Vec<(LinuxSeccomp, Vec<FilterInstruction>)>>);
-
-/// More profiles than this are not kept.
-const KEPT_FILTERS: usize = 16;
-
-impl FilterCache {
-    fn compile(
-        &self,
-        profile: &LinuxSeccomp,
-    ) -> std::result::Result<Vec<FilterInstruction>, seccomp::Error> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, filter)) = known.iter().find(|(candidate, _)| candidate == profile) {
-            return Ok(filter.clone());
-        }
-        let filter = seccomp::compile(profile)?;
-        if known.len() < KEPT_FILTERS {
-            known.push((profile.clone(), filter.clone()));
-        }
-        Ok(filter)
-    }
-}
+use crate::userns::plan::{CapabilitySets, Plan, Process};
+use crate::userns::spec_to_plan;
 
 /// Devices are asked for by what they can do (`--gpus`): there is no driver that has any, which
 /// dockerd says at the start in these words.

@@ -42,16 +42,6 @@ pub fn is_alive(process: impl AsFd) -> io::Result<bool> {
     Ok(rustix::event::poll(&mut polled, Some(&now))? == 0)
 }
 
-/// Pid of the process in this process's pid namespace; `None` once it has been reaped.
-pub fn pid(process: impl AsFd) -> io::Result<Option<i32>> {
-    let number = process.as_fd().as_raw_fd();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-    Ok(pid
-        .and_then(|pid| pid.trim().parse().ok())
-        .filter(|&pid| pid > 0))
-}
-
 /// Joins the process's user and mount namespaces at once. Only a process with one thread may.
 pub fn join_user_and_mount(process: impl AsFd) -> io::Result<()> {
     nix::sched::setns(process, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
@@ -145,7 +135,6 @@ mod tests {
         let started = start_time(me).unwrap();
         let process = open_identity(me, started).unwrap();
         assert!(is_alive(&process).unwrap());
-        assert_eq!(pid(&process).unwrap(), Some(me));
         assert!(open_identity(me, started + 1).is_err());
         assert!(open(0).is_err() && open(-1).is_err());
     }

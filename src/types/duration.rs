@@ -39,11 +39,6 @@ impl Duration {
     pub const fn nanos(self) -> i64 {
         self.0
     }
-
-    /// As the standard library's duration; negative ones are zero.
-    pub fn to_std(self) -> std::time::Duration {
-        std::time::Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
-    }
 }
 
 impl FromStr for Duration {

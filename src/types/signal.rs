@@ -28,22 +28,10 @@ pub enum SignalError {
 }
 
 impl Signal {
-    /// SIGHUP.
-    pub const HUP: Self = Self(1);
-    /// SIGINT.
-    pub const INT: Self = Self(2);
-    /// SIGQUIT.
-    pub const QUIT: Self = Self(3);
     /// SIGKILL.
     pub const KILL: Self = Self(9);
     /// SIGTERM.
     pub const TERM: Self = Self(15);
-    /// SIGCONT.
-    pub const CONT: Self = Self(18);
-    /// SIGSTOP.
-    pub const STOP: Self = Self(19);
-    /// SIGWINCH.
-    pub const WINCH: Self = Self(28);
 
     /// The signal's number, 1 to 64.
     pub const fn number(self) -> i32 {

@@ -74,17 +74,6 @@ impl Timestamp {
         self.0.div_euclid(SECOND) as i64
     }
 
-    /// Whether this is [`Timestamp::ZERO`].
-    pub const fn is_zero(self) -> bool {
-        self.0 == FIRST
-    }
-
-    /// The time from `earlier` to this.
-    pub fn since(self, earlier: Self) -> Duration {
-        let nanos = (self.0 - earlier.0).clamp(i128::from(i64::MIN), i128::from(i64::MAX));
-        Duration::from_nanos(nanos as i64)
-    }
-
     /// Calendar date and time in UTC.
     pub fn utc(self) -> OffsetDateTime {
         // The range was checked when the value was made.

@@ -66,12 +66,6 @@ impl Message {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
-    /// Adds a number of 16 bits.
-    #[must_use]
-    pub fn u16(self, kind: u16, value: u16) -> Self {
-        self.bytes(kind, &value.to_ne_bytes())
-    }
-
     /// Adds a number of 8 bits.
     #[must_use]
     pub fn u8(self, kind: u16, value: u8) -> Self {

@@ -43,7 +43,8 @@ mod threads;
 pub use cache::Filters;
 pub use compile::{compile, compile_for};
 pub use profile::{KernelVersion, Profile, docker_default};
-pub use table::number;
+#[cfg(test)]
+use table::number;
 pub use threads::only;
 
 /// An architecture whose system calls a filter can judge.

@@ -46,7 +46,8 @@ impl Row {
 }
 
 /// Returns the number of a system call, with the x32 bit set for x32.
-pub fn number(name: &str, arch: Arch) -> Option<u32> {
+#[cfg(test)]
+pub(super) fn number(name: &str, arch: Arch) -> Option<u32> {
     row(name)?.number(arch)
 }
 
