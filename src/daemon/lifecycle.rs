@@ -38,6 +38,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use rustix::fs::FileType;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::STACK;
@@ -64,6 +66,9 @@ pub const IDLE: Duration = Duration::from_secs(5 * 60);
 
 /// How often it looks whether it has something to do.
 const IDLE_STEP: Duration = Duration::from_secs(10);
+
+/// How soon a keeper is replaced once more, at first and at most.
+const KEEPER_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// How long it still accepts after its socket's name is gone: for who has just connected.
 const LAST_CALL: Duration = Duration::from_millis(100);
@@ -430,6 +435,7 @@ impl Daemon {
         let presence = Presence::new(sockets, exec_root, &serve);
         let mut presence = presence.map_err(failed("serve a socket"))?;
         tokio::spawn(give_back(Arc::clone(&connections)));
+        let keeping = tokio::spawn(keep_keeper(Arc::clone(&self.engine)));
         notify.ready();
         loop {
             tokio::select! {
@@ -452,6 +458,7 @@ impl Daemon {
             }
         }
         notify::stopping();
+        keeping.abort();
         leaving();
         presence.end();
         if self.options.on_demand {
@@ -489,6 +496,38 @@ impl Daemon {
                 last = counts;
             }
         }
+    }
+}
+
+/// Replaces the keeper whenever it has ended, for ever: with it went slirp and all published ports, and
+/// who would start this daemon again.
+async fn keep_keeper(engine: Arc<Engine>) {
+    let mut pause = KEEPER_AGAIN.0;
+    loop {
+        let process = engine.keeper().process();
+        #[expect(
+            deprecated,
+            reason = "an owned descriptor stays open and the same, which is all the successor asks"
+        )]
+        let Ok(process) = AsyncFd::with_interest(process, Interest::READABLE) else {
+            return;
+        };
+        if process.readable().await.is_err() {
+            return;
+        }
+        drop(process);
+        tracing::error!("the keeper has ended: making another");
+        let engine = Arc::clone(&engine);
+        match tokio::task::spawn_blocking(move || engine.replace_keeper()).await {
+            Ok(Ok(())) => pause = KEEPER_AGAIN.0,
+            Ok(Err(error)) => {
+                tracing::error!("no keeper: {error}");
+                pause = (pause * 2).min(KEEPER_AGAIN.1);
+            }
+            // Only a panic could fail, and it has been logged.
+            Err(_) => return,
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 

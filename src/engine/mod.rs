@@ -148,7 +148,7 @@ pub struct Engine {
     /// Held while the kernel's side of a network is made.
     bridging: Mutex<()>,
     /// Held while slirp is told of a network: pid of the keeper that holds the namespaces.
-    telling: Mutex<Option<i32>>,
+    telling: Mutex<i32>,
     containers: Index,
     execs: ExecIndex,
     shims: Shims,
@@ -262,7 +262,7 @@ impl Engine {
                 unplugger,
                 ports: networks::Memory::default(),
                 bridging: Mutex::default(),
-                telling: Mutex::default(),
+                telling: Mutex::new(keeper.pid()),
                 containers: Index::default(),
                 execs: ExecIndex::default(),
                 shims,

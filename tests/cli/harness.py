@@ -209,6 +209,14 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
+    def keeper(self):
+        """The keeper's pid, as it says itself; None while there is no telling."""
+        try:
+            with open(self.env["XDG_RUNTIME_DIR"] + "/moss/keeper.json", encoding="utf-8") as file:
+                return json.load(file)["pid"]
+        except (OSError, ValueError):
+            return None
+
     def stop(self, timeout=20):
         """SIGTERM, as an administrator or systemd would; returns the exit code."""
         if self.process and self.process.poll() is None:

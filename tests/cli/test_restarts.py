@@ -142,6 +142,13 @@ class Death(Case):
             third = eventually(lambda: another(second), "another daemon")
             second = third
             eventually(lambda: daemon.docker("version", code=None).code == 0, "its answer")
+            # Also by a keeper that was not the one which forked the container's shim.
+            keeper = daemon.keeper()
+            os.kill(keeper, signal.SIGKILL)
+            eventually(lambda: daemon.keeper() not in (None, keeper), "another keeper, though nobody asks for anything")
+            os.kill(third, signal.SIGKILL)
+            second = eventually(lambda: another(third), "a daemon that another keeper starts")
+            eventually(lambda: daemon.docker("version", code=None).code == 0, "its answer")
             daemon.docker("stop", "on")
             self.equal(daemon.inspect("on")["State"]["ExitCode"], 5, "exit code")
             daemon.docker("start", "on")

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use super::endpoints;
 use crate::container::record::Record;
 use crate::engine::Engine;
+use crate::engine::error::{Error, Result};
 use crate::network;
 use crate::network::store::Member;
 use crate::slirp::state::{DIRECTORY, MemberState, NetworkState, Publication};
@@ -76,10 +77,23 @@ impl Engine {
         }
     }
 
+    /// Replaces a keeper that has ended, with all that it held.
+    ///
+    /// # Errors
+    /// Where none can be made.
+    pub fn replace_keeper(&self) -> Result<()> {
+        let mut known = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whatever is asked of it: one that is gone is made anew first.
+        let asked = self.keeper.status();
+        asked.map_err(|error| Error::system(&error))?;
+        self.pin_again(&mut known);
+        Ok(())
+    }
+
     /// Has a keeper that was made anew hold what the one before held; its slirp reads the rest.
-    fn pin_again(&self, known: &mut Option<i32>) {
+    fn pin_again(&self, known: &mut i32) {
         let keeper = self.keeper.pid();
-        if known.replace(keeper).is_none_or(|known| known == keeper) {
+        if std::mem::replace(known, keeper) == keeper {
             return;
         }
         for network in self.networks.list() {

@@ -37,7 +37,8 @@
 //! **Death.** A keeper that was killed is made anew inside the same namespaces, by joining those
 //! of the asking daemon, if it is inside, or of any shim (found by its socket, or by what it wrote
 //! of itself). The orphaned shims are nobody's children then, and go on; their ends are seen on
-//! their sockets.
+//! their sockets. A daemon that serves notices at once, and has the new keeper hold the networks, which
+//! thereby have a slirp again; ports are bound again, flows through them were reset.
 //!
 //! **Deleted.** A keeper whose socket went with the exec root is found by its identity in the data
 //! root, and makes the socket anew at SIGHUP.

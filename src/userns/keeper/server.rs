@@ -78,6 +78,9 @@ struct Server {
     signals: SignalFd,
     connections: Vec<OwnedFd>,
     shims: Vec<Leashed>,
+    /// Shims that an earlier keeper forked. They are known once no daemon is connected, for until then
+    /// nothing depends on them.
+    orphans: Vec<OwnedFd>,
     /// Namespaces of networks: what daemons come and go by.
     networks: BTreeMap<String, OwnedFd>,
     slirp: slirp::Slirp,
@@ -118,6 +121,7 @@ impl Server {
             self.connections
                 .iter()
                 .chain(leashes)
+                .chain(&self.orphans)
                 .map(|fd| PollFd::new(fd, PollFlags::IN)),
         );
         let patience = self.patience();
@@ -134,6 +138,12 @@ impl Server {
         let leashed = self.shims.iter_mut().filter(|shim| shim.leash.is_some());
         for (shim, _) in leashed.zip(leashes).filter(|(_, ready)| **ready) {
             shim.receive();
+        }
+        let before = self.orphans.len();
+        self.orphans
+            .retain(|shim| pidfd::is_alive(shim).unwrap_or(false));
+        if self.orphans.len() < before {
+            self.idle_since = Instant::now();
         }
         if fixed[1] {
             self.take_signals();
@@ -161,7 +171,12 @@ impl Server {
     }
 
     fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.shims.is_empty()
+        self.connections.is_empty() && !self.has_shims()
+    }
+
+    /// Whether containers run.
+    fn has_shims(&self) -> bool {
+        !self.shims.is_empty() || !self.orphans.is_empty()
     }
 
     /// How long to wait at most: what is left of the grace period where there is nothing to do, or
@@ -268,7 +283,7 @@ impl Server {
 
     /// Sees to a daemon that ended unasked.
     fn revive(&mut self) {
-        let wanted = self.connections.is_empty() && !self.shims.is_empty();
+        let wanted = self.connections.is_empty() && self.has_shims();
         self.revival.keep(wanted);
     }
 

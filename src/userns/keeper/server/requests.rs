@@ -22,6 +22,9 @@ impl Server {
             Ok((0, _)) | Err(_) => {
                 self.connections.swap_remove(place);
                 self.idle_since = Instant::now();
+                if self.connections.is_empty() {
+                    self.find_orphans();
+                }
                 return Next::GoOn;
             }
             Ok(received) => received,

@@ -42,6 +42,14 @@ impl Server {
         Ok(pid)
     }
 
+    /// Looks for living shims of the data root that are not children of this process.
+    pub(super) fn find_orphans(&mut self) {
+        let all = self.data_root.as_deref().map(ShimIdentity::all_living);
+        let orphans = all.into_iter().flatten();
+        let orphans = orphans.filter(|(pid, _)| self.shims.iter().all(|shim| shim.pid != *pid));
+        self.orphans = orphans.map(|(_, process)| process).collect();
+    }
+
     pub(super) fn reap(&mut self) {
         loop {
             let (pid, killed) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

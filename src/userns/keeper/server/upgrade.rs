@@ -82,6 +82,7 @@ impl Server {
             signals,
             connections: take(&state.connections)?,
             shims,
+            orphans: Vec::new(),
             networks: state
                 .networks
                 .into_iter()
