@@ -4,7 +4,7 @@ import re
 import threading
 import time
 
-from harness import Case, eventually
+from harness import Case, eventually, fail
 
 
 class Logs(Case):
@@ -118,3 +118,25 @@ class Logs(Case):
         name = self.finished("echo again")
         self.docker("start", "-a", name, out="again")
         eventually(lambda: self.docker("logs", name).out == "again\nagain\n", "both runs in the log")
+
+    def test_frames_are_records_but_for_the_cli(self):
+        """Who does not join frames gets one a line, as from dockerd; both get the same text."""
+        name = self.finished("seq 1 20000; echo err >&2")
+        path = f"/containers/{name}/logs?stdout=1&stderr=1&timestamps=1"
+
+        def frames(agent):
+            body = self.daemon.http("GET", path, headers={"User-Agent": agent})[2]
+            found = []
+            while body:
+                length = 8 + int.from_bytes(body[4:8], "big")
+                found.append((body[0], body[8:length]))
+                body = body[length:]
+            return found
+
+        apart, joined = frames("docker-sdk-python/7.0"), frames("Docker-Client/28.2.2 (linux)")
+        self.equal((len(apart), all(text.count(b"\n") == 1 for _, text in apart)), (20001, True), "a frame a line")
+        if len(joined) > 100:
+            fail("frames for the docker CLI", "some", len(joined))
+        for kind in (1, 2):
+            text = [b"".join(text for what, text in some if what == kind) for some in (apart, joined)]
+            self.equal(text[0] == text[1], True, f"the same text of stream {kind}")

@@ -4,25 +4,18 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::{Request, State, at_once, filters, quick, shaped, slow, slow_then, spawn};
+use super::{Request, State, at_once, filters, quick, shaped, slow, slow_then};
 use crate::api::container::{
     ContainerConfig, CreateRequest, HostConfig, WaitExitError, WaitResponse,
 };
 use crate::api::shape;
-use crate::api::stream::{self, StreamKind};
-use crate::container::logs::{Query, Reader, Record};
-use crate::container::protocol::Stream;
-use crate::daemon::answer::{self, Answer, Failure, Feed};
+use crate::daemon::answer::{self, Answer, Failure};
 use crate::daemon::{hijack, websocket};
 use crate::engine::Engine;
 use crate::engine::attach::AttachOptions;
 use crate::engine::containers::{Ended, WaitCondition};
 use crate::engine::list::ListOptions;
 use crate::types::name;
-use crate::types::timestamp::Timestamp;
-
-/// Log records are sent once this many bytes are gathered, or nothing more is at hand.
-const LOG_PIECE: usize = 32 * 1024;
 
 /// `GET /containers/json`.
 pub async fn list(state: State, request: Request) -> Result<Answer, Failure> {
@@ -323,113 +316,4 @@ pub async fn attach_by_websocket(state: State, request: Request) -> Result<Answe
     websocket::answer(&request, move |end| {
         ticket.connect(&engine, end, Vec::new());
     })
-}
-
-/// `GET /containers/{name}/logs`.
-pub async fn logs(state: State, request: Request) -> Result<Answer, Failure> {
-    let query = &request.query;
-    let wanted = Query {
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        // `all`, nothing and what is no number mean all, as in Docker.
-        tail: query.get("tail").and_then(|tail| tail.parse().ok()),
-        since: time(&request, "since")?,
-        until: time(&request, "until")?,
-    };
-    if !wanted.stdout && !wanted.stderr {
-        return Err(Failure::bad_request(
-            "must specify at least one of 'stdout' or 'stderr'",
-        ));
-    }
-    let follow = query.flag("follow");
-    let (timestamps, details) = (query.flag("timestamps"), query.flag("details"));
-    let name = request.name.clone();
-    let log = quick(&state, move |engine| {
-        engine.container_logs(&name, wanted, follow)
-    })
-    .await?;
-    let (feed, mut stream) = answer::stream(answer::STREAM_DEPTH);
-    if let Some(follow) = log.follow {
-        let cancel = Arc::clone(&follow);
-        stream = stream
-            .until(request.ended()?)
-            .on_end(move || cancel.cancel());
-    }
-    let multiplexed = !log.terminal;
-    let shown = Shown {
-        multiplexed,
-        timestamps,
-        details,
-    };
-    let mut reader = log.reader;
-    spawn("logs", move || shown.send(&mut reader, &feed))?;
-    let kind = if multiplexed && request.since(42) {
-        stream::MULTIPLEXED
-    } else {
-        stream::RAW
-    };
-    Ok(answer::streamed(kind, stream))
-}
-
-/// How log records look.
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    multiplexed: bool,
-    timestamps: bool,
-    details: bool,
-}
-
-impl Shown {
-    /// Sends all records, on a thread that may sleep between them.
-    fn send(self, reader: &mut Reader, feed: &Feed) {
-        let mut record = Record::default();
-        let mut piece = Vec::new();
-        let mut text = Vec::new();
-        loop {
-            let more = match reader.read(&mut record) {
-                Ok(more) => more,
-                Err(error) => {
-                    text.clear();
-                    text.extend_from_slice(format!("Error grabbing logs: {error}\n").as_bytes());
-                    self.frame(StreamKind::SystemError, &text, &mut piece);
-                    false
-                }
-            };
-            if more {
-                text.clear();
-                record.render(self.timestamps, self.details, &mut text);
-                let kind = match record.stream {
-                    Stream::Stdout => StreamKind::Stdout,
-                    Stream::Stderr => StreamKind::Stderr,
-                };
-                self.frame(kind, &text, &mut piece);
-            }
-            let due = !more || piece.len() >= LOG_PIECE || reader.is_drained();
-            if due && !piece.is_empty() && feed.send(std::mem::take(&mut piece)).is_err() {
-                return;
-            }
-            if !more {
-                return;
-            }
-        }
-    }
-
-    fn frame(self, kind: StreamKind, text: &[u8], piece: &mut Vec<u8>) {
-        if self.multiplexed {
-            // A record is far shorter than 4 GiB: the reader bounds it.
-            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-            piece.extend_from_slice(&stream::encode(kind, length));
-        }
-        piece.extend_from_slice(text);
-    }
-}
-
-/// A point in time among the parameters; 0 is none, as old clients send it.
-fn time(request: &Request, name: &str) -> Result<Option<Timestamp>, Failure> {
-    let Some(text) = request.query.text(name).filter(|text| *text != "0") else {
-        return Ok(None);
-    };
-    Timestamp::parse_unix(text)
-        .map(Some)
-        .map_err(|error| Failure::bad_request(format!("invalid value for {name:?}: {error}")))
 }

@@ -18,6 +18,7 @@ mod archive;
 mod containers;
 mod exec;
 mod images;
+mod logs;
 mod networks;
 mod registries;
 mod stats;
@@ -128,7 +129,7 @@ fn table() -> Table<Target> {
         (
             Method::GET,
             "/containers/{name:.*}/logs",
-            route!(containers::logs),
+            route!(logs::logs),
         ),
         (
             Method::GET,
