@@ -92,6 +92,12 @@ impl Splitter {
         }
     }
 
+    /// Whether a line of this stream has begun and not ended yet.
+    pub fn is_within(&self, stream: Stream) -> bool {
+        let unfinished = &self.unfinished[index(stream)];
+        !unfinished.bytes.is_empty() || unfinished.begun.is_some()
+    }
+
     /// The output has ended: gives out what is left of unfinished lines.
     pub fn finish(&mut self, now: Timestamp, mut each: impl FnMut(&Message<'_>)) {
         for stream in [Stream::Stdout, Stream::Stderr] {

@@ -108,18 +108,28 @@ pub(super) fn escape(text: &[u8], out: &mut Vec<u8>) {
 /// Whether it is ASCII with nothing to be escaped, as most lines are. No branch depends on a byte, so
 /// it is compiled into vector instructions.
 fn is_plain(text: &[u8]) -> bool {
-    let special = |byte: u8| {
-        !(0x20..0x80).contains(&byte)
-            | (byte == b'"')
-            | (byte == b'\\')
-            | (byte == b'<')
-            | (byte == b'>')
-            | (byte == b'&')
-    };
     let found = text
         .iter()
-        .fold(0, |found, &byte| found | u8::from(special(byte)));
+        .fold(0, |found, &byte| found | u8::from(is_odd(byte)));
     found == 0
+}
+
+/// Whether lines are all plain, newlines aside.
+pub(super) fn are_plain(lines: &[u8]) -> bool {
+    let is_odd = |byte: u8| is_odd(byte) & (byte != b'\n');
+    let found = lines
+        .iter()
+        .fold(0, |found, &byte| found | u8::from(is_odd(byte)));
+    found == 0
+}
+
+/// Whether a byte is to be escaped, or no ASCII. Few operations, for vectors: as a signed number what
+/// is no ASCII is less than any that is, and `"&<>` are two pairs that differ in one bit.
+fn is_odd(byte: u8) -> bool {
+    (byte.cast_signed() < 0x20)
+        | ((byte | 0x04) == b'&')
+        | ((byte | 0x02) == b'>')
+        | (byte == b'\\')
 }
 
 fn escape_valid(text: &[u8], out: &mut Vec<u8>) {
@@ -382,6 +392,17 @@ mod tests {
             String::from_utf8_lossy(&out),
             "2023-11-14T22:13:20.120000000Z  hi\na+b=c%2Fd,e=f hi\n"
         );
+    }
+
+    #[test]
+    fn plain_is_what_needs_no_escaping() {
+        for byte in 0..=255 {
+            let mut escaped = Vec::new();
+            escape_valid(&[byte], &mut escaped);
+            let same = escaped == [byte] && byte.is_ascii();
+            assert_eq!(is_plain(&[byte]), same, "{byte}");
+            assert_eq!(are_plain(&[b'x', byte]), same || byte == b'\n', "{byte}");
+        }
     }
 
     proptest! {

@@ -14,8 +14,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::message::{Message, Splitter};
-use super::record::{escape, stream_name};
+use super::message::{Message, PARTIAL, Splitter};
+use super::record::{are_plain, escape, stream_name};
 use super::rotate::{self, Compressing};
 use super::source::Cut;
 use super::{Format, local};
@@ -24,6 +24,9 @@ use crate::types::timestamp::Timestamp;
 
 /// Encoded records are written when they are this long, to bound the memory they take.
 const PIECE: usize = 256 * 1024;
+
+/// How a JSON record begins.
+const BEGIN: &[u8] = b"{\"log\":\"";
 
 /// Writes one container's log.
 #[derive(Debug)]
@@ -49,6 +52,24 @@ pub struct Writer {
 struct Rest {
     of: Option<(Stream, Timestamp)>,
     text: Vec<u8>,
+}
+
+impl Rest {
+    fn set(&mut self, stream: Stream, time: Timestamp, attrs: &[u8]) {
+        if self.of == Some((stream, time)) {
+            return;
+        }
+        self.of = Some((stream, time));
+        let text = &mut self.text;
+        text.clear();
+        text.extend_from_slice(b"\\n\",\"stream\":\"");
+        text.extend_from_slice(stream_name(stream).as_bytes());
+        text.push(b'"');
+        text.extend_from_slice(attrs);
+        text.extend_from_slice(b",\"time\":\"");
+        text.extend_from_slice(time.to_string().as_bytes());
+        text.extend_from_slice(b"\"}\n");
+    }
 }
 
 impl Writer {
@@ -89,6 +110,18 @@ impl Writer {
     /// Takes output that was read at `now`. After an error the file ends with a whole record, some
     /// records are missing, and later ones are tried again.
     pub fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
+        let begun = match self.splitter.is_within(stream) {
+            true => memchr::memchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1),
+            false => 0,
+        };
+        let (begun, bytes) = bytes.split_at(begun);
+        let first = self.split(stream, begun, now);
+        let (done, plain) = self.write_plain(stream, bytes, now);
+        let last = self.split(stream, &bytes[done..], now);
+        self.flush().and(last).and(plain).and(first)
+    }
+
+    fn split(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
         let mut splitter = std::mem::take(&mut self.splitter);
         let mut result = Ok(());
         splitter.write(stream, bytes, now, |message| {
@@ -97,7 +130,41 @@ impl Writer {
             }
         });
         self.splitter = splitter;
-        self.flush().and(result)
+        result
+    }
+
+    /// Takes the whole lines at the beginning of `bytes` at once where JSON has them as they are: what
+    /// [`Writer::log`] would do for each, in half the time. Returns how many bytes it took, none where
+    /// there is more to be considered. No line may have begun.
+    fn write_plain(
+        &mut self,
+        stream: Stream,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> (usize, io::Result<()>) {
+        let is_simple =
+            self.format == Format::Json && self.rotation.max_size.is_none() && are_plain(bytes);
+        let mut done = 0;
+        let mut result = Ok(());
+        if !is_simple {
+            return (done, result);
+        }
+        self.rest.set(stream, now, &self.attrs);
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            if end - done >= PARTIAL {
+                break;
+            }
+            self.out.extend_from_slice(BEGIN);
+            self.out.extend_from_slice(&bytes[done..end]);
+            self.out.extend_from_slice(&self.rest.text);
+            done = end + 1;
+            if self.out.len() >= PIECE
+                && let Err(error) = self.flush()
+            {
+                result = Err(error);
+            }
+        }
+        (done, result)
     }
 
     /// The output has ended: writes what is left of unfinished lines.
@@ -136,21 +203,9 @@ impl Writer {
 
     /// Encodes one record as JSON.
     fn encode(&mut self, message: &Message<'_>) {
-        let of = Some((message.stream, message.time));
-        if self.rest.of != of {
-            self.rest.of = of;
-            let rest = &mut self.rest.text;
-            rest.clear();
-            rest.extend_from_slice(b"\\n\",\"stream\":\"");
-            rest.extend_from_slice(stream_name(message.stream).as_bytes());
-            rest.push(b'"');
-            rest.extend_from_slice(&self.attrs);
-            rest.extend_from_slice(b",\"time\":\"");
-            rest.extend_from_slice(message.time.to_string().as_bytes());
-            rest.extend_from_slice(b"\"}\n");
-        }
+        self.rest.set(message.stream, message.time, &self.attrs);
         let out = &mut self.out;
-        out.extend_from_slice(b"{\"log\":\"");
+        out.extend_from_slice(BEGIN);
         escape(message.line, out);
         let newline = if message.ends_line() { 0 } else { 2 };
         out.extend_from_slice(&self.rest.text[newline..]);
@@ -325,6 +380,35 @@ mod tests {
             + &line("two\\n", "stdout")
             + &line("rest", "stdout");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), expected);
+    }
+
+    #[test]
+    fn lines_are_the_same_one_by_one_and_together() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let write = |chunks: &[&[u8]]| {
+            let mut writer = Writer::open(&path, Format::Json, &BTreeMap::new()).expect("open");
+            for chunk in chunks {
+                writer.write(Stream::Stdout, chunk, NOW).expect("write");
+            }
+            writer.finish(NOW).expect("finish");
+            let text = std::fs::read(&path).expect("read");
+            std::fs::remove_file(&path).expect("remove");
+            text
+        };
+        let short = "\n".repeat(PIECE / 32);
+        let longest = "x".repeat(PARTIAL - 1);
+        let long = "y".repeat(PARTIAL);
+        let text = format!("a b\n\n{longest}\nc\n{long}\nd\n{short}");
+        // One that is not plain and long enough to be parted from the others.
+        for odd in [
+            "", "\"q\"\n", "tab\t\n", "\u{e9}\n", "<\n", "\\\n", "&\n", "\r\n", "end",
+        ] {
+            let text = text.clone() + odd;
+            let by = |size| write(&text.as_bytes().chunks(size).collect::<Vec<_>>());
+            let whole = by(text.len());
+            assert!([1, 1000].iter().all(|&size| by(size) == whole), "{odd:?}");
+        }
     }
 
     #[test]
