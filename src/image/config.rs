@@ -23,6 +23,9 @@ pub(super) const CONFIG_MAX: u64 = 4 << 20;
 /// has the image.
 const ELEMENTS_MAX: usize = 10_000;
 
+/// Most values in it, whatever they are: each costs some dozen bytes while it is read.
+const VALUES_MAX: usize = 200_000;
+
 /// The whole document.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename = "Image", default)]
@@ -186,6 +189,9 @@ impl ImageConfig {
         if raw.len() as u64 > CONFIG_MAX {
             return Err(invalid(format!("it has more than {CONFIG_MAX} bytes")));
         }
+        if values(raw) > VALUES_MAX {
+            return Err(invalid(format!("it has more than {VALUES_MAX} values")));
+        }
         let read: Self = json::from_slice(raw).map_err(|error| invalid(error.reason()))?;
         let config = &read.config;
         let lists = [
@@ -223,6 +229,22 @@ impl ImageConfig {
     pub fn diff_ids(&self) -> &[Digest] {
         self.rootfs.as_ref().map_or(&[], |rootfs| &rootfs.diff_ids)
     }
+}
+
+/// How many values a document has at most: each is the first of its list or object, or comes after a
+/// comma; an empty one counts as if it had one.
+fn values(raw: &[u8]) -> usize {
+    let (mut count, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in raw {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// The chain ids of layers, as Docker names a layer together with those below it: the lowest's is
@@ -271,11 +293,30 @@ mod tests {
     }
 
     #[test]
+    fn values_are_counted() {
+        for (text, expected) in [
+            ("0", 1),
+            ("[]", 2),
+            ("[1,2]", 3),
+            (r#"{"a":[1,2],"b":{}}"#, 6),
+            (r#"["a,b","\",[",1]"#, 4),
+            (r#"["\\",1]"#, 3),
+        ] {
+            assert_eq!(values(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_stays_in_memory_is_bounded() {
         let list = |element: &str, count: usize| vec![element; count].join(",");
         let digest = format!("\"{}\"", Digest::of(b""));
         for (text, reason) in [
             (" ".repeat(5 << 20), "it has more than 4194304 bytes"),
+            // Of no field that is known.
+            (
+                format!(r#"{{"x":[{}]}}"#, list("0", 200_000)),
+                "it has more than 200000 values",
+            ),
             (
                 format!(r#"{{"history":[{}]}}"#, list("{}", 10_001)),
                 "a list has more than 10000 elements",

@@ -360,6 +360,38 @@ mod tests {
         }
     }
 
+    /// The wait is seen to by its end: whoever has the turn keeps it until then.
+    #[test]
+    fn a_layer_whose_decoder_wants_much_waits_for_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = crate::tarball::build::Archive::default();
+        tar.file("a", b"x");
+        let tar = tar.end();
+        // A frame with a window of 128 MiB, and one block as it is.
+        let block = (tar.len() as u32) << 3 | 1;
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3];
+        let wide = [&header[..], &block.to_le_bytes()[..3], &tar].concat();
+        let unpack = |encoded: &[u8], cancel: &Cancel| {
+            let scratch = Scratch::new(dir.path(), "layer").unwrap();
+            let owners = Owners::of_this_process();
+            let mut pipeline =
+                Pipeline::start(scratch, &owners, Limits::default(), cancel).unwrap();
+            pipeline.write(encoded);
+            pipeline
+        };
+        let mut first = Turn::new(|| Ok(()));
+        first.take().unwrap();
+        let cancel = Cancel::new();
+        let waits = unpack(&wide, &cancel);
+        assert!(unpack(&tar, &Cancel::new()).finish().is_ok());
+        cancel.cancel();
+        let error = waits.finish().unwrap_err();
+        assert!(matches!(error, Error::Registry(registry::Error::Cancelled)));
+        let waits = unpack(&wide, &Cancel::new());
+        drop(first);
+        assert_eq!(waits.finish().unwrap().diff_id, Digest::of(&tar));
+    }
+
     #[test]
     fn a_stream_is_inspected_to_its_size_and_no_further() {
         let plain = vec![7; 3 << 20];

@@ -19,8 +19,8 @@ use super::url::{Scheme, Url};
 
 /// Results if nobody says how many.
 const LIMIT_DEFAULT: i64 = 25;
-/// Longest answer to a search, in bytes.
-const ANSWER_MAX: u64 = 4 << 20;
+/// Longest answer to a search, in bytes: a hundred results at most are asked for.
+const ANSWER_MAX: u64 = 1 << 20;
 
 /// A repository that a search found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
