@@ -6,10 +6,12 @@
 //! root the layer is would resolve them; the kernel is only ever given one name in one open
 //! directory, and follows nothing. It also saves a `stat` an entry.
 //!
-//! Memory: about 100 bytes an entry and its name; the sum of names and link targets is bounded by
-//! whoever calls ([`Ledger::bytes`]).
+//! Memory: about 60 bytes an entry and its name, whatever the entries are: a layer may have a
+//! million, and several are unpacked at once. So there is one table for all directories, which holds
+//! nothing but places, and one store of names. What is removed stays in it, marked. The sum of names
+//! and link targets is bounded by whoever calls ([`Ledger::bytes`]).
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
 /// An entry's place in the ledger.
@@ -37,13 +39,7 @@ pub(crate) struct Attributes {
 /// What an entry is.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
-    Directory {
-        children: HashMap<Rc<[u8]>, Id>,
-        /// `None` where no entry of the archive described it.
-        attributes: Option<Attributes>,
-        /// Hides the same directory of the layers below.
-        opaque: bool,
-    },
+    Directory(Box<Directory>),
     /// A file made by the archive's entry with this number. `home` is whether its content is
     /// looked for under this name.
     File {
@@ -61,12 +57,27 @@ pub(crate) enum Body {
     Gone,
 }
 
+/// What is known of a directory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Directory {
+    /// `None` where no entry of the archive described it.
+    pub(crate) attributes: Option<Attributes>,
+    /// Hides the same directory of the layers below.
+    pub(crate) opaque: bool,
+    /// The entry that was put in last; [`ROOT`] where none was.
+    last: Id,
+}
+
 #[derive(Debug)]
 struct Node {
     parent: Id,
-    name: Rc<[u8]>,
+    /// The entry that was put into the same directory before; [`ROOT`] where none was.
+    before: Id,
+    /// Where its name begins in [`Ledger::names`].
+    name: u32,
+    length: u8,
     /// Bytes of the path from the root.
-    path: u32,
+    path: u16,
     body: Body,
 }
 
@@ -91,6 +102,12 @@ pub(crate) enum Walk {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     nodes: Vec<Node>,
+    /// All names, one after the other.
+    names: Vec<u8>,
+    /// Entries by directory and name: at the place that both hash to, or at the next ones where that
+    /// is taken; [`ROOT`] where none is. A power of two, filled to three quarters at most.
+    table: Vec<Id>,
+    hashing: RandomState,
     /// Sum of names and link targets that were ever put in.
     pub(crate) bytes: u64,
 }
@@ -99,12 +116,17 @@ impl Ledger {
     pub(crate) fn new() -> Self {
         let root = Node {
             parent: ROOT,
-            name: Rc::from(&b""[..]),
+            before: ROOT,
+            name: 0,
+            length: 0,
             path: 0,
             body: Body::directory(),
         };
         Self {
             nodes: vec![root],
+            names: Vec::new(),
+            table: vec![ROOT; 64],
+            hashing: RandomState::new(),
             bytes: 0,
         }
     }
@@ -126,61 +148,108 @@ impl Ledger {
         self.nodes[id as usize].parent
     }
 
-    pub(crate) fn name(&self, id: Id) -> Rc<[u8]> {
-        Rc::clone(&self.nodes[id as usize].name)
+    pub(crate) fn name(&self, id: Id) -> &[u8] {
+        let node = &self.nodes[id as usize];
+        &self.names[node.name as usize..][..node.length.into()]
     }
 
     /// The entry `name` of the directory `dir`.
     pub(crate) fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
-        match self.body(dir) {
-            Body::Directory { children, .. } => children.get(name).copied(),
-            _ => None,
-        }
+        let found = self.table[self.slot(dir, name)];
+        (found != ROOT && !matches!(self.body(found), Body::Gone)).then_some(found)
     }
 
     /// The entries of the directory `dir`.
     pub(crate) fn children(&self, dir: Id) -> Vec<Id> {
-        match self.body(dir) {
-            Body::Directory { children, .. } => children.values().copied().collect(),
-            _ => Vec::new(),
+        let Body::Directory(directory) = self.body(dir) else {
+            return Vec::new();
+        };
+        self.listed(directory)
+    }
+
+    fn listed(&self, directory: &Directory) -> Vec<Id> {
+        let (mut listed, mut next) = (Vec::new(), directory.last);
+        while next != ROOT {
+            let node = &self.nodes[next as usize];
+            if !matches!(node.body, Body::Gone) {
+                listed.push(next);
+            }
+            next = node.before;
+        }
+        listed
+    }
+
+    /// Where the table has an entry, there or gone, or could have it. What is gone gives its place
+    /// to the next of its name: else one that is replaced over and over would be ever longer looked
+    /// for.
+    fn slot(&self, dir: Id, name: &[u8]) -> usize {
+        let mask = self.table.len() - 1;
+        let mut at = self.hashing.hash_one((dir, name)) as usize & mask;
+        loop {
+            let id = self.table[at];
+            if id == ROOT || self.parent(id) == dir && self.name(id) == name {
+                return at;
+            }
+            at = (at + 1) & mask;
         }
     }
 
-    /// Adds an entry where none is; `None` where its path would be too long.
+    /// Makes the table twice as large, without what was removed.
+    fn grow(&mut self) {
+        self.table = vec![ROOT; self.table.len() * 2];
+        for id in 1..self.nodes.len() as Id {
+            let node = &self.nodes[id as usize];
+            if !matches!(node.body, Body::Gone) {
+                let slot = self.slot(node.parent, self.name(id));
+                self.table[slot] = id;
+            }
+        }
+    }
+
+    /// Adds an entry where none is; `None` where its path would be too long, or there are more than
+    /// can be told apart.
     pub(crate) fn add(&mut self, dir: Id, name: &[u8], body: Body) -> Option<Id> {
-        let path = self.nodes[dir as usize].path + name.len() as u32 + 1;
+        let parent = &self.nodes[dir as usize];
+        let path = usize::from(parent.path) + name.len() + 1;
         let id = Id::try_from(self.nodes.len()).ok()?;
-        if path as usize > PATH_MAX {
+        let (start, length) = (u32::try_from(self.names.len()).ok()?, name.len().try_into());
+        if path > PATH_MAX {
             return None;
         }
+        let node = Node {
+            parent: dir,
+            before: match &parent.body {
+                Body::Directory(directory) => directory.last,
+                _ => ROOT,
+            },
+            name: start,
+            length: length.ok()?,
+            path: path.try_into().ok()?,
+            body,
+        };
         self.bytes += name.len() as u64;
-        if let Body::Symlink { target } = &body {
+        if let Body::Symlink { target } = &node.body {
             self.bytes += target.len() as u64;
         }
-        let name: Rc<[u8]> = Rc::from(name);
-        if let Body::Directory { children, .. } = self.body_mut(dir) {
-            children.insert(Rc::clone(&name), id);
+        if self.nodes.len() >= self.table.len() / 4 * 3 {
+            self.grow();
         }
-        self.nodes.push(Node {
-            parent: dir,
-            name,
-            path,
-            body,
-        });
+        let slot = self.slot(dir, name);
+        self.table[slot] = id;
+        self.names.extend_from_slice(name);
+        self.nodes.push(node);
+        if let Body::Directory(directory) = self.body_mut(dir) {
+            directory.last = id;
+        }
         Some(id)
     }
 
     /// Takes an entry and everything below it out; answers the removed files that were at home.
     pub(crate) fn remove(&mut self, id: Id) -> Vec<(Id, u64)> {
-        let name = self.name(id);
-        let parent = self.parent(id);
-        if let Body::Directory { children, .. } = self.body_mut(parent) {
-            children.remove(&name);
-        }
         let (mut files, mut rest) = (Vec::new(), vec![id]);
         while let Some(id) = rest.pop() {
             match std::mem::replace(self.body_mut(id), Body::Gone) {
-                Body::Directory { children, .. } => rest.extend(children.into_values()),
+                Body::Directory(directory) => rest.extend(self.listed(&directory)),
                 Body::File { entry, home: true } => files.push((id, entry)),
                 _ => {}
             }
@@ -222,7 +291,7 @@ impl Ledger {
                 return Walk::Missing { at, missing };
             };
             match self.body(child) {
-                Body::Directory { .. } => at = child,
+                Body::Directory(_) => at = child,
                 Body::Symlink { target } => {
                     links += 1;
                     if links > LINKS_MAX {
@@ -250,11 +319,7 @@ impl Ledger {
 impl Body {
     /// A directory with nothing in it.
     pub(crate) fn directory() -> Self {
-        Self::Directory {
-            children: HashMap::new(),
-            attributes: None,
-            opaque: false,
-        }
+        Self::Directory(Box::default())
     }
 }
 
@@ -300,6 +365,47 @@ mod tests {
         assert!(clean(&[b'a'; 256]).is_err());
         assert!(clean(&b"a/".repeat(2049)).is_err());
         assert!(clean(b"a\0b").is_err());
+    }
+
+    #[test]
+    fn many_come_and_go() {
+        assert!(size_of::<Node>() <= 40);
+        let mut tree = Ledger::new();
+        let file = |entry| Body::File { entry, home: true };
+        let dirs: Vec<Id> = (0..10)
+            .map(|at| tree.add(ROOT, format!("d{at}").as_bytes(), Body::directory()))
+            .collect::<Option<_>>()
+            .unwrap();
+        let name = |at: u64| format!("f{}", at / 10).into_bytes();
+        let dir = |at: u64| dirs[at as usize % 10];
+        for at in 0..1000 {
+            assert_eq!(tree.child(dir(at), &name(at)), None);
+            let id = tree.add(dir(at), &name(at), file(at)).unwrap();
+            assert_eq!(tree.child(dir(at), &name(at)), Some(id));
+        }
+        // Each is replaced, over and over.
+        for round in 1..20 {
+            for at in 0..1000 {
+                let old = tree.child(dir(at), &name(at)).unwrap();
+                assert_eq!(tree.remove(old), [(old, at + 1000 * (round - 1))]);
+                assert_eq!(tree.child(dir(at), &name(at)), None);
+                tree.add(dir(at), &name(at), file(at + 1000 * round))
+                    .unwrap();
+            }
+        }
+        assert_eq!(tree.entries(), 10 + 20 * 1000);
+        for dir in &dirs {
+            assert_eq!(tree.children(*dir).len(), 100);
+        }
+        // And with its directory.
+        let mut gone = tree.remove(dirs[3]);
+        gone.sort_unstable();
+        assert_eq!(gone.len(), 100);
+        assert_eq!(tree.child(dirs[3], b"f5"), None);
+        assert_eq!(tree.children(ROOT).len(), 9);
+        let again = tree.add(ROOT, b"d3", Body::directory()).unwrap();
+        assert!(tree.children(again).is_empty());
+        assert_eq!(tree.path(tree.child(dirs[4], b"f5").unwrap()), b"d4/f5");
     }
 
     #[test]

@@ -36,9 +36,9 @@ impl Unpacker<'_> {
             Walk::Missing { at, missing } => (at, missing, false),
             // Something is put into what this layer hides: a new directory hides it as well.
             Walk::Whiteout { id, mut missing } => {
-                let (at, name) = (self.ledger.parent(id), self.ledger.name(id));
+                let (at, name) = (self.ledger.parent(id), self.ledger.name(id).to_vec());
                 self.displace(id, entry)?;
-                missing.insert(0, name.to_vec());
+                missing.insert(0, name);
                 (at, missing, true)
             }
             Walk::NotDirectory => return Err(Error::entry(entry, "not a directory")),
@@ -79,7 +79,7 @@ impl Unpacker<'_> {
         };
         while let Some(id) = below.pop() {
             let name = self.ledger.name(id);
-            let child = tree::open_child_dir(open.as_fd(), OsStr::from_bytes(&name));
+            let child = tree::open_child_dir(open.as_fd(), OsStr::from_bytes(name));
             open = Rc::new(child.map_err(failed("open the directory of", entry))?);
             if self.directories.len() >= DIRECTORIES {
                 self.directories.retain(|id, _| *id == ROOT);
@@ -91,18 +91,18 @@ impl Unpacker<'_> {
 
     /// Removes what is in the way. Files whose content the tar needs are moved aside.
     pub(super) fn displace(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
-        let (parent, name) = (self.ledger.parent(id), self.ledger.name(id));
+        let (parent, name) = (self.ledger.parent(id), self.ledger.name(id).to_vec());
         let dir = self.directory(parent, entry)?;
         if matches!(
             self.ledger.body(id),
-            Body::Directory { .. } | Body::Symlink { .. }
+            Body::Directory(_) | Body::Symlink { .. }
         ) {
             // Paths may have led through it.
             self.last_parent = None;
         }
-        let is_directory = matches!(self.ledger.body(id), Body::Directory { .. });
+        let is_directory = matches!(self.ledger.body(id), Body::Directory(_));
         for (file, number) in self.ledger.remove(id) {
-            let (parent, name) = (self.ledger.parent(file), self.ledger.name(file));
+            let (parent, name) = (self.ledger.parent(file), self.ledger.name(file).to_vec());
             let from = self.directory(parent, entry)?;
             rustix::fs::renameat(&*from, &*name, self.aside()?, number.to_string())
                 .map_err(failed("move aside", entry))?;
@@ -140,8 +140,8 @@ impl Unpacker<'_> {
 
     pub(super) fn set_opaque(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
         let dir = self.directory(id, entry)?;
-        if let Body::Directory { opaque, .. } = self.ledger.body_mut(id)
-            && std::mem::replace(opaque, true)
+        if let Body::Directory(directory) = self.ledger.body_mut(id)
+            && std::mem::replace(&mut directory.opaque, true)
         {
             return Ok(());
         }
@@ -154,8 +154,8 @@ impl Unpacker<'_> {
             let dir = self.directory(id, &entry.name)?;
             set_xattrs(&dir, entry)?;
         }
-        if let Body::Directory { attributes, .. } = self.ledger.body_mut(id) {
-            *attributes = Some(Attributes {
+        if let Body::Directory(directory) = self.ledger.body_mut(id) {
+            directory.attributes = Some(Attributes {
                 uid: entry.uid,
                 gid: entry.gid,
                 mode: entry.mode,
@@ -168,10 +168,10 @@ impl Unpacker<'_> {
     pub(super) fn finish_directories(&mut self) -> Result<(), Error> {
         let mut rest = vec![ROOT];
         while let Some(id) = rest.pop() {
-            let Body::Directory { attributes, .. } = self.ledger.body(id) else {
+            let Body::Directory(directory) = self.ledger.body(id) else {
                 continue;
             };
-            let (attributes, path) = (attributes.clone(), self.ledger.name(id));
+            let (attributes, path) = (directory.attributes.clone(), self.ledger.name(id).to_vec());
             let fail = |error| failed("set the attributes of", &path)(error);
             let dir = self.directory(id, &path)?;
             let (uid, gid, mode) = match &attributes {

@@ -188,6 +188,7 @@ impl Unpacker<'_> {
         };
         if names[0].starts_with(AUFS) && names[0] != OPAQUE || is_aufs(base) {
             if names.len() == 2 && names[0] == AUFS_LINKS && entry.kind == Kind::File {
+                self.ledger.bytes += base.len() as u64;
                 self.plnk.insert(base.to_vec(), self.entry);
                 return self.content_aside(reader, entry, true);
             }
@@ -219,7 +220,7 @@ impl Unpacker<'_> {
         let mut opaque = false;
         if let Some(old) = self.ledger.child(parent, base) {
             match (self.ledger.body(old), entry.kind) {
-                (Body::Directory { .. }, Kind::Directory) => {
+                (Body::Directory(_), Kind::Directory) => {
                     return self.describe_directory(old, entry);
                 }
                 (Body::Whiteout, Kind::Directory) => opaque = true,
@@ -300,7 +301,7 @@ impl Unpacker<'_> {
         if let Some(old) = self.ledger.child(parent, name) {
             match self.ledger.body(old) {
                 // This layer's own entry hides the one below anyway.
-                Body::Directory { .. } => return self.set_opaque(old, entry),
+                Body::Directory(_) => return self.set_opaque(old, entry),
                 Body::LeftOut => self.displace(old, entry)?,
                 _ => return Ok(()),
             }
@@ -422,7 +423,7 @@ impl Unpacker<'_> {
                 return Ok(());
             }
             body @ (Body::Symlink { .. } | Body::Fifo) => body,
-            Body::Directory { .. } => return Err(bad("it is a directory")),
+            Body::Directory(_) => return Err(bad("it is a directory")),
             Body::Whiteout | Body::Gone => return Err(bad("no such file or directory")),
         };
         self.add(parent, base, body, &entry.name)?;
