@@ -68,8 +68,7 @@ impl Index {
     /// Finds an image as Docker does: by name, by full id, by the beginning of an id; and beyond
     /// it by the digest of any manifest through which it is known.
     pub(super) fn find(&self, name: &str) -> Result<Digest, Error> {
-        let bare = Digest::from_hex(name).or_else(|_| name.parse::<Digest>());
-        if let Ok(digest) = bare {
+        if let Some(digest) = bare_digest(name) {
             let found = if self.images.contains_key(&digest) {
                 Some(digest)
             } else {
@@ -163,6 +162,12 @@ impl Index {
                 .values()
                 .any(|image| image.config.diff_ids().contains(diff_id))
     }
+}
+
+/// A digest without a name: an id's, or a manifest's.
+pub(super) fn bare_digest(name: &str) -> Option<Digest> {
+    let bare = Digest::from_hex(name).or_else(|_| name.parse::<Digest>());
+    bare.ok()
 }
 
 impl Store {

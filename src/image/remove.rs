@@ -5,6 +5,7 @@ use super::commit::Naming;
 use super::config::chain_ids;
 use super::error::Error;
 use super::layer;
+use super::query::bare_digest;
 use super::store::{Index, Store};
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
@@ -66,9 +67,9 @@ impl Store {
         Ok(id)
     }
 
-    /// Removes a name, and the image with its last one; or, by id, the image. With `parents`, the
-    /// images that it was made from go as well, as far as nothing else needs them. `users` answers
-    /// which containers use an image.
+    /// Removes a name, and the image with its last one; or, by id or a manifest's digest, the image.
+    /// With `parents`, the images that it was made from go as well, as far as nothing else needs
+    /// them. `users` answers which containers use an image.
     pub fn remove(
         &self,
         name: &str,
@@ -83,7 +84,7 @@ impl Store {
         let mut removed = Vec::new();
         let mut names = index.refs.of(&id);
         // Once a name is gone, that its image is needed is no conflict to be told of.
-        let is_quiet = !is_id_prefix(&id, name);
+        let is_quiet = !is_id_prefix(&id, name) && bare_digest(name).is_none();
         if is_quiet {
             if let Some(user) = own.first().filter(|_| !force && is_single(&names)) {
                 return Err(Error::Conflict(format!(

@@ -1,7 +1,7 @@
 //! Removal: Docker's order, conflicts and sentences.
 
 use super::super::{Removed, Store, User, chain_ids};
-use super::archives::{archive, assert_empty, config, docker_archive, layer, load};
+use super::archives::{archive, assert_empty, config, docker_archive, layer, load, oci_layout};
 use crate::types::digest::Digest;
 
 fn nobody(_: &Digest) -> Vec<User> {
@@ -206,5 +206,31 @@ fn layers_of_a_pull_go_with_their_last_user() {
     store.remove("pulled:1", true, true, &nobody).unwrap();
     assert!(store.has_layer(&diff_id));
     store.release(&[diff_id]).unwrap();
+    assert_empty(&store);
+}
+
+#[test]
+fn a_manifests_digest_means_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let layers = [layer("etc/a", b"1")];
+    let put = |names: &[&str]| {
+        let (files, manifest) = oci_layout(&layers, &config(&layers, "x"), names[0]);
+        load(&store, &archive(&files)).unwrap();
+        for name in &names[1..] {
+            store.tag(names[0], &name.parse().unwrap()).unwrap();
+        }
+        manifest.to_string()
+    };
+    let manifest = put(&["one:1"]);
+    let removed = store.remove(&manifest, false, true, &nobody).unwrap();
+    assert_eq!(untagged(&removed), ["one:1"]);
+    assert_empty(&store);
+    let manifest = put(&["one:1", "two/x:1"]);
+    let error = store.remove(&manifest, false, true, &nobody).unwrap_err();
+    assert!(error.to_string().contains("referenced in multiple"));
+    assert_eq!(store.get(&manifest).unwrap().repo_tags.len(), 2);
+    let removed = store.remove(&manifest, true, true, &nobody).unwrap();
+    assert_eq!(untagged(&removed), ["one:1", "two/x:1"]);
     assert_empty(&store);
 }
