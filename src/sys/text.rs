@@ -49,9 +49,13 @@ mod tests {
 
     #[test]
     fn comes_back() {
-        let before = resident();
-        super::forget();
-        assert!(resident() < before, "{before}");
+        // The other tests' threads have pages mapped meanwhile.
+        let mut attempts = std::iter::repeat_with(|| {
+            let before = resident();
+            super::forget();
+            resident() < before
+        });
+        assert!(attempts.by_ref().take(1000).any(|is_less| is_less));
         assert_eq!(format!("{:?}", [1, 2].map(|n| n * 2)), "[2, 4]");
     }
 }

@@ -2,9 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Fixture, client, frames, output, raw_with_stdin, rest};
+use super::{Fixture, client, frames, output, raw_with_stdin, rest, wait_until};
 use crate::container::protocol::{Attach, Exit, LogTarget, Message, Start, Stream};
 
 #[test]
@@ -41,11 +41,9 @@ fn output_goes_to_every_client_and_the_log_and_the_exit_is_recorded_first() {
     assert_eq!(fixture.log().len(), b"out\nrest".len() + b"err\n".len());
     assert!(fixture.shims.is_connected(&fixture.id));
     fixture.shims.release(&fixture.id);
-    let until = Instant::now() + Duration::from_secs(5);
-    while fixture.shims.is_connected(&fixture.id) {
-        assert!(Instant::now() < until, "the shim did not leave");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the shim leaves", || {
+        !fixture.shims.is_connected(&fixture.id)
+    });
     assert!(fixture.events.try_recv().is_err(), "its end is no news");
 }
 
