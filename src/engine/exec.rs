@@ -141,9 +141,13 @@ impl Engine {
                 data.execs.remove(&old);
                 self.execs.remove(&old);
             }
+            // Its removal forgets those that are known by then.
+            if data.removing {
+                return Err(Error::not_running(container.id.as_str()));
+            }
             data.execs.insert(id.clone(), Exec::new(config));
+            self.execs.insert(id.clone(), container.id);
         }
-        self.execs.insert(id.clone(), container.id);
         self.container_event(&record, &action, [("execID".to_owned(), id.clone())]);
         Ok(id)
     }
