@@ -1,8 +1,8 @@
 //! Chooses the role that this process plays.
 //!
-//! The keeper, the process that sets it up and those that copy files are known by their first words and dispatched before
-//! anything else: no command line parser, no threads. A shim never gets here: it is forked by the
-//! keeper. Everything else is what a person typed.
+//! The keeper, the process that sets it up and those that copy files are known by their first words
+//! and dispatched before anything else: no command line parser, no threads. A shim never gets here:
+//! it is forked by the keeper. Everything else is what a person typed.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -11,15 +11,16 @@
 //! The keeper's namespaces can only be joined by a process with one thread, so everything before
 //! that is plain code, and the paths are known before, as afterwards the user's id is 0. SIGHUP
 //! reads daemon.json anew; what can change in a running daemon is how much it logs, its labels, how
-//! registries are reached, and what new containers are given where they do not say. It also has sockets looked after that were deleted (see
-//! [`presence`](super::presence)): `moss` verbs send it to a daemon whose socket is not where the
-//! lock says, so it is harmless from the start on.
+//! registries are reached, and what new containers are given where they do not say. It also has
+//! sockets looked after that were deleted (see [`presence`](super::presence)): `moss` verbs send it
+//! to a daemon whose socket is not where the lock says, so it is harmless from the start on.
 //!
 //! A daemon that ends unasked while containers run is started again by the keeper ([`revival`]).
 //!
 //! A daemon that was started on demand, or again, has a session of its own and none of its starter's
-//! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after the last connection
-//! and the last thing that the engine was busy with; at once if another daemon wants its place ([`relief`]).
+//! descriptors but a file for stderr, writes its log into the data root, and leaves [`IDLE`] after
+//! the last connection and the last thing that the engine was busy with; at once if another daemon
+//! wants its place ([`relief`]).
 
 mod log;
 mod opening;

@@ -87,7 +87,8 @@ impl Shims {
         })
     }
 
-    /// Has [`Lapsed`](crate::container::protocol::Message::Lapsed) told when the shim has waited long enough for its start, or is gone.
+    /// Has [`Lapsed`](crate::container::protocol::Message::Lapsed) told when the shim has waited
+    /// long enough for its start, or is gone.
     ///
     /// # Errors
     /// The kernel's.

@@ -154,8 +154,8 @@ fn asked(input: &SpecInput<'_>) -> Result<Vec<Mount>, Error> {
     Ok(mounts)
 }
 
-/// A bind mount or an image's layers. What is bound is, by default, with what is mounted below, private, and (since Docker 25) read-only
-/// all the way down.
+/// A bind mount or an image's layers. What is bound is, by default, with what is mounted below,
+/// private, and (since Docker 25) read-only all the way down.
 fn bind(mount: &HostMount) -> Mount {
     let subpath = (!mount.subpath.is_empty()).then(|| format!("subpath={}", mount.subpath));
     if !mount.layers.is_empty() {

@@ -2,11 +2,11 @@
 //!
 //! In a network that a user made it is 127.0.0.11, and the network's own names are answered there,
 //! for whoever asks by the address that it has ([`names`]); where there is no IPv4, at the gateway's
-//! address. In the default network it is the gateway's, too, and all but the host's name is passed on. What is passed on goes to the name servers of
-//! the asker, or of the host ([`upstream`]), from the host's namespace, by the protocol that it came
-//! by: from a socket of its own, so a port of its own, under a random number; only the answer to the
-//! question counts, from the server that was asked. One that does not answer, or fails, is followed
-//! by the next.
+//! address. In the default network it is the gateway's, too, and all but the host's name is passed
+//! on. What is passed on goes to the name servers of the asker, or of the host ([`upstream`]), from
+//! the host's namespace, by the protocol that it came by: from a socket of its own, so a port of
+//! its own, under a random number; only the answer to the question counts, from the server that was
+//! asked. One that does not answer, or fails, is followed by the next.
 //!
 //! Bounds: [`MOST_PENDING`] questions on their way a network, [`MOST_OF_ONE`] of one container,
 //! [`MOST_STREAMS`] connections; beyond that, questions are refused.

@@ -3,8 +3,9 @@
 //! Shim to child: one byte an [`Order`]. Child to shim: JSON [`Report`]s, the console's descriptor
 //! beside one of them. The shim waits for each report of a start only so long. For all of an exec's
 //! together it waits only so long: the processes of a container may stop one that joins them
-//! (SIGSTOP) before it has executed anything, again and again, and must not stop the shim with it. End of file towards the shim is the news that execve happened; end of file
-//! towards the child means that the shim is gone, and the child ends.
+//! (SIGSTOP) before it has executed anything, again and again, and must not stop the shim with it.
+//! End of file towards the shim is the news that execve happened; end of file towards the child
+//! means that the shim is gone, and the child ends.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
