@@ -1,11 +1,12 @@
 """The API itself: versions, error bodies, hijacking, raw streams. No docker CLI in between."""
 
 import json
+import os
 import re
 import socket
 import time
 
-from harness import DRIVER, Case, fail, once
+from harness import DRIVER, Case, Daemon, eventually, fail, once
 
 MIN, MAX = (1, 22), (1, 55)
 
@@ -95,6 +96,23 @@ class Versions(Case):
 
 @once
 class Errors(Case):
+    def test_a_daemon_that_waits_keeps_little_of_its_code_mapped(self):
+        daemon = Daemon()
+        self.addCleanup(daemon.close)
+
+        def code():
+            with open(f"/proc/{daemon.process.pid}/smaps", encoding="utf-8") as file:
+                program = re.escape(os.readlink(f"/proc/{daemon.process.pid}/exe"))
+                found = re.findall(rf" r-xp .*{program}\n(?:.*\n)*?Rss: +(\d+)", file.read())
+            return sum(map(int, found))
+
+        most = code()
+        for _ in range(20):
+            for path in ("/info", "/events?until=1", "/containers/json?all=1"):
+                daemon.http("GET", path)
+            most = max(most, code())
+        eventually(lambda: code() < most / 2, f"less than half of {most} KiB")
+
     def post(self, path, body, status):
         got = self.daemon.http("POST", path, body)
         if got[0] != status or not isinstance(got[2], dict) or not got[2].get("message"):
