@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::args;
 use super::engine::Client;
@@ -30,6 +30,9 @@ const DIRECTORY: u32 = 1 << 31;
 const LINK: u32 = 1 << 27;
 /// Those of everything that is neither these nor a file.
 const SPECIAL: u32 = 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21;
+
+/// Bytes between who makes an archive and who sends it.
+const PIPE: usize = 1 << 20;
 
 /// Container and path of an argument; a path of this host has no container.
 fn split(argument: &str) -> (&str, &str) {
@@ -212,6 +215,8 @@ fn upload(
         false => own,
     };
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Where the user's limits do not allow it, it goes on with the usual size.
+    let _ = fcntl_setpipe_size(&writer, PIPE);
     let mut reader = File::from(reader);
     let packing = std::thread::spawn(move || local::pack(&own, &name, writer));
     let sent = client.ask("PUT", &target(&goal.directory), Body::Stream(&mut reader));

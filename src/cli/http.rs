@@ -27,6 +27,15 @@ pub use target::Target;
 /// Bytes read from a connection at once.
 const BUFFER: usize = 32 * 1024;
 
+/// Bytes of a stream that go at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Room for what goes before them: their number, which has five digits at most, and a line's end.
+const CHUNK_HEAD: usize = 7;
+
+/// What goes after them.
+const CHUNK_END: &[u8] = b"\r\n";
+
 /// What a request carries.
 pub enum Body<'a> {
     /// Nothing.
@@ -196,17 +205,20 @@ impl Connection {
 }
 
 fn send_chunks(stream: &mut UnixStream, source: &mut dyn Read) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
+    // A chunk goes with its ends in one write: each write wakes the engine.
+    let mut buffer = vec![0; CHUNK_HEAD + CHUNK + CHUNK_END.len()];
     loop {
-        let count = match source.read(&mut buffer) {
+        let count = match source.read(&mut buffer[CHUNK_HEAD..CHUNK_HEAD + CHUNK]) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // The client's own error must not be taken for the engine's hanging up.
             Err(error) => return Err(io::Error::other(error)),
         };
-        stream.write_all(format!("{count:x}\r\n").as_bytes())?;
-        stream.write_all(&buffer[..count])?;
-        stream.write_all(b"\r\n")?;
+        let head = format!("{count:x}\r\n");
+        let (start, end) = (CHUNK_HEAD - head.len(), CHUNK_HEAD + count);
+        buffer[start..CHUNK_HEAD].copy_from_slice(head.as_bytes());
+        buffer[end..end + CHUNK_END.len()].copy_from_slice(CHUNK_END);
+        stream.write_all(&buffer[start..end + CHUNK_END.len()])?;
         if count == 0 {
             return Ok(());
         }
