@@ -64,6 +64,11 @@ impl Timestamp {
         Self::from_nanos(seconds as i128 * SECOND)
     }
 
+    /// The next nanosecond.
+    pub const fn next(self) -> Self {
+        Self::from_nanos(self.0 + 1)
+    }
+
     /// Nanoseconds since the epoch.
     pub const fn nanos(self) -> i128 {
         self.0

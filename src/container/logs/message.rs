@@ -65,14 +65,16 @@ struct Begun {
 }
 
 impl Splitter {
-    /// Takes output that was read at `now`, and gives out the messages that it completes.
+    /// Takes output that was read at `now`, and gives out the messages that it completes, each a
+    /// nanosecond after the one before: where two have one time, whoever reads on from the last time
+    /// that he has seen gets one twice or never. Returns the time of what would come next.
     pub fn write(
         &mut self,
         stream: Stream,
         mut bytes: &[u8],
-        now: Timestamp,
+        mut now: Timestamp,
         mut each: impl FnMut(&Message<'_>),
-    ) {
+    ) -> Timestamp {
         let unfinished = &mut self.unfinished[index(stream)];
         while !bytes.is_empty() {
             let room = PARTIAL - unfinished.bytes.len();
@@ -80,16 +82,19 @@ impl Splitter {
             let window = &bytes[..bytes.len().min(room)];
             if let Some(end) = memchr::memchr(b'\n', window) {
                 unfinished.give(stream, &bytes[..end], now, true, &mut each);
+                now = now.next();
                 bytes = &bytes[end + 1..];
             } else if bytes.len() >= room {
                 let cut = character_boundary(&unfinished.bytes, &bytes[..room]);
                 unfinished.give(stream, &bytes[..cut], now, false, &mut each);
+                now = now.next();
                 bytes = &bytes[cut..];
             } else {
                 unfinished.bytes.extend_from_slice(bytes);
                 break;
             }
         }
+        now
     }
 
     /// Whether a line of this stream has begun and not ended yet.

@@ -28,6 +28,9 @@ const PIECE: usize = 256 * 1024;
 /// How a JSON record begins.
 const BEGIN: &[u8] = b"{\"log\":\"";
 
+/// How it ends, after the time.
+const AFTER_TIME: &[u8] = b"\"}\n";
+
 /// Writes one container's log.
 #[derive(Debug)]
 pub struct Writer {
@@ -46,8 +49,8 @@ pub struct Writer {
     compressing: Option<Compressing>,
 }
 
-/// The end of a JSON record: an escaped newline, the stream, attributes and the time. All lines that
-/// are read at once have the same one.
+/// The end of a JSON record: an escaped newline, the stream, attributes and the time. Of lines that
+/// are read at once, only the last digits of the time differ.
 #[derive(Debug, Default)]
 struct Rest {
     of: Option<(Stream, Timestamp)>,
@@ -56,11 +59,16 @@ struct Rest {
 
 impl Rest {
     fn set(&mut self, stream: Stream, time: Timestamp, attrs: &[u8]) {
-        if self.of == Some((stream, time)) {
+        let before = self.of.replace((stream, time));
+        let text = &mut self.text;
+        if before == Some((stream, time)) {
             return;
         }
-        self.of = Some((stream, time));
-        let text = &mut self.text;
+        if before.is_some_and(|(of, before)| of == stream && before.next() == time)
+            && count_on(text)
+        {
+            return;
+        }
         text.clear();
         text.extend_from_slice(b"\\n\",\"stream\":\"");
         text.extend_from_slice(stream_name(stream).as_bytes());
@@ -68,8 +76,22 @@ impl Rest {
         text.extend_from_slice(attrs);
         text.extend_from_slice(b",\"time\":\"");
         text.extend_from_slice(time.to_string().as_bytes());
-        text.extend_from_slice(b"\"}\n");
+        text.extend_from_slice(AFTER_TIME);
     }
+}
+
+/// Counts the nanosecond in the end of a record up by one where that changes its last digit alone: nine
+/// digits are written, as zeros at the end are left out.
+fn count_on(text: &mut [u8]) -> bool {
+    let Some(last) = text.len().checked_sub(AFTER_TIME.len() + 2) else {
+        return false;
+    };
+    let is_whole = last.checked_sub(9).is_some_and(|point| text[point] == b'.');
+    let counts = is_whole && (b'0'..b'9').contains(&text[last]);
+    if counts {
+        text[last] += 1;
+    }
+    counts
 }
 
 impl Writer {
@@ -115,16 +137,17 @@ impl Writer {
             false => 0,
         };
         let (begun, bytes) = bytes.split_at(begun);
-        let first = self.split(stream, begun, now);
-        let (done, plain) = self.write_plain(stream, bytes, now);
-        let last = self.split(stream, &bytes[done..], now);
+        let mut now = now;
+        let first = self.split(stream, begun, &mut now);
+        let (done, plain) = self.write_plain(stream, bytes, &mut now);
+        let last = self.split(stream, &bytes[done..], &mut now);
         self.flush().and(last).and(plain).and(first)
     }
 
-    fn split(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
+    fn split(&mut self, stream: Stream, bytes: &[u8], now: &mut Timestamp) -> io::Result<()> {
         let mut splitter = std::mem::take(&mut self.splitter);
         let mut result = Ok(());
-        splitter.write(stream, bytes, now, |message| {
+        *now = splitter.write(stream, bytes, *now, |message| {
             if let Err(error) = self.log(message) {
                 result = Err(error);
             }
@@ -140,7 +163,7 @@ impl Writer {
         &mut self,
         stream: Stream,
         bytes: &[u8],
-        now: Timestamp,
+        now: &mut Timestamp,
     ) -> (usize, io::Result<()>) {
         let is_simple =
             self.format == Format::Json && self.rotation.max_size.is_none() && are_plain(bytes);
@@ -149,11 +172,12 @@ impl Writer {
         if !is_simple {
             return (done, result);
         }
-        self.rest.set(stream, now, &self.attrs);
         for end in memchr::memchr_iter(b'\n', bytes) {
             if end - done >= PARTIAL {
                 break;
             }
+            self.rest.set(stream, *now, &self.attrs);
+            *now = now.next();
             self.out.extend_from_slice(BEGIN);
             self.out.extend_from_slice(&bytes[done..end]);
             self.out.extend_from_slice(&self.rest.text);
@@ -392,9 +416,11 @@ mod tests {
                 writer.write(Stream::Stdout, chunk, NOW).expect("write");
             }
             writer.finish(NOW).expect("finish");
-            let text = std::fs::read(&path).expect("read");
+            let mut records = records(&path);
             std::fs::remove_file(&path).expect("remove");
-            text
+            // What is read at once is told apart by it.
+            records.iter_mut().for_each(|record| record.time = NOW);
+            records
         };
         let short = "\n".repeat(PIECE / 32);
         let longest = "x".repeat(PARTIAL - 1);
@@ -409,6 +435,28 @@ mod tests {
             let whole = by(text.len());
             assert!([1, 1000].iter().all(|&size| by(size) == whole), "{odd:?}");
         }
+    }
+
+    #[test]
+    fn no_two_records_of_one_read_have_one_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let mut writer = Writer::open(&path, Format::Json, &BTreeMap::new()).expect("open");
+        let begin = Timestamp::from_nanos(NOW.nanos() + 999_999_985);
+        for text in ["plain\n", "not plain: <\n"] {
+            let text = text.repeat(150);
+            let written = writer.write(Stream::Stdout, text.as_bytes(), begin);
+            written.expect("write");
+        }
+        let times: Vec<i128> = records(&path).iter().map(|it| it.time.nanos()).collect();
+        let expected: Vec<i128> = (0..150).map(|after| begin.nanos() + after).collect();
+        assert_eq!(times, [&expected[..], &expected].concat());
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(text.contains("\"time\":\"2023-11-14T22:13:21Z\""), "{text}");
+        assert!(
+            text.contains("\"time\":\"2023-11-14T22:13:21.0000001Z\""),
+            "{text}"
+        );
     }
 
     #[test]
