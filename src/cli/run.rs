@@ -88,6 +88,7 @@ pub fn run(client: &Client, run: &args::Run) -> Result<()> {
         proxy: run.sig_proxy,
         size: request.host_config.console_size,
         lost: ENGINE_FAILED,
+        leaving_fails: false,
     };
     let condition = if request.host_config.auto_remove {
         "removed"
@@ -250,6 +251,8 @@ struct Attachment<'a> {
     size: [u64; 2],
     /// The status where the engine ends before it has said how the container did.
     lost: i32,
+    /// To leave by the keys is a failure, as with `docker attach` and unlike `docker run`.
+    leaving_fails: bool,
 }
 
 impl Attachment<'_> {
@@ -316,10 +319,8 @@ impl Attachment<'_> {
         });
         drop(raw);
         match end? {
-            End::Detached => {
-                complain("read escape sequence");
-                Ok(())
-            }
+            End::Detached if self.leaving_fails => Err(Exit::because(1, "read escape sequence")),
+            End::Detached => Ok(()),
             End::Interrupted(signal) => Err(Exit::silent(128 + signal)),
             End::Finished => match wait.take() {
                 Some(wait) => match exit_status(wait) {
@@ -421,6 +422,7 @@ pub fn start(client: &Client, start: &args::Start) -> Result<()> {
         proxy: start.attach && !config.tty,
         size: container.host_config.console_size,
         lost: ENGINE_FAILED,
+        leaving_fails: false,
     };
     let condition = if container.host_config.auto_remove {
         "removed"
@@ -473,6 +475,7 @@ pub fn attach(client: &Client, attach: &args::Attach) -> Result<()> {
         // Whatever it was told before, it was another terminal's.
         size: [0, 0],
         lost: 1,
+        leaving_fails: true,
     };
     let signals = Signals::catch(!attachment.proxy && !attachment.raw())?;
     let (attached, wait) = attachment.open(client, Some("not-running"))?;

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 
+import harness
 from harness import Case, DRIVER, eventually, host_case, once
 
 
@@ -69,8 +70,14 @@ class Streams(Case):
         terminal = self.terminal("run", "-it", "--name", name, "busybox", "sh")
         terminal.expect(r"# ")
         terminal.send("\x10\x11")
-        terminal.wait()
+        self.equal(terminal.wait(), 0, "exit code")
         self.equal(self.field(name, "{{.State.Running}}"), "true", "running after detach")
+        for client in (None, harness.BIN):
+            terminal = self.terminal("attach", name, client=client)
+            time.sleep(0.3)
+            terminal.send("\x10\x11")
+            terminal.expect("read escape sequence")
+            self.equal(terminal.wait(), 1, "exit code of attach")
 
     def test_detached(self):
         name = self.run_detached()
