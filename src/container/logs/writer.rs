@@ -87,7 +87,7 @@ fn count_on(text: &mut [u8]) -> bool {
         return false;
     };
     let is_whole = last.checked_sub(9).is_some_and(|point| text[point] == b'.');
-    let counts = is_whole && (b'0'..b'9').contains(&text[last]);
+    let counts = is_whole && text[last] < b'9';
     if counts {
         text[last] += 1;
     }
