@@ -7,6 +7,7 @@ use super::config::{Config, History, ImageConfig, RootFs};
 use super::error::Error;
 use super::pipeline::{CHUNK, Finished, Pipeline};
 use super::query::Image;
+use super::room::UNKNOWN;
 use super::store::Store;
 use crate::registry::Cancel;
 use crate::types::digest::Digest;
@@ -99,7 +100,9 @@ impl Store {
     /// Begins to unpack a layer of an archive's.
     pub(super) fn start_layer(&self) -> Result<Pipeline, Error> {
         // Nobody can cancel it but by dropping it.
-        let (scratch, never) = (self.scratch("layer")?, Cancel::new());
+        let never = Cancel::new();
+        self.wait_for_room(UNKNOWN, &never)?;
+        let scratch = self.scratch("layer")?;
         Pipeline::start(scratch, &self.owners, self.limits, &never)
     }
 

@@ -8,10 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::error::{Error, store};
+use super::slots::LOOK;
 use super::{layer, reserve, scratch};
 
 enum Task {
@@ -54,12 +55,16 @@ impl Janitor {
         self.send(Task::Sync(layer.to_owned()));
     }
 
-    /// Waits until everything asked for so far is done.
-    pub(super) fn settle(&self) {
+    /// Waits until everything asked for so far is done. `is_wanted` is asked from time to time
+    /// whether to wait on, and fails where not.
+    pub(super) fn settle<E>(&self, is_wanted: impl Fn() -> Result<(), E>) -> Result<(), E> {
         let (done, wait) = channel();
         self.send(Task::Fence(done));
-        // An error is a thread that ended: then there is nothing to wait for.
-        let _ = wait.recv();
+        // Another error is a thread that ended: then there is nothing to wait for.
+        while wait.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            is_wanted()?;
+        }
+        Ok(())
     }
 
     fn send(&self, task: Task) {

@@ -56,6 +56,7 @@ mod query;
 mod refs;
 mod remove;
 mod reserve;
+mod room;
 mod save;
 mod schema;
 mod scratch;
