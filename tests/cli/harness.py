@@ -10,6 +10,7 @@ Set by `scripts/test`:
     MOSS_TEST_SMALL    an empty directory on a filesystem of a few MB, for a disk that fills up
     MOSS_TEST_FEW_FILES  an empty directory on a filesystem that has room for few files
     MOSS_TEST_PYTHON   a Python that can import docker
+    MOSS_TEST_RUST     a Rust toolchain's directory
     MOSS_TEST_SLOW     how many times longer than usual to wait for anything (scripts/vm)
     MOSS_TEST_VM       the machine is thrown away afterwards (scripts/vm)
     MOSS_TEST_CASE     seconds after which a case has failed, and its beginning is told too (scripts/vm)
