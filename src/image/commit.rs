@@ -123,6 +123,17 @@ impl Store {
         Ok(id)
     }
 
+    /// Throws layers away that no image needed. To delete their files may take long, and is not waited
+    /// for.
+    pub(super) fn discard_layers(&self, layers: &mut Vec<Finished>) {
+        for layer in layers.drain(..) {
+            // Where this fails it is deleted here and now, as its owner goes.
+            if let Err(error) = self.trash(layer.scratch.path()) {
+                tracing::warn!(error = error.chain(), "cannot throw a layer away");
+            }
+        }
+    }
+
     /// Puts one layer in place before its image, unless it is there. Where the image never comes it
     /// waits for a while.
     pub(super) fn commit_layer(&self, layer: &Finished) -> Result<(), Error> {

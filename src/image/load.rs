@@ -540,6 +540,7 @@ impl Intake<'_> {
             let names = image.names;
             loaded.push(Loaded { id, names });
         }
+        self.store.discard_layers(&mut self.finished);
         Ok(loaded)
     }
 }
