@@ -21,6 +21,10 @@ use crate::sys::copy;
 /// Deepest directory that is copied: each level holds two descriptors.
 const MAX_DEPTH: usize = 200;
 
+/// How names of attributes begin that say nothing about a file: what overlays keep for themselves,
+/// and what stands in for an owner that is not mapped here.
+const INTERNAL: [&[u8]; 3] = [b"user.overlay.", b"trusted.", b"user.containers."];
+
 /// Copies what is in directory `source` into directory `target`, and gives `target` the owner,
 /// mode and times of `source`.
 ///
@@ -99,8 +103,7 @@ fn copy_xattrs(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()>
         .split(|byte| *byte == 0)
         .filter(|name| !name.is_empty())
     {
-        // What overlays keep for themselves says nothing about the file.
-        if name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.") {
+        if INTERNAL.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
         let length = fgetxattr(source, name, &mut value)?;
@@ -146,12 +149,25 @@ mod tests {
         fs::set_permissions(from.join("a/b/file"), fs::Permissions::from_mode(0o4711)).unwrap();
         symlink("/etc", from.join("a/link")).unwrap();
         fs::set_permissions(&from, fs::Permissions::from_mode(0o1777)).unwrap();
+        let file = File::open(from.join("a/b/file")).unwrap();
+        let names = [
+            "user.note",
+            "user.overlay.opaque",
+            "user.containers.override_stat",
+        ];
+        let has_attributes = names
+            .map(|name| fsetxattr(&file, name, b"x", XattrFlags::empty()))
+            .iter()
+            .all(Result::is_ok);
         populate(
             File::open(&from).unwrap().as_fd(),
             File::open(&to).unwrap().as_fd(),
         )
         .unwrap();
         assert_eq!(fs::read_to_string(to.join("a/b/file")).unwrap(), "content");
+        let copy = File::open(to.join("a/b/file")).unwrap();
+        let copied = names.map(|name| fgetxattr(&copy, name, &mut [0; 8]).is_ok());
+        assert_eq!(copied, [has_attributes, false, false]);
         assert_eq!(
             fs::metadata(to.join("a/b/file")).unwrap().mode() & 0o7777,
             0o4711
