@@ -33,92 +33,79 @@ impl Server {
         let request = match serde_json::from_slice(&buffer[..length]) {
             Ok(request) => request,
             Err(error) => {
-                self.refuse(
-                    place,
-                    &format!("it does not understand the request: {error}"),
-                );
+                let message = format!("it does not understand the request: {error}");
+                self.answer(place, &Reply::Failed { message });
                 return Next::GoOn;
             }
         };
-        if let Request::Tell { order } = request {
-            let told: Vec<OwnedFd> = descriptors.collect();
-            self.slirp.tell(&order, &told);
-            self.answer(place, &Reply::Done);
-            return Next::GoOn;
-        }
-        if request == Request::Revive {
-            let left: Vec<OwnedFd> = descriptors.collect();
-            self.revival.leave(left.try_into().ok());
-            self.answer(place, &Reply::Done);
-            return Next::GoOn;
-        }
-        let descriptor = descriptors.next();
-        let reply = match (request, descriptor) {
-            (Request::Hello { .. }, _) => Reply::Hello {
+        let lacking = || Reply::Failed {
+            message: "a descriptor is missing".into(),
+        };
+        let reply = match request {
+            Request::Hello { .. } => Reply::Hello {
                 version: VERSION,
                 build: self.build.clone(),
                 pid: std::process::id().cast_signed(),
                 maps: self.maps.clone(),
             },
-            (Request::Spawn, Some(connection)) => self.spawn(connection),
-            (Request::Pin { network }, Some(namespace)) => {
-                self.pin(network, namespace);
+            Request::Spawn => match descriptors.next() {
+                Some(connection) => self.spawn(connection),
+                None => lacking(),
+            },
+            Request::Pin { network } => match descriptors.next() {
+                Some(namespace) => {
+                    self.pin(network, namespace);
+                    Reply::Done
+                }
+                None => lacking(),
+            },
+            Request::Tell { order } => {
+                let told: Vec<OwnedFd> = descriptors.collect();
+                self.slirp.tell(&order, &told);
                 Reply::Done
             }
-            (Request::Unpin { network }, _) => {
+            Request::Unpin { network } => {
                 self.networks.remove(&network);
                 let network = &network;
                 self.slirp.tell(&Order::Unpin { network }, &[]);
                 Reply::Done
             }
-            (Request::Namespace { network }, _) => {
+            Request::Namespace { network } => {
                 let namespace = self.networks.get(&network);
                 let twin = namespace.and_then(|namespace| namespace.try_clone().ok());
                 let held = twin.is_some();
                 self.answer_with(place, &Reply::Namespace { held }, twin.as_ref());
                 return Next::GoOn;
             }
-            (Request::Upgrade { build }, Some(program)) => {
-                let error = self.upgrade(place, &build, &File::from(program));
-                Reply::Failed {
-                    message: error.to_string(),
-                }
-            }
-            // Were dealt with above.
-            (Request::Tell { .. } | Request::Revive, _) => Reply::Done,
-            (Request::Spawn | Request::Upgrade { .. } | Request::Pin { .. }, None) => {
-                Reply::Failed {
-                    message: "a descriptor is missing".into(),
-                }
-            }
-            (Request::Status, _) => Reply::Status(Status {
+            Request::Status => Reply::Status(Status {
                 shims: self.shims.iter().map(|shim| shim.pid).collect(),
                 connections: self.connections.len(),
                 forked: self.forked,
                 networks: self.networks.keys().cloned().collect(),
             }),
-            (Request::Stop { force }, _) => {
-                if !force && !self.shims.is_empty() {
-                    Reply::Failed {
-                        message: format!("{} containers run", self.shims.len()),
-                    }
-                } else {
-                    self.answer(place, &Reply::Done);
-                    return Next::Leave;
-                }
+            Request::Revive => {
+                let left: Vec<OwnedFd> = descriptors.collect();
+                self.revival.leave(left.try_into().ok());
+                Reply::Done
+            }
+            Request::Upgrade { build } => match descriptors.next() {
+                Some(program) => Reply::Failed {
+                    message: self
+                        .upgrade(place, &build, &File::from(program))
+                        .to_string(),
+                },
+                None => lacking(),
+            },
+            Request::Stop { force } if !force && !self.shims.is_empty() => Reply::Failed {
+                message: format!("{} containers run", self.shims.len()),
+            },
+            Request::Stop { .. } => {
+                self.answer(place, &Reply::Done);
+                return Next::Leave;
             }
         };
         self.answer(place, &reply);
         Next::GoOn
-    }
-
-    fn refuse(&mut self, place: usize, message: &str) {
-        self.answer(
-            place,
-            &Reply::Failed {
-                message: message.to_owned(),
-            },
-        );
     }
 
     /// Answers; an asker that has gone is noticed when its connection is read next.
