@@ -3,7 +3,7 @@
 //! Removal is one rename into the trash, after which the container is gone for everybody; a thread
 //! of its own (the janitor) deletes what is in the trash, since a container may leave a million
 //! files behind, and directories nested deeper than a stack or the limit of descriptors: it is done
-//! by [`tree`](crate::sys::tree). A daemon that dies in between finds the trash at its next start.
+//! by [`tree`]. A daemon that dies in between finds the trash at its next start.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -7,4 +7,5 @@ mod hostile;
 mod load;
 mod remove;
 mod save;
+mod small;
 mod unpack;
