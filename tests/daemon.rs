@@ -111,6 +111,19 @@ impl Place {
         panic!("the daemon does not serve");
     }
 
+    /// Has a verb start a daemon; false where this host can have none.
+    fn demand(&self) -> bool {
+        let told = self.verb(&["ps"]);
+        if told.status.success() {
+            return true;
+        }
+        let Some(why) = unshare::refused(&[]) else {
+            panic!("{}", errors(&told));
+        };
+        eprintln!("skipped: no user namespaces here: {why}");
+        false
+    }
+
     /// Whether somebody answers `/_ping`.
     fn ping(&self) -> bool {
         self.get("/_ping").ends_with("\r\n\r\nOK")
@@ -402,11 +415,31 @@ fn a_deleted_runtime_directory_is_made_anew() {
 }
 
 #[test]
+fn a_verb_right_after_a_killed_daemon_has_another() {
+    let place = Place::new();
+    if !place.demand() {
+        return;
+    }
+    let holder = || moss::sys::lock::holder(&place.path("data/moss"));
+    for _ in 0..10 {
+        let pid = Pid::from_raw(holder().expect("a daemon").pid.cast_signed());
+        kill(pid, Signal::SIGKILL).expect("it runs");
+        let told = place.verb(&["ps"]);
+        assert!(told.status.success(), "{}", errors(&told));
+    }
+    let last = holder().expect("a daemon");
+    kill(Pid::from_raw(last.pid.cast_signed()), Signal::SIGTERM).expect("it runs");
+    let before = Instant::now();
+    while holder().is_some() && before.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(place.leaks(&[]), "");
+}
+
+#[test]
 fn a_daemon_takes_the_place_of_one_that_a_verb_started() {
     let place = Place::new();
-    let told = place.verb(&["ps"]);
-    if !told.status.success() {
-        eprintln!("skipped: {}", errors(&told));
+    if !place.demand() {
         return;
     }
     // With a client it stays, and says so.

@@ -9,7 +9,7 @@
 //!
 //! An engine that was started on demand leaves when it has nothing to do, and may do so just as a
 //! verb connects. It says so before it stops listening to whom it has not heard; the verb then asks
-//! the next one.
+//! the next one. One that was killed has said nothing: what changes nothing is asked again.
 //!
 //! A [`Client`] keeps one connection for requests that are answered at once; what takes longer
 //! (waits, logs, hijacks) gets a connection of its own.
@@ -105,13 +105,15 @@ impl Client {
     }
 
     /// A connection to another engine in place of one that was about to leave when it was
-    /// connected to, and so has not heard what it was asked. An engine that is started on demand
-    /// leaves when nobody is connected: somebody may just be on the way.
-    fn anew(&self) -> Result<Option<Connection>> {
+    /// connected to, and so has not heard what it was asked; where that may be `repeated`, also in
+    /// place of one that was killed. An engine that is started on demand leaves when nobody is
+    /// connected: somebody may just be on the way.
+    fn anew(&self, repeated: bool) -> Result<Option<Connection>> {
         let Some((paths, roots, pid)) = &self.home else {
             return Ok(None);
         };
-        if !lock::has_left(&paths.data_root, *pid) {
+        let root = &paths.data_root;
+        if !(lock::has_left(root, *pid) || repeated && lock::is_gone(root, *pid)) {
             return Ok(None);
         }
         let socket = match living(paths)? {
@@ -174,7 +176,7 @@ impl Client {
                 let again = match body {
                     Body::Stream(_) => None,
                     _ if connection.is_used() => None,
-                    _ => self.anew()?,
+                    _ => self.anew(sent.is_err() || method == "GET" || method == "HEAD")?,
                 };
                 let Some(again) = again else {
                     let (error, what) = match sent {

@@ -209,6 +209,19 @@ pub fn has_left(data_root: &Path, pid: u32) -> bool {
     said.is_ok_and(|holder| holder.pid == pid && holder.socket.is_none())
 }
 
+/// Whether the engine that had this pid holds the data root no more; one that is being killed has a
+/// moment for that.
+pub fn is_gone(data_root: &Path, pid: u32) -> bool {
+    let asked = Instant::now();
+    while holder(data_root).is_some_and(|holder| holder.pid == pid) {
+        if asked.elapsed() > DYING {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
 fn read_from(file: File) -> io::Result<Holder> {
     let mut text = Vec::new();
     file.take(LIMIT).read_to_end(&mut text)?;
@@ -241,6 +254,7 @@ mod tests {
         lock.name(&shorter).unwrap();
         assert_eq!(holder(root.path()), Some(shorter));
         assert!(has_left(root.path(), 7));
+        assert!(!is_gone(root.path(), 7) && is_gone(root.path(), 8));
         lock.name(&me()).unwrap();
         let path = root.path().display();
         let mut second = Holder {
