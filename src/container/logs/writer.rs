@@ -28,8 +28,11 @@ const PIECE: usize = 256 * 1024;
 /// How a JSON record begins.
 const BEGIN: &[u8] = b"{\"log\":\"";
 
-/// How it ends, after the time.
-const AFTER_TIME: &[u8] = b"\"}\n";
+/// How it ends, from the end of the time on.
+const END: &[u8] = b"Z\"}\n";
+
+/// Length of an escaped newline.
+const NEWLINE: usize = 2;
 
 /// Writes one container's log.
 #[derive(Debug)]
@@ -50,48 +53,73 @@ pub struct Writer {
 }
 
 /// The end of a JSON record: an escaped newline, the stream, attributes and the time. Of lines that
-/// are read at once, only the last digits of the time differ.
+/// are read at once only the time's last digits differ, and are counted on where they stand.
 #[derive(Debug, Default)]
 struct Rest {
     of: Option<(Stream, Timestamp)>,
+    /// With all digits of the nanosecond.
     text: Vec<u8>,
 }
+
+/// Digits of a nanosecond.
+const DIGITS: usize = 9;
 
 impl Rest {
     fn set(&mut self, stream: Stream, time: Timestamp, attrs: &[u8]) {
         let before = self.of.replace((stream, time));
-        let text = &mut self.text;
         if before == Some((stream, time)) {
             return;
         }
-        if before.is_some_and(|(of, before)| of == stream && before.next() == time)
-            && count_on(text)
-        {
+        let follows = before.is_some_and(|(of, before)| of == stream && before.next() == time);
+        if follows && self.count_on() {
             return;
         }
+        let time = time.to_string();
+        let (seconds, nanos) = time.split_once(['.', 'Z']).unwrap_or_default();
+        let nanos = nanos.trim_end_matches('Z');
+        let text = &mut self.text;
         text.clear();
         text.extend_from_slice(b"\\n\",\"stream\":\"");
         text.extend_from_slice(stream_name(stream).as_bytes());
         text.push(b'"');
         text.extend_from_slice(attrs);
         text.extend_from_slice(b",\"time\":\"");
-        text.extend_from_slice(time.to_string().as_bytes());
-        text.extend_from_slice(AFTER_TIME);
+        text.extend_from_slice(seconds.as_bytes());
+        text.extend_from_slice(format!(".{nanos:0<DIGITS$}").as_bytes());
+        text.extend_from_slice(END);
     }
-}
 
-/// Counts the nanosecond in the end of a record up by one where that changes its last digit alone: nine
-/// digits are written, as zeros at the end are left out.
-fn count_on(text: &mut [u8]) -> bool {
-    let Some(last) = text.len().checked_sub(AFTER_TIME.len() + 2) else {
-        return false;
-    };
-    let is_whole = last.checked_sub(9).is_some_and(|point| text[point] == b'.');
-    let counts = is_whole && text[last] < b'9';
-    if counts {
-        text[last] += 1;
+    /// Counts the nanosecond up by one; false where a second ends.
+    fn count_on(&mut self) -> bool {
+        let end = self.text.len() - END.len();
+        for digit in self.text[end - DIGITS..end].iter_mut().rev() {
+            if *digit < b'9' {
+                *digit += 1;
+                return true;
+            }
+            *digit = b'0';
+        }
+        false
     }
-    counts
+
+    /// Puts it after a record's text; zeros at the end of the time are left out, as in Docker.
+    fn put(&self, ends_line: bool, out: &mut Vec<u8>) {
+        let text = if ends_line {
+            &self.text[..]
+        } else {
+            &self.text[NEWLINE..]
+        };
+        let end = text.len() - END.len();
+        if text[end - 1] != b'0' {
+            out.extend_from_slice(text);
+            return;
+        }
+        let zeros = text[end - DIGITS..end].iter().rev();
+        let zeros = zeros.take_while(|digit| **digit == b'0').count();
+        let point = usize::from(zeros == DIGITS);
+        out.extend_from_slice(&text[..end - zeros - point]);
+        out.extend_from_slice(END);
+    }
 }
 
 impl Writer {
@@ -180,7 +208,7 @@ impl Writer {
             *now = now.next();
             self.out.extend_from_slice(BEGIN);
             self.out.extend_from_slice(&bytes[done..end]);
-            self.out.extend_from_slice(&self.rest.text);
+            self.rest.put(true, &mut self.out);
             done = end + 1;
             if self.out.len() >= PIECE
                 && let Err(error) = self.flush()
@@ -231,8 +259,7 @@ impl Writer {
         let out = &mut self.out;
         out.extend_from_slice(BEGIN);
         escape(message.line, out);
-        let newline = if message.ends_line() { 0 } else { 2 };
-        out.extend_from_slice(&self.rest.text[newline..]);
+        self.rest.put(message.ends_line(), out);
     }
 
     /// Rotates before the record at `begin` of what is to be written, if the file would become too
