@@ -89,7 +89,20 @@ impl Rest {
         text.extend_from_slice(END);
     }
 
+    /// The same for the next nanosecond.
+    fn advance(&mut self, attrs: &[u8]) {
+        let Some((stream, time)) = self.of else {
+            return;
+        };
+        self.of = Some((stream, time.next()));
+        if !self.count_on() {
+            self.of = None;
+            self.set(stream, time.next(), attrs);
+        }
+    }
+
     /// Counts the nanosecond up by one; false where a second ends.
+    #[inline]
     fn count_on(&mut self) -> bool {
         let end = self.text.len() - END.len();
         for digit in self.text[end - DIGITS..end].iter_mut().rev() {
@@ -200,15 +213,15 @@ impl Writer {
         if !is_simple {
             return (done, result);
         }
+        self.rest.set(stream, *now, &self.attrs);
         for end in memchr::memchr_iter(b'\n', bytes) {
             if end - done >= PARTIAL {
                 break;
             }
-            self.rest.set(stream, *now, &self.attrs);
-            *now = now.next();
             self.out.extend_from_slice(BEGIN);
             self.out.extend_from_slice(&bytes[done..end]);
             self.rest.put(true, &mut self.out);
+            self.rest.advance(&self.attrs);
             done = end + 1;
             if self.out.len() >= PIECE
                 && let Err(error) = self.flush()
@@ -216,6 +229,7 @@ impl Writer {
                 result = Err(error);
             }
         }
+        *now = self.rest.of.map_or(*now, |(_, time)| time);
         (done, result)
     }
 
