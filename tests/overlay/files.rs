@@ -14,6 +14,31 @@ use crate::world::{World, errno, get, read, set, write};
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Cold, so that all of it is asked for.
+pub fn large_files_are_read_whole(driver: Driver) {
+    let mut world = World::new(driver, 1);
+    let sizes = [0, 1, 32 << 10, 100_000, 128 << 10, (3 << 20) + 123];
+    let content = |size: usize| -> Vec<u8> { (0..size).map(|n| (n % 251) as u8).collect() };
+    for size in sizes {
+        fs::write(world.layer(0, &size.to_string()), content(size)).expect("written");
+    }
+    world.mount();
+    std::thread::scope(|scope| {
+        for size in sizes {
+            let path = world.at(&size.to_string());
+            scope.spawn(move || assert!(fs::read(path).expect("read") == content(size), "{size}"));
+        }
+    });
+    // The part that was copied up is as new to the kernel.
+    let path = world.at(&sizes[5].to_string());
+    let mut opened = OpenOptions::new().append(true).open(&path).expect("opens");
+    opened.write_all(b"end").expect("appended");
+    drop(opened);
+    world.remount();
+    let whole = fs::read(&path).expect("read");
+    assert!(whole == [&content(sizes[5])[..], b"end"].concat());
+}
+
 pub fn copy_up_keeps_all(driver: Driver) {
     let mut world = World::new(driver, 2);
     let lower = world.layer(1, "a/b/file");

@@ -31,6 +31,10 @@ type Case = fn(Driver);
 fn cases() -> Vec<(&'static str, Case)> {
     vec![
         ("layers_are_merged", names::layers_are_merged),
+        (
+            "large_files_are_read_whole",
+            files::large_files_are_read_whole,
+        ),
         ("copy_up_keeps_all", files::copy_up_keeps_all),
         (
             "names_are_removed_and_made_again",

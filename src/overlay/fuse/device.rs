@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, Result, read, write};
+use rustix::pipe::{SpliceFlags, splice};
 
 use crate::sys::fuse::clone_device;
 
@@ -127,12 +128,22 @@ impl Device {
         request
     }
 
-    /// Answers the request that was read last.
-    pub(super) fn write(&self, reply: &[u8]) -> Result<()> {
-        let device = match (&self.spinning, self.spun) {
+    /// Where the request that was read last came from.
+    fn asked(&self) -> &OwnedFd {
+        match (&self.spinning, self.spun) {
             (Some(device), true) => device,
             _ => &self.sleeping,
-        };
-        write(device, reply).map(drop)
+        }
+    }
+
+    /// Answers the request that was read last.
+    pub(super) fn write(&self, reply: &[u8]) -> Result<()> {
+        write(self.asked(), reply).map(drop)
+    }
+
+    /// The same with `length` bytes that are in a pipe.
+    pub(super) fn splice(&self, pipe: &OwnedFd, length: usize) -> Result<()> {
+        let flags = SpliceFlags::empty();
+        splice(pipe, None, self.asked(), None, length, flags).map(drop)
     }
 }

@@ -13,8 +13,8 @@
 //! to all who read layers without a mount. See the modules for the parts: [`wire`], [`device`]
 //! and [`server`] speak the protocol; [`node`] and [`table`] are the inode table; [`dir`] real
 //! directories and whiteouts; [`tree`] lookup and merging; [`owners`] the ids that are shown;
-//! [`listing`], [`copy_up`], [`entries`], [`rename`], [`xattr`] and [`data`] do what their names
-//! say.
+//! [`pages`] answers that go past us; [`listing`], [`copy_up`], [`entries`], [`rename`], [`xattr`] and
+//! [`data`] do what their names say.
 //!
 //! Permissions are the kernel's matter (`default_permissions`, with ACLs): the server does what
 //! it is asked, as root of its user namespace. Names in requests are single components, and every
@@ -49,6 +49,7 @@ mod entries;
 mod listing;
 mod node;
 mod owners;
+mod pages;
 mod process;
 mod rename;
 mod server;

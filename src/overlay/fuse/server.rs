@@ -29,7 +29,7 @@ use super::device::{Device, Pace};
 use super::entries::{New, What};
 use super::table::ROOT;
 use super::tree::{Found, Tree};
-use super::wire::{Body, MAX_DATA, Malformed, REQUEST_MAX, Reply, Request, from_device};
+use super::wire::{Body, MAX_DATA, Malformed, REQUEST_MAX, Reply, Request, from_device, read_in};
 
 /// The protocol's version, 7.45 being what is written here; older kernels leave things out.
 const MAJOR: u32 = 7;
@@ -106,6 +106,9 @@ fn work(tree: &Tree, mut device: Device) -> io::Result<()> {
         let Ok(request) = Request::parse(&buffer[..length]) else {
             continue;
         };
+        if request.opcode == op::READ && tree.pages.answer(tree, &request, &device) {
+            continue;
+        }
         reply.clear();
         let answer = match dispatch(tree, &request, &mut reply) {
             Ok(Answer::No) => continue,
@@ -241,8 +244,8 @@ fn contents(
             give(reply, &tree.link_to(&linked, &node()?, body.name()?)?);
         }
         op::READ | op::READDIR | op::READDIRPLUS => {
-            body.u64()?;
-            let (offset, size) = (body.u64()?, body.u32()? as usize);
+            let (offset, size) = read_in(body)?;
+            let size = usize::try_from(size).unwrap_or(MAX_DATA);
             match request.opcode {
                 op::READ => tree.read(&node()?, offset, size.min(MAX_DATA), reply)?,
                 of => tree.readdir(&node()?, offset, size, of == op::READDIRPLUS, reply)?,

@@ -22,6 +22,7 @@ use rustix::io::{Errno, Result};
 use super::dir::{Dir, Entry, Held, Holder, lock};
 use super::node::{Access, Dirs, Handle, Located, Node, Place, Real, Source};
 use super::owners::Owners;
+use super::pages::Pages;
 use super::table::Table;
 use super::wire::Attr;
 use crate::types::idmap::IdMapping;
@@ -31,6 +32,7 @@ use crate::types::idmap::IdMapping;
 pub(super) struct Tree {
     pub(super) table: Table,
     pub(super) held: Held,
+    pub(super) pages: Pages,
     /// Where new files are made before they get their name.
     pub(super) work: OwnedFd,
     /// `/proc/self/fd`, by which a descriptor is opened once more, and linked.
@@ -87,6 +89,7 @@ impl Tree {
         Ok(Tree {
             table: Table::new(dirs, top.st_ino),
             held: Held::new(most),
+            pages: Pages::default(),
             work: layers.work,
             proc,
             volatile: layers.volatile,

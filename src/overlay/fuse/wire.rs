@@ -15,7 +15,7 @@ use super::owners::Owners;
 /// Size of a request's header.
 pub(super) const IN_HEADER: usize = 40;
 /// Size of a reply's header.
-const OUT_HEADER: usize = 16;
+pub(super) const OUT_HEADER: usize = 16;
 /// Size of a `fuse_entry_out`.
 pub(super) const ENTRY: usize = 128;
 /// Size of a `fuse_dirent` without its name.
@@ -103,6 +103,22 @@ impl<'a> Body<'a> {
     }
 }
 
+/// What READ and its like ask for: where from, and how many bytes at most.
+pub(super) fn read_in(body: &mut Body<'_>) -> Result<(u64, u64), Malformed> {
+    body.u64()?; // File handle.
+    Ok((body.u64()?, body.u32()?.into()))
+}
+
+/// The header of a reply of `length` bytes, itself counted: they are far below 4 GiB.
+pub(super) fn header(length: usize, unique: u64, result: Result<(), Errno>) -> [u8; OUT_HEADER] {
+    let error = result.err().map_or(0, |error| -error.raw_os_error());
+    let mut header = [0; OUT_HEADER];
+    header[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+    header[4..8].copy_from_slice(&error.to_ne_bytes());
+    header[8..].copy_from_slice(&unique.to_ne_bytes());
+    header
+}
+
 /// A reply under construction.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -129,15 +145,10 @@ impl Reply {
 
     /// Completes the header. A failed operation has no body.
     pub(super) fn finish(&mut self, unique: u64, result: Result<(), Errno>) -> &[u8] {
-        let error = result.err().map_or(0, |error| -error.raw_os_error());
-        if error != 0 {
+        if result.is_err() {
             self.clear();
         }
-        // At most the buffer's length, which is far below 4 GiB.
-        let length = self.length as u32;
-        self.buffer[..4].copy_from_slice(&length.to_ne_bytes());
-        self.buffer[4..8].copy_from_slice(&error.to_ne_bytes());
-        self.buffer[8..16].copy_from_slice(&unique.to_ne_bytes());
+        self.buffer[..OUT_HEADER].copy_from_slice(&header(self.length, unique, result));
         &self.buffer[..self.length]
     }
 
