@@ -242,6 +242,36 @@ pub fn holes_and_ranges(driver: Driver) {
     assert_eq!(read(&world.at("sparse")), "beg");
 }
 
+/// What was just written is where SEEK_DATA looks, though nobody has synced it.
+pub fn new_data_is_no_hole(driver: Driver) {
+    use rustix::fs::SeekFrom::{Data, Hole};
+
+    let mut world = World::new(driver, 1);
+    fs::write(world.layer(0, "of-layer"), "old").expect("written");
+    world.mount();
+    std::thread::scope(|scope| {
+        for name in ["of-layer", "a", "b", "c", "d", "e", "f", "g", "h", "i"] {
+            let path = world.at(name);
+            scope.spawn(move || {
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+                let file = rustix::fs::open(&path, flags, Mode::RWXU).expect("opens");
+                let file = File::from(file);
+                for n in 1..40_u64 {
+                    let at = n << 20;
+                    file.write_all_at(b"new", at).expect("written");
+                    let seek = |from| rustix::fs::seek(&file, from).expect("seeks");
+                    assert_eq!(seek(Data(at)), at, "{name}");
+                    // Where all is data the file's end is the next hole.
+                    assert!(seek(Hole(at)) > at, "{name}");
+                    assert!(seek(Data(at - 1)) <= at, "{name}");
+                }
+            });
+        }
+    });
+    let whole = fs::read(world.at("of-layer")).expect("read");
+    assert!(whole.starts_with(b"old\0") && whole.ends_with(b"\0new"));
+}
+
 pub fn groups_and_bits_are_inherited(driver: Driver) {
     let mut world = World::new(driver, 1);
     fs::create_dir(world.layer(0, "d")).expect("made");

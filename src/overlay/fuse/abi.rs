@@ -78,3 +78,5 @@ pub(super) const WRITE_KILL_SUIDGID: u32 = 4;
 pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1;
 /// FSYNC: data only.
 pub(super) const FSYNC_DATA: u32 = 1;
+/// A notification's code: a file's content is stale.
+pub(super) const NOTIFY_INVAL_INODE: i32 = 2;

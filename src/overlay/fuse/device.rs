@@ -55,8 +55,8 @@ impl Pace {
 /// A thread's access to a mount's requests.
 #[derive(Debug)]
 pub(super) struct Device {
-    sleeping: OwnedFd,
-    spinning: Option<OwnedFd>,
+    sleeping: Arc<OwnedFd>,
+    spinning: Option<Arc<OwnedFd>>,
     /// The request in work was read by the latter.
     spun: bool,
     pace: Arc<Pace>,
@@ -68,12 +68,12 @@ impl Device {
             true => {
                 let clone = clone_device(device.as_fd())?;
                 fcntl_setfl(&clone, OFlags::NONBLOCK)?;
-                Some(clone)
+                Some(Arc::new(clone))
             }
             false => None,
         };
         Ok(Device {
-            sleeping: device,
+            sleeping: Arc::new(device),
             spinning,
             spun: false,
             pace,
@@ -129,7 +129,7 @@ impl Device {
     }
 
     /// Where the request that was read last came from.
-    fn asked(&self) -> &OwnedFd {
+    pub(super) fn asked(&self) -> &Arc<OwnedFd> {
         match (&self.spinning, self.spun) {
             (Some(device), true) => device,
             _ => &self.sleeping,

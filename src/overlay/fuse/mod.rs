@@ -13,7 +13,7 @@
 //! to all who read layers without a mount. See the modules for the parts: [`wire`], [`device`]
 //! and [`server`] speak the protocol; [`node`] and [`table`] are the inode table; [`dir`] real
 //! directories and whiteouts; [`tree`] lookup and merging; [`owners`] the ids that are shown;
-//! [`pages`] answers that go past us; [`listing`], [`copy_up`], [`entries`], [`rename`], [`xattr`] and
+//! [`pages`] and [`seek`] answers of other threads and ways; [`listing`], [`copy_up`], [`entries`], [`rename`], [`xattr`] and
 //! [`data`] do what their names say.
 //!
 //! Permissions are the kernel's matter (`default_permissions`, with ACLs): the server does what
@@ -52,6 +52,7 @@ mod owners;
 mod pages;
 mod process;
 mod rename;
+mod seek;
 mod server;
 mod table;
 mod tree;

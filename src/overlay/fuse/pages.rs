@@ -62,7 +62,7 @@ impl Pipe {
         // At most MOST.
         let mut left = size.min(end.saturating_sub(offset)) as usize;
         let length = OUT_HEADER + left;
-        write(&self.to, &header(length, unique, Ok(())))?;
+        write(&self.to, &header(length, unique, 0))?;
         while left > 0 {
             let at = Some(&mut offset);
             match splice(file, at, &self.to, None, left, SpliceFlags::empty())? {

@@ -27,6 +27,7 @@ use super::abi::{FSYNC_DATA, SETXATTR_ACL_KILL_SGID, WRITE_KILL_SUIDGID, cap, op
 use super::data::Changes;
 use super::device::{Device, Pace};
 use super::entries::{New, What};
+use super::seek::Seeker;
 use super::table::ROOT;
 use super::tree::{Found, Tree};
 use super::wire::{Body, MAX_DATA, Malformed, REQUEST_MAX, Reply, Request, from_device, read_in};
@@ -68,7 +69,7 @@ impl From<Malformed> for Errno {
 /// Whether a request is answered.
 enum Answer {
     Yes,
-    /// FORGET and its like.
+    /// Not here: FORGET and its like, and what another thread answers.
     No,
 }
 
@@ -80,18 +81,19 @@ enum Answer {
 pub(super) fn serve(tree: Tree, device: OwnedFd, threads: usize) -> io::Result<()> {
     let (tree, pace) = (Arc::new(tree), Arc::new(Pace::new()));
     let device = Device::new(device, pace)?;
+    let seeker = Arc::new(Seeker::new(tree.clone()));
     for index in 1..threads {
-        let tree = tree.clone();
+        let (tree, seeker) = (tree.clone(), seeker.clone());
         let device = device.another()?;
         std::thread::Builder::new()
             .name(format!("fuse-{index}"))
             .stack_size(STACK)
-            .spawn(move || work(&tree, device))?;
+            .spawn(move || work(&tree, &seeker, device))?;
     }
-    work(&tree, device)
+    work(&tree, &seeker, device)
 }
 
-fn work(tree: &Tree, mut device: Device) -> io::Result<()> {
+fn work(tree: &Tree, seeker: &Seeker, mut device: Device) -> io::Result<()> {
     let mut buffer = vec![0; REQUEST_MAX].into_boxed_slice();
     let mut reply = Reply::new(tree.owners.clone());
     loop {
@@ -106,11 +108,13 @@ fn work(tree: &Tree, mut device: Device) -> io::Result<()> {
         let Ok(request) = Request::parse(&buffer[..length]) else {
             continue;
         };
-        if request.opcode == op::READ && tree.pages.answer(tree, &request, &device) {
-            continue;
-        }
         reply.clear();
-        let answer = match dispatch(tree, &request, &mut reply) {
+        let done = match request.opcode {
+            op::READ if tree.pages.answer(tree, &request, &device) => continue,
+            op::LSEEK => seeker.take(&request, &device).map(|()| Answer::No),
+            _ => dispatch(tree, &request, &mut reply),
+        };
+        let answer = match done {
             Ok(Answer::No) => continue,
             Ok(Answer::Yes) => Ok(()),
             Err(error) => Err(error),
@@ -286,11 +290,6 @@ fn contents(
             body.u64()?;
             let (offset, length, mode) = (body.u64()?, body.u64()?, body.u32()?);
             tree.allocate(&node()?, mode, offset, length)?;
-        }
-        op::LSEEK => {
-            body.u64()?;
-            let (offset, whence) = (body.u64()?, body.u32()?);
-            reply.u64(tree.seek(&node()?, offset, whence)?);
         }
         op::COPY_FILE_RANGE | op::COPY_FILE_RANGE_64 => {
             body.u64()?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{Stat, Statx};
 use rustix::io::Errno;
 
+use super::abi::NOTIFY_INVAL_INODE;
 use super::owners::Owners;
 
 /// Size of a request's header.
@@ -109,14 +110,24 @@ pub(super) fn read_in(body: &mut Body<'_>) -> Result<(u64, u64), Malformed> {
     Ok((body.u64()?, body.u32()?.into()))
 }
 
-/// The header of a reply of `length` bytes, itself counted: they are far below 4 GiB.
-pub(super) fn header(length: usize, unique: u64, result: Result<(), Errno>) -> [u8; OUT_HEADER] {
-    let error = result.err().map_or(0, |error| -error.raw_os_error());
+/// The header of a reply of `length` bytes, itself counted: they are far below 4 GiB. `code` is zero, or
+/// less for an error.
+pub(super) fn header(length: usize, unique: u64, code: i32) -> [u8; OUT_HEADER] {
     let mut header = [0; OUT_HEADER];
     header[..4].copy_from_slice(&(length as u32).to_ne_bytes());
-    header[4..8].copy_from_slice(&error.to_ne_bytes());
+    header[4..8].copy_from_slice(&code.to_ne_bytes());
     header[8..].copy_from_slice(&unique.to_ne_bytes());
     header
+}
+
+/// Notifies the kernel that what it has of a file's content is stale.
+pub(super) fn stale(id: u64) -> [u8; OUT_HEADER + 24] {
+    let mut notification = [0; OUT_HEADER + 24];
+    let header = header(notification.len(), 0, NOTIFY_INVAL_INODE);
+    notification[..OUT_HEADER].copy_from_slice(&header);
+    notification[OUT_HEADER..][..8].copy_from_slice(&id.to_ne_bytes());
+    // Zeros: from the beginning to the end.
+    notification
 }
 
 /// A reply under construction.
@@ -148,7 +159,8 @@ impl Reply {
         if result.is_err() {
             self.clear();
         }
-        self.buffer[..OUT_HEADER].copy_from_slice(&header(self.length, unique, result));
+        let code = result.err().map_or(0, |error| -error.raw_os_error());
+        self.buffer[..OUT_HEADER].copy_from_slice(&header(self.length, unique, code));
         &self.buffer[..self.length]
     }
 
