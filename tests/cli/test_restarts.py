@@ -146,6 +146,8 @@ class Death(Case):
             keeper = daemon.keeper()
             os.kill(keeper, signal.SIGKILL)
             eventually(lambda: daemon.keeper() not in (None, keeper), "another keeper, though nobody asks for anything")
+            # By then it has been told how to start a daemon.
+            daemon.docker("run", "--rm", "busybox", "true")
             os.kill(third, signal.SIGKILL)
             second = eventually(lambda: another(third), "a daemon that another keeper starts")
             eventually(lambda: daemon.docker("version", code=None).code == 0, "its answer")
