@@ -31,7 +31,7 @@ const SPARE: u64 = 256;
 const MOST: u64 = 1 << 20;
 /// How many of them to hold that could be opened again. More would save little, and what holds them is
 /// remembered until as many others have come.
-const HOLDS: u64 = 8192;
+const HOLDS: u64 = 4096;
 /// How long a mount may take to be gone once it is let go of.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -5,16 +5,15 @@
 //! Two indices find a node again: by parent and name (its *place*), and by the number of its
 //! inode in the upper directory, under which the names of a hard-linked file meet.
 //!
-//! A file that the kernel knows costs 170 to 240 bytes here, depending on its name and on how full
-//! the maps are; a deep `find` through a large image may leave a million of them.
+//! A deep `find` through a large image may leave a million nodes. So the indices hold nothing but where in
+//! the table a node is: what they go by is in the node itself.
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use hashbrown::HashTable;
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
@@ -32,16 +31,6 @@ pub(super) struct Table {
     hasher: RandomState,
 }
 
-/// A `u64` that asks for no more alignment than a `u32`: with one, it takes twelve bytes of a map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key([u32; 2]);
-
-impl Key {
-    fn new(value: u64) -> Key {
-        Key([(value >> 32) as u32, value as u32])
-    }
-}
-
 #[derive(Debug)]
 struct Maps {
     /// By the lower half of their number, less one.
@@ -52,16 +41,47 @@ struct Maps {
     count: usize,
     /// Upper half of the last number given: none comes again before four billion others.
     generation: u32,
-    /// From a hash of parent and name. Of two that collide only the later is found again, and the
-    /// earlier gets a second node, as rarely as 64 bits do.
-    names: HashMap<Key, u32>,
-    /// From inode numbers of the upper directory.
-    uppers: HashMap<Key, u32>,
+    /// By the hash of parent and name; all of them have a place.
+    names: HashTable<u32>,
+    /// By the hash of their inode's number in the upper directory; all of them have one.
+    uppers: HashTable<u32>,
+    /// The table's own.
+    hasher: RandomState,
 }
 
 /// The index of `nodes` that a number stands for.
 fn index(id: u64) -> u32 {
     (id as u32).wrapping_sub(1)
+}
+
+type Nodes = [Option<Arc<Node>>];
+
+/// The inode number in the upper directory of the node at an index; 0 for none.
+fn upper(nodes: &Nodes, index: u32) -> u64 {
+    let node = nodes.get(index as usize).and_then(Option::as_ref);
+    node.map_or(0, |node| node.upper.load(Relaxed))
+}
+
+fn is_at(nodes: &Nodes, index: u32, parent: &Arc<Node>, name: &CStr) -> bool {
+    let node = nodes.get(index as usize).and_then(Option::as_ref);
+    node.is_some_and(|node| {
+        let state = lock(&node.state);
+        state
+            .place
+            .as_ref()
+            .is_some_and(|place| place.is(parent, name))
+    })
+}
+
+/// The hash that the node at an index is found by in [`Maps::names`].
+fn name_hash(nodes: &Nodes, hasher: &RandomState, index: u32) -> u64 {
+    let node = nodes.get(index as usize).and_then(Option::as_ref);
+    let Some(node) = node else { return 0 };
+    let state = lock(&node.state);
+    state
+        .place
+        .as_ref()
+        .map_or(0, |place| hasher.hash_one((place.parent.id, &*place.name)))
 }
 
 impl Maps {
@@ -74,17 +94,18 @@ impl Maps {
     }
 
     fn named(&self, hash: u64, parent: &Arc<Node>, name: &CStr) -> Option<&Arc<Node>> {
-        let node = self.at(*self.names.get(&Key::new(hash))?)?;
-        let state = lock(&node.state);
-        state
-            .place
-            .as_ref()
-            .is_some_and(|place| place.is(parent, name))
-            .then_some(node)
+        let index = self
+            .names
+            .find(hash, |index| is_at(&self.nodes, *index, parent, name))?;
+        self.at(*index)
     }
 
     fn of_upper(&self, ino: u64) -> Option<&Arc<Node>> {
-        self.at(*self.uppers.get(&Key::new(ino))?)
+        let hash = self.hasher.hash_one(ino);
+        let index = self
+            .uppers
+            .find(hash, |index| upper(&self.nodes, *index) == ino)?;
+        self.at(*index)
     }
 
     fn add(&mut self, make: impl FnOnce(u64) -> Node) -> Arc<Node> {
@@ -108,23 +129,28 @@ impl Maps {
         node
     }
 
+    /// Takes a node out that has no place.
     fn remove(&mut self, node: &Node) {
         let index = index(node.id);
+        self.take_upper(node);
         self.nodes[index as usize] = None;
         self.free.push(index);
         self.count -= 1;
-        let upper = Key::new(node.upper.load(Relaxed));
-        if self.uppers.get(&upper) == Some(&index) {
-            self.uppers.remove(&upper);
-        }
     }
 
     /// Gives memory back after many were forgotten.
     fn shrink(&mut self) {
         let few = |used: usize, room: usize| used * 8 < room && room > 1024;
         if few(self.count, self.names.capacity()) {
-            self.names.shrink_to(self.count * 2);
-            self.uppers.shrink_to(self.count * 2);
+            let (nodes, hasher) = (&self.nodes, &self.hasher);
+            self.names
+                .shrink_to(self.count * 2, |index| name_hash(nodes, hasher, *index));
+        }
+        if few(self.count, self.uppers.capacity()) {
+            let (nodes, hasher) = (&self.nodes, &self.hasher);
+            self.uppers.shrink_to(self.count * 2, |index| {
+                hasher.hash_one(upper(nodes, *index))
+            });
         }
         while let Some(None) = self.nodes.last() {
             self.nodes.pop();
@@ -138,26 +164,48 @@ impl Maps {
     }
 
     /// A node has an inode in the upper directory.
-    fn index(&mut self, node: &Node, upper: u64) {
-        node.upper.store(upper, Relaxed);
-        self.uppers.insert(Key::new(upper), index(node.id));
+    fn index(&mut self, node: &Node, ino: u64) {
+        self.take_upper(node);
+        node.upper.store(ino, Relaxed);
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        let entry = self.uppers.entry(
+            hasher.hash_one(ino),
+            |index| upper(nodes, *index) == ino,
+            |index| hasher.hash_one(upper(nodes, *index)),
+        );
+        entry.insert(index(node.id));
+    }
+
+    fn take_upper(&mut self, node: &Node) {
+        let hash = self.hasher.hash_one(node.upper.load(Relaxed));
+        let entry = self.uppers.find_entry(hash, |at| *at == index(node.id));
+        if let Ok(entry) = entry {
+            entry.remove();
+        }
     }
 
     /// Gives a node its place; its parent is held by it.
     fn put(&mut self, hash: u64, node: &Arc<Node>, parent: &Arc<Node>, name: &CStr) {
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        let entry = self.names.entry(
+            hash,
+            |index| is_at(nodes, *index, parent, name),
+            |index| name_hash(nodes, hasher, *index),
+        );
+        // Whoever was there has lost it.
+        entry.insert(index(node.id));
         lock(&node.state).place = Some(Place {
             parent: parent.clone(),
             name: name.into(),
         });
         parent.lookups.fetch_add(1, Relaxed);
-        self.names.insert(Key::new(hash), index(node.id));
     }
 
     /// A name stands for nothing, if it stood for this node.
     fn take(&mut self, hash: u64, node: &Node) {
-        let key = Key::new(hash);
-        if self.names.get(&key) == Some(&index(node.id)) {
-            self.names.remove(&key);
+        let entry = self.names.find_entry(hash, |at| *at == index(node.id));
+        if let Ok(entry) = entry {
+            entry.remove();
         }
     }
 }
@@ -166,16 +214,18 @@ impl Table {
     pub(super) fn new(root: Dirs, ino: u64) -> Table {
         let real = Real::Dir(Box::new(root));
         let root = Node::new(ROOT, ino, FileType::Directory, None, real);
+        let hasher = RandomState::new();
         Table {
             maps: Mutex::new(Maps {
                 nodes: vec![Some(Arc::new(root))],
                 free: Vec::new(),
                 count: 1,
                 generation: 0,
-                names: HashMap::new(),
-                uppers: HashMap::new(),
+                names: HashTable::new(),
+                uppers: HashTable::new(),
+                hasher: hasher.clone(),
             }),
-            hasher: RandomState::new(),
+            hasher,
         }
     }
 
@@ -318,12 +368,13 @@ impl Table {
             if left > 0 || node.id == ROOT {
                 return;
             }
+            let place = lock(&node.state).place.clone();
+            if let Some(place) = &place {
+                maps.take(self.hash(&place.parent, &place.name), &node);
+            }
             maps.remove(&node);
             maps.shrink();
-            let place = lock(&node.state).place.clone();
             let Some(place) = place else { return };
-            let hash = self.hash(&place.parent, &place.name);
-            maps.take(hash, &node);
             (node, lookups) = (place.parent, 1);
         }
     }
