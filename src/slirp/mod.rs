@@ -15,6 +15,7 @@
 //! **The link** is a packet socket; each message is an [`Order`] with its descriptors beside it. The
 //! keeper says what there is, and passes on what the daemon says. When it ends, this process ends.
 
+pub mod descriptors;
 pub mod dns;
 pub mod egress;
 mod helper;
@@ -87,7 +88,11 @@ pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
         let (length, descriptors) = match fdpass::receive(link, &mut buffer) {
             Ok((0, _)) => return 0,
             Ok(received) => received,
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                // There was no descriptor left for what came with it; what it was about is in a file.
+                networks.values().for_each(|it| it.change(Given::new()));
+                continue;
+            }
             Err(_) => return 1,
         };
         let order = serde_json::from_slice(buffer.get(..length).unwrap_or_default());

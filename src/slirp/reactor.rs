@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+
+/// How long a listener is left alone that has what cannot be taken.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,17 @@ impl Reactor {
         )?)
     }
 
+    /// Watches a listener no more for a moment, where it has connections that cannot be taken: it
+    /// would say so again and again. When it is to be watched again is told.
+    pub fn pause(&self, listener: impl AsFd, token: u64, error: Errno) -> Option<Instant> {
+        let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        if !lacks.contains(&error) {
+            return None;
+        }
+        let paused = self.modify(listener, token, EventFlags::empty());
+        paused.is_ok().then(|| Instant::now() + PAUSE)
+    }
+
     /// Watches it no more. (Closing it does the same, unless somebody else has it too.)
     pub fn remove(&self, socket: impl AsFd) {
         let _ = epoll::delete(&self.epoll, socket);
@@ -80,7 +95,7 @@ impl Reactor {
                     flags: event.flags,
                 })
                 .collect()),
-            Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
+            Err(Errno::INTR) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
     }

@@ -16,8 +16,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CapabilitySet;
 
 use super::Confine;
+use super::descriptors::Descriptors;
 use super::dns::Dns;
-use super::egress::{Egress, Settings};
+use super::egress::{Egress, Limits, Settings};
 use super::helper::{Helper, set_capabilities};
 use super::ports::Ports;
 use super::reactor::Reactor;
@@ -215,6 +216,10 @@ impl WayOut {
             gateway_v6: six,
             host_loopback: state.host_loopback,
             mtu: state.mtu,
+            limits: Limits {
+                descriptors: Descriptors::of_this_process(),
+                ..Limits::default()
+            },
             ..Settings::default()
         };
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;

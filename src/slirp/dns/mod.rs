@@ -53,6 +53,8 @@ pub struct Dns {
     network: String,
     udp: (u64, OwnedFd),
     tcp: (u64, OwnedFd),
+    /// Until when no connection is taken, for want of descriptors.
+    pause: Option<Instant>,
     streams: HashMap<u64, Stream>,
     pending: HashMap<u64, Pending>,
     upstreams: Upstreams,
@@ -109,6 +111,7 @@ impl Dns {
             network: network.to_owned(),
             udp,
             tcp,
+            pause: None,
             streams: HashMap::new(),
             pending: HashMap::new(),
             upstreams: Upstreams::new(resolv_conf),
@@ -120,11 +123,15 @@ impl Dns {
     pub fn deadline(&self) -> Option<Instant> {
         let pending = self.pending.values().map(|pending| pending.until);
         let streams = self.streams.values().map(|stream| stream.until);
-        pending.chain(streams).min()
+        pending.chain(streams).chain(self.pause).min()
     }
 
     /// Does what has to be done by now.
     pub fn expire(&mut self, now: Instant, reactor: &mut Reactor) {
+        if self.pause.is_some_and(|until| until <= now) {
+            self.pause = None;
+            let _ = reactor.modify(&self.tcp.1, self.tcp.0, EventFlags::IN);
+        }
         self.streams
             .retain(|_, stream| stream.waits || stream.until > now);
         let late = self
@@ -366,7 +373,14 @@ impl Dns {
 
     fn accept(&mut self, reactor: &mut Reactor) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok((socket, from)) = rustix::net::acceptfrom_with(&self.tcp.1, flags) {
+        loop {
+            let (socket, from) = match rustix::net::acceptfrom_with(&self.tcp.1, flags) {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.pause = reactor.pause(&self.tcp.1, self.tcp.0, error);
+                    return;
+                }
+            };
             let peer = from.and_then(|from| SocketAddr::try_from(from).ok());
             let Some(peer) = peer.filter(|_| self.streams.len() < MOST_STREAMS) else {
                 continue;

@@ -34,8 +34,8 @@
 //! endpoint-independent mapping), and bring the errors of ICMP back.
 //!
 //! *Limits.* A network has its own thread, table of flows, room for out-of-order data and number
-//! of descriptors ([`Limits`]), so it can take nothing from another. At a limit new flows are
-//! refused, TCP by a reset.
+//! of descriptors ([`Limits`]), so it can take nothing from another, and a share of those that the process
+//! has ([`Descriptors`]). At a limit new flows are refused, TCP by a reset.
 //!
 //! *Safety.* All parsing is in [`wire`]: total, pure, fuzzed. The thread needs no capability, no
 //! file and few system calls, and gives up everything else first ([`confine()`]). Loopback of the
@@ -71,6 +71,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
+use super::descriptors::Descriptors;
 pub use confine::{SYSTEM_CALLS, confine};
 pub use link::Link;
 pub use reactor::Egress;
@@ -86,6 +87,8 @@ pub struct Limits {
     pub echo: usize,
     /// Bytes of TCP data that arrived out of order, or before the host's sockets took them.
     pub held: usize,
+    /// What all networks share.
+    pub descriptors: Descriptors,
 }
 
 impl Default for Limits {
@@ -95,6 +98,7 @@ impl Default for Limits {
             udp: 4096,
             echo: 256,
             held: 32 << 20,
+            descriptors: Descriptors::default(),
         }
     }
 }

@@ -79,6 +79,14 @@ impl Shared {
         epoll::add(&self.epoll, socket, EventData::new_u64(token), flags)
     }
 
+    /// Refuses the socket of a new flow where `held` of its kind are all that its network may have.
+    pub(super) fn admit(&self, socket: &OwnedFd, held: usize) -> rustix::io::Result<()> {
+        match self.settings.limits.descriptors.admit(socket, held) {
+            true => Ok(()),
+            false => Err(rustix::io::Errno::MFILE),
+        }
+    }
+
     /// Asks again about a socket that is in the set: what it is ready for now comes as an event.
     pub(super) fn watch_anew(&self, socket: &OwnedFd, token: u64, flags: EventFlags) {
         // It is in the set, so nothing but memory could be missing, and then the timers help.
@@ -119,6 +127,7 @@ impl Egress {
             udp,
             echo,
             held,
+            ..
         } = settings.limits;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let token = (Kind::Link as u64) << 60;

@@ -19,6 +19,9 @@
 //! **Limit.** A container that itself connects *from a published port* to a client that has a
 //! connection just then reaches this process's namespace instead.
 //!
+//! **At the limit** of descriptors ([`Descriptors`]) new connections are reset and new datagrams lost,
+//! until others have ended. Each port has a share of its own.
+//!
 //! Sockets are given by the daemon, which has bound them and told its user if it could not; after a
 //! death of this process they are bound anew by what the state says, and again every
 //! [`AGAIN`] where somebody else was faster.
@@ -34,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 
+use super::descriptors::Descriptors;
 use super::helper::{self, Helper};
 use super::reactor::{Reactor, Ready};
 use super::state::{NetworkState, Publication};
@@ -58,6 +62,9 @@ pub struct Ports {
     listeners: HashMap<u64, Listener>,
     missing: Vec<(Publication, IpAddr)>,
     again: Option<Instant>,
+    /// Listeners that are left alone until then, for want of descriptors.
+    paused: Vec<(Instant, u64)>,
+    descriptors: Descriptors,
     clients: Clients,
     stock: Stock,
     flows: Flows,
@@ -146,6 +153,7 @@ struct Around<'a> {
     local: &'a Local,
     clients: &'a mut Clients,
     stock: &'a mut Stock,
+    descriptors: Descriptors,
     helper: &'a Helper,
 }
 
@@ -191,6 +199,8 @@ impl Ports {
             listeners: HashMap::new(),
             missing: Vec::new(),
             again: None,
+            paused: Vec::new(),
+            descriptors: Descriptors::of_this_process(),
             clients: Clients::default(),
             stock: Stock::default(),
             flows: Flows::default(),
@@ -307,6 +317,7 @@ impl Ports {
             .into_iter()
             .chain(self.conversations.deadline())
             .chain(self.flows.deadline())
+            .chain(self.paused.iter().map(|(until, _)| *until))
             .min()
     }
 
@@ -314,6 +325,14 @@ impl Ports {
     pub fn expire(&mut self, now: Instant, helper: &Helper, reactor: &mut Reactor) {
         self.conversations.expire(now, &mut self.clients, helper);
         self.flows.expire(now, &mut self.clients, helper, reactor);
+        self.paused.retain(|(until, token)| {
+            let over = *until <= now;
+            if let Some(listener) = self.listeners.get(token).filter(|_| over) {
+                // One that cannot be watched is found out at the next change.
+                let _ = reactor.modify(&listener.socket, *token, EventFlags::IN);
+            }
+            !over
+        });
         if self.again.is_some_and(|again| again <= now) {
             let mut missing = std::mem::take(&mut self.missing);
             missing.retain(|(publication, target)| {
@@ -338,10 +357,15 @@ impl Ports {
                 local: &self.state,
                 clients: &mut self.clients,
                 stock: &mut self.stock,
+                descriptors: self.descriptors,
                 helper,
             };
             match listener.publication.protocol {
-                Protocol::Tcp => self.flows.accept(ready.token, listener, around, reactor),
+                Protocol::Tcp => {
+                    let lacking = self.flows.accept(ready.token, listener, around, reactor);
+                    self.paused
+                        .extend(lacking.map(|until| (until, ready.token)));
+                }
                 Protocol::Udp | Protocol::Sctp => {
                     let buffer = &mut self.buffer;
                     self.conversations

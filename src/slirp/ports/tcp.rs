@@ -47,6 +47,8 @@ const AGAIN: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     flows: HashMap<u64, Flow>,
+    /// How many each port has.
+    held: HashMap<u64, usize>,
     /// Those that wait for their container to listen, and until when, soonest first.
     waiting: VecDeque<(Instant, u64)>,
     /// Which flow and side a number is of.
@@ -89,23 +91,30 @@ fn reset(socket: impl AsFd) {
 }
 
 impl Flows {
-    /// Takes connections that wait at a port.
+    /// Takes connections that wait at a port. Where it cannot, its port is watched no more until the
+    /// time that is told.
     pub(super) fn accept(
         &mut self,
         token: u64,
         listener: &Listener,
         mut around: Around<'_>,
         reactor: &mut Reactor,
-    ) {
+    ) -> Option<Instant> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         for _ in 0..BURST {
             let accepted = rustix::net::acceptfrom_with(&listener.socket, flags);
             let (socket, client) = match accepted {
                 Ok((socket, Some(client))) => (socket, SocketAddr::try_from(client)),
-                Err(Errno::AGAIN | Errno::MFILE | Errno::NFILE) => return,
-                _ => continue,
+                Ok((_, None)) | Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(Errno::AGAIN) => return None,
+                Err(error) => return reactor.pause(&listener.socket, token, error),
             };
             let Ok(client) = client else { continue };
+            let held = self.held.get(&token).copied().unwrap_or_default();
+            if !around.descriptors.admit(&socket, held * 2) {
+                reset(&socket);
+                continue;
+            }
             let _ = sockopt::set_tcp_nodelay(&socket, true);
             let target = listener.target;
             match around.socket_for(Protocol::Tcp, client, target) {
@@ -121,6 +130,7 @@ impl Flows {
                 Err(_) => reset(&socket),
             }
         }
+        None
     }
 
     fn add(
@@ -152,6 +162,7 @@ impl Flows {
         };
         flow.watch(reactor);
         self.flows.insert(number, flow);
+        *self.held.entry(token).or_default() += 1;
     }
 
     /// Deals with what became ready, if it is of a connection.
@@ -215,6 +226,9 @@ impl Flows {
         let Some(flow) = self.flows.remove(&number) else {
             return;
         };
+        if let Some(held) = self.held.get_mut(&flow.listener) {
+            *held = held.saturating_sub(1);
+        }
         for side in &flow.sides {
             self.sides.remove(&side.token);
             if broken {
@@ -239,6 +253,7 @@ impl Flows {
         for number in numbers {
             self.end(number, true, clients, helper);
         }
+        self.held.remove(&listener);
     }
 }
 

@@ -101,6 +101,10 @@ impl Conversations {
         }
         let made = around.socket_for(Protocol::Udp, client, listener.target);
         let (socket, shown) = made.ok()?;
+        if !around.descriptors.admit(&socket, self.all.len()) {
+            around.leave(shown);
+            return None;
+        }
         let number = reactor.token();
         let connected = rustix::net::connect(&socket, &listener.target);
         if connected.is_err() || reactor.add(&socket, number, EventFlags::IN).is_err() {

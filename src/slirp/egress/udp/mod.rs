@@ -124,6 +124,7 @@ impl Udp {
         if self.mappings.is_full() {
             self.make_room(shared);
         }
+        let held = self.len();
         let made = self.mappings.insert(guest, |id| {
             let v6 = guest.is_ipv6();
             let family = if v6 {
@@ -133,6 +134,7 @@ impl Udp {
             };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
+            shared.admit(&socket, held)?;
             if v6 {
                 // Never IPv4's traffic.
                 sockopt::set_ipv6_v6only(&socket, true)?;
