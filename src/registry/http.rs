@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ureq::http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
 };
 use ureq::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector};
@@ -80,6 +80,8 @@ pub(super) struct Request<'a> {
     pub(super) confidential: bool,
     /// Longest wait for the answer to begin.
     pub(super) wait: Duration,
+    /// Goes by a connection that nothing went by before, and nothing goes by after.
+    pub(super) alone: bool,
 }
 
 impl Request<'_> {
@@ -92,6 +94,7 @@ impl Request<'_> {
             payload: Payload::None,
             confidential: false,
             wait: ANSWER,
+            alone: false,
         }
     }
 }
@@ -170,8 +173,11 @@ pub(super) struct Http {
     /// The registry that this is about: the host that client certificates are for.
     own: String,
     identity: Identity,
-    ways: Mutex<HashMap<(Scheme, String), Way>>,
+    ways: Mutex<HashMap<Goal, Way>>,
 }
+
+/// A host, and whether each request has a connection of its own.
+type Goal = (Scheme, String, bool);
 
 /// How a host is reached.
 #[derive(Clone)]
@@ -321,7 +327,10 @@ impl Http {
         if let Some(authorization) = request.authorization.as_ref().filter(|_| credentials) {
             head = head.header(AUTHORIZATION, secret(authorization)?);
         }
-        let Way { agent, proxy_proof } = self.way(url)?;
+        let Way { agent, proxy_proof } = self.way(url, request.alone)?;
+        if request.alone {
+            head = head.header(CONNECTION, "close");
+        }
         if let Some(proof) = proxy_proof {
             head = head.header(PROXY_AUTHORIZATION, secret(&proof)?);
         }
@@ -354,8 +363,8 @@ impl Http {
     }
 
     /// The way to a host: its connections, its trust, its proxy.
-    fn way(&self, url: &Url) -> Result<Way, Failure> {
-        let key = (url.scheme, url.authority.clone());
+    fn way(&self, url: &Url, alone: bool) -> Result<Way, Failure> {
+        let key = (url.scheme, url.authority.clone(), alone);
         let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(way) = ways.get(&key) {
             return Ok(way.clone());

@@ -9,32 +9,25 @@
 //! The registry names the next address in every answer (`Location`), which may be on another host;
 //! proof goes only to the registry itself. Nothing of a blob is kept: whoever pushes says how to
 //! read it from an offset on ([`Content`]), so that an interrupted upload goes on from where the
-//! registry is. Length and digest may be unknown until the end: what is compressed on the way is
-//! sent in one request of unknown length, as Docker does.
+//! registry is. Length and digest may be unknown until the end, as of what is compressed on the way.
+//! In how many requests the bytes go, and what is done when one fails, is told in `sending`.
+
+mod sending;
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ureq::http::{Method, StatusCode};
 
 use super::answer::refused;
-use super::blob::PROGRESS;
 use super::error::Error;
 use super::http::{COMMIT, Payload, Request, Response};
-use super::patience::{self, Retrying, pause_after};
+use super::patience::Retrying;
 use super::place::{Inner, Place};
 use super::repository::{Repository, content_digest};
 use super::url::Url;
 use crate::types::digest::Digest;
 use crate::types::reference::Reference;
-
-/// How often an interrupted upload is taken up again with no progress worth the name.
-const ATTEMPTS: u32 = 5;
-/// The second pause; doubled each time.
-const PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What became of the wish to take a blob over from another repository of the registry.
 pub enum Mount {
@@ -82,9 +75,10 @@ pub struct Upload {
     inner: Arc<Inner>,
     place: usize,
     location: Url,
+    /// What the registry is known to have.
     offset: u64,
-    /// What the registry was told that the whole blob is.
-    told: Option<Digest>,
+    /// The smallest piece that the registry takes (`OCI-Chunk-Min-Length`).
+    least: u64,
 }
 
 impl Repository {
@@ -141,7 +135,10 @@ impl Repository {
             place,
             location: url,
             offset: 0,
-            told: None,
+            least: response
+                .header("oci-chunk-min-length")
+                .and_then(|length| length.trim().parse().ok())
+                .unwrap_or_default(),
         };
         if !upload.moves(&response) {
             return Err(self.odd("it gave no address for an upload"));
@@ -154,18 +151,6 @@ impl Repository {
             registry: self.reference().domain().to_owned(),
             reason: reason.to_owned(),
         }
-    }
-}
-
-/// Refusals after which the upload's state is asked for: a proof that expired meanwhile, a range
-/// that is not where the registry is, an upload that it has forgotten.
-fn needs_another_look(error: &Error) -> bool {
-    match error {
-        Error::Refused(refusal) => matches!(
-            refusal.code(),
-            "UNAUTHORIZED" | "BLOB_UPLOAD_UNKNOWN" | "BLOB_UPLOAD_INVALID" | "RANGE_INVALID"
-        ),
-        _ => false,
     }
 }
 
@@ -186,14 +171,20 @@ impl Upload {
         moved
     }
 
-    /// Sends bytes after those that the registry has; `length` where it is known.
-    fn append(&mut self, reader: &mut dyn Read, length: Option<u64>) -> Result<(), Error> {
+    /// Sends bytes after those that the registry has; `length` where it is known. A `piece` is one of
+    /// several: it says where it belongs, and goes by a connection of its own.
+    fn append(
+        &mut self,
+        reader: &mut dyn Read,
+        length: Option<u64>,
+        piece: bool,
+    ) -> Result<(), Stop> {
         let mut counted = Counted { reader, count: 0 };
         let mut request = Request::new(Method::PATCH, self.location.clone());
         request
             .headers
             .push(("content-type", "application/octet-stream".into()));
-        if let Some(length) = length.filter(|length| *length > 0 && self.offset > 0) {
+        if let Some(length) = length.filter(|length| *length > 0 && (piece || self.offset > 0)) {
             let end = self.offset + length - 1;
             request
                 .headers
@@ -204,9 +195,17 @@ impl Upload {
             length,
         };
         request.wait = COMMIT;
-        let response = self.inner.places[self.place].send_once(request)?;
-        if !response.status.is_success() {
-            return Err(refused(response));
+        request.alone = piece;
+        let response = self.inner.places[self.place].send_once(request);
+        let response = response.map_err(|error| match error.is_transient() {
+            true => Stop::Cut(error),
+            false => Stop::Other(error),
+        })?;
+        match response.status {
+            status if status.is_success() => {}
+            StatusCode::PAYLOAD_TOO_LARGE => return Err(Stop::TooLarge(refused(response))),
+            status if status.is_client_error() => return Err(Stop::Refused(refused(response))),
+            _ => return Err(Stop::Cut(refused(response))),
         }
         self.moves(&response);
         let sent = self.offset + counted.count;
@@ -216,28 +215,28 @@ impl Upload {
             _ => sent,
         };
         if self.offset != sent {
-            return Err(Error::Status(format!(
-                "500 upload at {} of {sent} bytes",
-                self.offset
-            )));
+            let text = format!("500 upload at {} of {sent} bytes", self.offset);
+            return Err(Stop::Other(Error::Status(text)));
         }
         Ok(())
     }
 
-    /// Asks the registry how far it is.
-    fn status(&mut self) -> Result<u64, Error> {
+    /// Asks the registry how far it is. What it has acknowledged it has: docker-registry 2 knows no
+    /// better than to say that it has nothing, and names an address that it would not take then.
+    fn status(&mut self) -> Result<(), Error> {
         let response = self
             .place()
             .send(None, || Request::new(Method::GET, self.location.clone()))?;
         if !response.status.is_success() {
             return Err(refused(response));
         }
-        self.moves(&response);
-        self.offset = response
-            .header("range")
-            .and_then(range_end)
-            .unwrap_or_default();
-        Ok(self.offset)
+        let offset = response.header("range").and_then(range_end);
+        let offset = offset.unwrap_or_default();
+        if offset >= self.offset {
+            self.moves(&response);
+            self.offset = offset;
+        }
+        Ok(())
     }
 
     /// Finishes: the registry checks the digest and stores the blob.
@@ -272,88 +271,28 @@ impl Upload {
             Err(refused(response))
         }
     }
-
     /// Sends everything and finishes, resuming as often as is needed; the digest. `retrying` is told
     /// of every pause before another attempt.
-    pub fn send(
-        mut self,
-        content: &mut dyn Content,
-        retrying: Retrying<'_>,
-    ) -> Result<Digest, Error> {
-        let (mut failures, mut furthest) = (0, self.offset);
-        let mut outcome = self.send_rest(content);
-        loop {
-            let error = match outcome {
-                Ok(digest) => return Ok(digest),
-                Err(error) if error.is_transient() || needs_another_look(&error) => error,
-                Err(error) => return Err(error),
-            };
-            failures += 1;
-            if failures >= ATTEMPTS {
-                return Err(error);
-            }
-            tracing::debug!(
-                offset = self.offset,
-                error = error.chain(),
-                "upload interrupted, retrying"
-            );
-            let pause = pause_after(failures, PAUSE, PAUSE_MAX);
-            patience::wait(pause, &self.inner.cancel, retrying)?;
-            if let Some(digest) = self.told.filter(|digest| self.is_stored(*digest)) {
-                return Ok(digest);
-            }
-            outcome = self.take_up().and_then(|()| {
-                if self.offset >= furthest + PROGRESS {
-                    failures = 0;
-                }
-                furthest = furthest.max(self.offset);
-                self.send_rest(content)
-            });
-        }
+    pub fn send(self, content: &mut dyn Content, retrying: Retrying<'_>) -> Result<Digest, Error> {
+        sending::send(self, content, retrying)
     }
+}
 
-    /// Whether the registry has the blob, and only its answer was lost.
-    fn is_stored(&self, digest: Digest) -> bool {
-        let repository = Repository {
-            inner: Arc::clone(&self.inner),
-        };
-        matches!(repository.blob_size(digest), Ok(Some(_)))
-    }
+/// Why something of an upload was not done.
+enum Stop {
+    /// The connection broke under a body, or whoever took it failed.
+    Cut(Error),
+    /// A body is longer than somebody on the way lets through.
+    TooLarge(Error),
+    /// A body was refused for another reason.
+    Refused(Error),
+    /// It was not a body.
+    Other(Error),
+}
 
-    /// Goes back to where the registry is, if it still knows the upload; else to the beginning.
-    fn take_up(&mut self) -> Result<(), Error> {
-        match self.status() {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(Error::Cancelled) => return Err(Error::Cancelled),
-            Err(error) => tracing::debug!(error = error.chain(), "the upload is begun anew"),
-        }
-        let repository = Repository {
-            inner: Arc::clone(&self.inner),
-        };
-        *self = repository.upload()?;
-        Ok(())
-    }
-
-    fn send_rest(&mut self, content: &mut dyn Content) -> Result<Digest, Error> {
-        let size = content.size();
-        if let Some(size) = size.filter(|size| self.offset > *size) {
-            return Err(Error::BlobSize {
-                digest: content.digest()?,
-                expected: size,
-                actual: self.offset,
-            });
-        }
-        // What is of unknown length is read to its end in any case: its digest depends on it.
-        if size.is_none_or(|size| self.offset < size) {
-            let length = size.map(|size| size - self.offset);
-            let mut reader = content.open(self.offset).map_err(Error::Source)?;
-            self.append(&mut *reader, length)?;
-        }
-        let digest = content.digest()?;
-        self.told = Some(digest);
-        self.commit(digest)?;
-        Ok(digest)
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
     }
 }
 

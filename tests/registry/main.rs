@@ -5,6 +5,7 @@
 
 mod blobs;
 mod bounds;
+mod pieces;
 mod proof;
 mod reach;
 mod real;

@@ -1,5 +1,6 @@
 //! Debian's docker-registry, as people run it: open, with passwords, over TLS, with tokens.
 
+mod cut;
 mod tls;
 mod tokens;
 
