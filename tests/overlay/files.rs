@@ -68,6 +68,8 @@ pub fn copy_up_keeps_all(driver: Driver) {
     );
     assert_eq!(after.modified().expect("a time"), old);
     assert_eq!(get(&file, "user.k").as_deref(), Some(&b"value"[..]));
+    let length = rustix::fs::getxattr_query(&file, "user.k");
+    assert_eq!(length, Ok(5), "as most programs ask first");
     let directory = world.at("a/b").metadata().expect("there");
     assert_eq!(directory.mode() & 0o7777, 0o1777);
     assert_eq!(
@@ -240,6 +242,59 @@ pub fn holes_and_ranges(driver: Driver) {
     assert_eq!(read(&world.at("copy")), "short");
     file.set_len(3).expect("cut");
     assert_eq!(read(&world.at("sparse")), "beg");
+}
+
+/// (The kernel's overlayfs parts them.)
+pub fn names_of_one_file_stay_so(driver: Driver) {
+    if driver == Driver::Overlay2 {
+        return;
+    }
+    let mut world = World::new(driver, 3);
+    write(&world.layer(1, "a/h1"), "old");
+    let first = world.layer(1, "a/h1");
+    for name in ["h2", "gone", "a/h3", "d/e/h4", "hidden", "below/h5"] {
+        let name = world.layer(1, name);
+        fs::create_dir_all(name.parent().expect("a parent")).expect("made");
+        fs::hard_link(&first, name).expect("linked");
+    }
+    // In the layer above something else has the name.
+    write(&world.layer(0, "hidden"), "other");
+    // In the layer below a directory is where the names are found.
+    write(&world.layer(2, "a/lower"), "");
+    world.mount();
+    fs::remove_file(world.at("gone")).expect("removed");
+    fs::remove_file(world.at("a/h1")).expect("removed");
+    fs::rename(world.at("below"), world.at("renamed")).expect("renamed");
+    let mut names = ["h2", "a/h3", "d/e/h4", "renamed/h5"].map(|name| world.at(name));
+    let same = |names: &[PathBuf], content: &str| {
+        let stats: Vec<_> = names.iter().map(|n| n.metadata().expect("stat")).collect();
+        assert!(stats.iter().all(|stat| stat.ino() == stats[0].ino()));
+        assert!(names.iter().all(|name| read(name) == content), "{content}");
+        stats[0].nlink()
+    };
+    same(&names, "old");
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(move || {
+                let mut file = OpenOptions::new().append(true).open(name).expect("opens");
+                file.write_all(b"+").expect("written");
+            });
+        }
+    });
+    assert_eq!(same(&names, "old++++"), 4);
+    fs::hard_link(&names[3], world.at("h6")).expect("linked");
+    fs::remove_file(&names[0]).expect("removed");
+    names[0] = world.at("h6");
+    for _ in 0..2 {
+        assert_eq!(same(&names, "old++++"), 4);
+        assert_eq!(read(&world.at("hidden")), "other");
+        for name in ["gone", "a/h1", "h2"] {
+            assert!(!world.at(name).exists(), "{name} is back");
+        }
+        world.remount();
+    }
+    fs::set_permissions(&names[1], fs::Permissions::from_mode(0o640)).expect("chmod");
+    assert_eq!(names[2].metadata().expect("stat").mode() & 0o7777, 0o640);
 }
 
 /// What was just written is where SEEK_DATA looks, though nobody has synced it.

@@ -51,6 +51,10 @@ fn cases() -> Vec<(&'static str, Case)> {
         ),
         ("special_files_and_links", files::special_files_and_links),
         ("holes_and_ranges", files::holes_and_ranges),
+        (
+            "names_of_one_file_stay_so",
+            files::names_of_one_file_stay_so,
+        ),
         ("new_data_is_no_hole", files::new_data_is_no_hole),
         (
             "groups_and_bits_are_inherited",

@@ -1,6 +1,6 @@
 //! A random walk: the same operations on an overlay and on a plain directory, compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -91,9 +91,10 @@ pub fn step(root: &Path, dice: &mut Dice) -> (String, Result<(), Option<i32>>) {
     (format!("{what} {one} {two} {number}"), result)
 }
 
-/// Everything below a directory, in words.
+/// Everything below a directory, in words. (How many names a file has is not said, but which: of a
+/// layer's file those that were removed count, too.)
 pub fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
-    let mut all = BTreeMap::new();
+    let mut found = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(directory) = waiting.pop() {
         for entry in fs::read_dir(&directory).expect("a directory") {
@@ -101,20 +102,31 @@ pub fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
             let path = entry.path();
             let stat = path.symlink_metadata().expect("what was listed is there");
             assert_eq!(entry.file_type().expect("a type"), stat.file_type());
-            let what = if stat.is_dir() {
+            if stat.is_dir() {
                 waiting.push(path.clone());
-                "directory".to_owned()
-            } else if stat.is_symlink() {
-                format!("link to {:?}", fs::read_link(&path).expect("a link"))
-            } else {
-                format!("{} times {:?}", stat.nlink(), read(&path))
-            };
-            let owner = (stat.uid(), stat.gid(), stat.mode());
+            }
             let name = path.strip_prefix(root).expect("below").to_owned();
-            all.insert(name, format!("{owner:?} {what}"));
+            found.insert(name, stat);
         }
     }
-    all
+    let mut first: HashMap<(u64, u64), &Path> = HashMap::new();
+    let in_words = found.iter().map(|(name, stat)| {
+        let path = root.join(name);
+        let what = if stat.is_dir() {
+            "directory".to_owned()
+        } else if stat.is_symlink() {
+            format!("link to {:?}", fs::read_link(&path).expect("a link"))
+        } else {
+            read(&path)
+        };
+        let same = *first.entry((stat.dev(), stat.ino())).or_insert(name);
+        let owner = (stat.uid(), stat.gid(), stat.mode());
+        (
+            name.clone(),
+            format!("{owner:?} {what:?}, the file {same:?}"),
+        )
+    });
+    in_words.collect()
 }
 
 pub fn random_walk(driver: Driver) {
@@ -133,7 +145,6 @@ pub fn random_walk(driver: Driver) {
                 let _ = step(&world.layer(layer, ""), &mut dice);
             }
         }
-        unlink_twins(&world);
         world.mount();
         copy_tree(&world.at(""), &model);
         for round in 0..8 {
@@ -169,21 +180,6 @@ pub fn random_walk(driver: Driver) {
                 picture(&model),
                 "seed {seed}, mounted natively"
             );
-        }
-    }
-}
-
-/// Files of a layer with several names become files of their own when written to, which a plain
-/// directory's do not.
-fn unlink_twins(world: &World) {
-    for layer in 0..3 {
-        let root = world.layer(layer, "");
-        for path in picture(&root).into_keys() {
-            let path = root.join(path);
-            let stat = path.symlink_metadata().expect("there");
-            if !stat.is_dir() && stat.nlink() > 1 {
-                fs::remove_file(path).expect("removed");
-            }
         }
     }
 }

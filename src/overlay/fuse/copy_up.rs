@@ -6,8 +6,7 @@
 //! the kernel's overlayfs does, unless nothing need survive. What is left in the work directory
 //! is removed by the next mount.
 //!
-//! A file of several names in a layer becomes one of its own under the name that was written
-//! through, as with the kernel's overlayfs without its index.
+//! Of a file with several names in a layer all are copied at once ([`super::links`]).
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +19,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::dir::{Dir, lock};
+use super::links::Names;
 use super::node::{Access, Handle, Located, Node, Place};
 use super::tree::Tree;
 use super::xattr;
@@ -49,12 +49,14 @@ impl Tree {
             }
         }
         for parent in above.iter().rev() {
-            self.copy_one(parent, Data::Keep)?;
+            self.copy_one(parent, Data::Keep, None)?;
         }
-        self.copy_one(node, data)
+        let names = self.names_of(node)?;
+        self.copy_one(node, data, names.as_ref())
     }
 
-    fn copy_one(&self, node: &Arc<Node>, data: Data) -> Result<()> {
+    /// `names`: all of those that the copy gets, where there are several.
+    fn copy_one(&self, node: &Arc<Node>, data: Data, names: Option<&Names<'_>>) -> Result<()> {
         let _copying = self.copying(node);
         if node.is_upper() {
             return Ok(());
@@ -62,8 +64,8 @@ impl Tree {
         let name = self.temporary();
         let copied = match node.kind {
             FileType::Directory => self.copy_directory(node, &name),
-            FileType::RegularFile => self.copy_file(node, &name, data),
-            _ => self.copy_special(node, &name),
+            FileType::RegularFile => self.copy_file(node, &name, data, names),
+            _ => self.copy_special(node, &name, names),
         };
         if copied.is_err() {
             let flag = if node.is_dir() {
@@ -100,14 +102,20 @@ impl Tree {
         Ok(())
     }
 
-    fn copy_file(&self, node: &Arc<Node>, temporary: &CStr, data: Data) -> Result<()> {
+    fn copy_file(
+        &self,
+        node: &Arc<Node>,
+        temporary: &CStr,
+        data: Data,
+        names: Option<&Names<'_>>,
+    ) -> Result<()> {
         let lower = self.handle(node, Access::Read)?;
         let stat = fstat(&lower.fd)?;
-        if let Some(links) = &self.links
+        if let Some(firsts) = &self.firsts
             && stat.st_nlink > 1
         {
             let id = (stat.st_dev, stat.st_ino);
-            let first = lock(links)
+            let first = lock(firsts)
                 .entry(id)
                 .or_insert_with(|| node.clone())
                 .clone();
@@ -128,7 +136,7 @@ impl Tree {
         if !self.volatile {
             fdatasync(&new)?;
         }
-        self.exchange(node, temporary, new, Access::Write)
+        self.exchange(node, temporary, new, Access::Write, names)
     }
 
     /// One more name of a file that was copied.
@@ -144,11 +152,16 @@ impl Tree {
         )?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let new = openat(&self.work, temporary, flags, Mode::empty())?;
-        self.exchange(node, temporary, new, Access::Path)
+        self.exchange(node, temporary, new, Access::Path, None)
     }
 
     /// A link, fifo, socket or device.
-    fn copy_special(&self, node: &Arc<Node>, temporary: &CStr) -> Result<()> {
+    fn copy_special(
+        &self,
+        node: &Arc<Node>,
+        temporary: &CStr,
+        names: Option<&Names<'_>>,
+    ) -> Result<()> {
         let lower = self.handle(node, Access::Path)?;
         let stat = fstat(&lower.fd)?;
         if node.kind == FileType::Symlink {
@@ -172,7 +185,7 @@ impl Tree {
         utimensat(&self.work, temporary, &copy::times(&stat), flags)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let new = openat(&self.work, temporary, flags, Mode::empty())?;
-        self.exchange(node, temporary, new, Access::Path)
+        self.exchange(node, temporary, new, Access::Path, names)
     }
 
     /// The copy takes the file's place; where it has none any more, its open descriptor's.
@@ -182,9 +195,13 @@ impl Tree {
         temporary: &CStr,
         new: OwnedFd,
         access: Access,
+        names: Option<&Names<'_>>,
     ) -> Result<()> {
         let ino = fstat(&new)?.st_ino;
         let handle = Arc::new(Handle { fd: new, access });
+        if let Some(names) = names {
+            return self.exchange_all(node, temporary, handle, names);
+        }
         loop {
             let Some(place) = node.place() else {
                 unlinkat(&self.work, temporary, AtFlags::empty())?;

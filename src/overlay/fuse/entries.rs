@@ -19,6 +19,7 @@ use rustix::io::{Errno, Result};
 use super::copy_up::{Data, set_opaque};
 use super::dir::{Dir, Entry, is_device_whiteout};
 use super::node::{Access, Dirs, Handle, Node, Real, Source};
+use super::table::By;
 use super::tree::{Found, Tree, file, is_dir, kind, shown};
 use super::xattr::has_default_acl;
 
@@ -230,9 +231,11 @@ impl Tree {
             });
             file(Source::Upper, handle)
         };
-        let node = self.table.intern(parent, name, Some(stat.st_ino), |id| {
-            Node::new(id, stat.st_ino, kind(&stat), None, real)
-        });
+        let node = self
+            .table
+            .intern(parent, name, By::Upper(stat.st_ino), |id| {
+                Node::new(id, stat.st_ino, kind(&stat), None, real)
+            });
         if !is_dir(&stat) {
             self.held
                 .add(super::dir::Holder::Node(Arc::downgrade(&node)));
@@ -300,7 +303,7 @@ impl Tree {
             linked => linked?,
         }
         let stat = fstat(&handle.fd)?;
-        let known = self.table.find(parent, name, Some(stat.st_ino));
+        let known = self.table.find(parent, name, By::Upper(stat.st_ino));
         let node = known.ok_or(Errno::STALE)?;
         let attr = shown(&node, stat, false);
         Ok(Found { node, attr })

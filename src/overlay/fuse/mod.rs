@@ -13,7 +13,7 @@
 //! to all who read layers without a mount. See the modules for the parts: [`wire`], [`device`]
 //! and [`server`] speak the protocol; [`node`] and [`table`] are the inode table; [`dir`] real
 //! directories and whiteouts; [`tree`] lookup and merging; [`owners`] the ids that are shown;
-//! [`pages`] and [`seek`] answers of other threads and ways; [`listing`], [`copy_up`], [`entries`], [`rename`], [`xattr`] and
+//! [`pages`] and [`seek`] answers of other threads and ways; [`listing`], [`copy_up`], [`links`], [`entries`], [`rename`], [`xattr`] and
 //! [`data`] do what their names say.
 //!
 //! Permissions are the kernel's matter (`default_permissions`, with ACLs): the server does what
@@ -33,8 +33,7 @@
 //!
 //! - ENOSPC and EIO of buffered writes are reported by close and fsync: the kernel collects writes.
 //! - syncfs(2) does not reach a server without privilege; fsync does.
-//! - Several names of a file in one layer become files of their own when one is written to (as
-//!   with the kernel's overlayfs).
+//! - A layer's file with several names counts those that were removed, until it is copied up.
 //! - A directory of a layer is renamed at the cost of a copy (the kernel's answers EXDEV).
 //! - Where a file was replaced, its inode number may be the layer's after the next mount.
 //! - inotify tells of what is done through the mount, which is all that is done.
@@ -46,6 +45,7 @@ mod data;
 mod device;
 mod dir;
 mod entries;
+mod links;
 mod listing;
 mod node;
 mod owners;
@@ -199,7 +199,7 @@ pub(super) fn copy_whole(rootfs: &Rootfs) -> Result<(), Error> {
         }
     };
     let mut tree = Tree::new(layers, COPY_HOLDS).map_err(|error| failed(error.into()))?;
-    tree.links = Some(tree::Links::default());
+    tree.firsts = Some(tree::Firsts::default());
     let root = tree.table.get(table::ROOT);
     root.and_then(|root| tree.copy_tree(&root, sync))
         .map_err(|error| failed(error.into()))

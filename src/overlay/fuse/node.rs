@@ -220,6 +220,15 @@ impl Node {
         Ok(Located::At(source, dir, place))
     }
 
+    /// A file of a layer is reached by way of another directory, where its place is from now on.
+    pub(super) fn relocate(&self, to: Source) {
+        if let Real::File { source, .. } = &mut lock(&self.state).real
+            && *source != Source::Upper
+        {
+            *source = to;
+        }
+    }
+
     /// Keeps a handle, unless the file was copied up meanwhile.
     pub(super) fn keep(&self, of: Source, new: &Arc<Handle>) -> bool {
         match &mut lock(&self.state).real {

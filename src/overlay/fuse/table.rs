@@ -2,8 +2,9 @@
 //!
 //! A [`Node`] is there from the kernel's first lookup to its last FORGET; while it has children in
 //! the table, each counts as a lookup, so that a child's parent is the one that lookups find.
-//! Two indices find a node again: by parent and name (its *place*), and by the number of its
-//! inode in the upper directory, under which the names of a hard-linked file meet.
+//! Indices find a node again: by parent and name (its *place*), by the number of its inode in the
+//! upper directory, and by that of a layer's inode with several names: under the latter the names of a
+//! hard-linked file meet.
 //!
 //! A deep `find` through a large image may leave a million nodes. So the indices hold nothing but where in
 //! the table a node is: what they go by is in the node itself.
@@ -18,10 +19,22 @@ use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
 use super::dir::lock;
-use super::node::{Dirs, Node, Place, Real};
+use super::node::{Dirs, Node, Place, Real, Source};
 
 /// The root's number, by the protocol.
 pub(super) const ROOT: u64 = 1;
+
+/// What makes a file under some name one that is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// The name.
+    Name,
+    /// Its inode in the upper directory.
+    Upper(u64),
+    /// Its inode in a layer, where it has several names: the number that is shown; and where it is
+    /// by this one.
+    Links(u64, Source),
+}
 
 /// All nodes.
 #[derive(Debug)]
@@ -45,6 +58,8 @@ struct Maps {
     names: HashTable<u32>,
     /// By the hash of their inode's number in the upper directory; all of them have one.
     uppers: HashTable<u32>,
+    /// Files of layers with several names, by the hash of the number that is shown.
+    links: HashTable<u32>,
     /// The table's own.
     hasher: RandomState,
 }
@@ -60,6 +75,12 @@ type Nodes = [Option<Arc<Node>>];
 fn upper(nodes: &Nodes, index: u32) -> u64 {
     let node = nodes.get(index as usize).and_then(Option::as_ref);
     node.map_or(0, |node| node.upper.load(Relaxed))
+}
+
+/// The inode number that is shown for the node at an index; 0 for none.
+fn shown(nodes: &Nodes, index: u32) -> u64 {
+    let node = nodes.get(index as usize).and_then(Option::as_ref);
+    node.map_or(0, |node| node.ino)
 }
 
 fn is_at(nodes: &Nodes, index: u32, parent: &Arc<Node>, name: &CStr) -> bool {
@@ -108,6 +129,21 @@ impl Maps {
         self.at(*index)
     }
 
+    fn of_links(&self, ino: u64) -> Option<&Arc<Node>> {
+        let index = self.links.find(self.hasher.hash_one(ino), |index| {
+            shown(&self.nodes, *index) == ino
+        })?;
+        self.at(*index)
+    }
+
+    fn known(&self, hash: u64, parent: &Arc<Node>, name: &CStr, by: By) -> Option<&Arc<Node>> {
+        match by {
+            By::Name => self.named(hash, parent, name),
+            By::Upper(ino) => self.of_upper(ino),
+            By::Links(ino, _) => self.of_links(ino),
+        }
+    }
+
     fn add(&mut self, make: impl FnOnce(u64) -> Node) -> Arc<Node> {
         let is_free = |index: &u32| matches!(self.nodes.get(*index as usize), Some(None));
         let index = loop {
@@ -133,6 +169,10 @@ impl Maps {
     fn remove(&mut self, node: &Node) {
         let index = index(node.id);
         self.take_upper(node);
+        let hash = self.hasher.hash_one(node.ino);
+        if let Ok(entry) = self.links.find_entry(hash, |at| *at == index) {
+            entry.remove();
+        }
         self.nodes[index as usize] = None;
         self.free.push(index);
         self.count -= 1;
@@ -150,6 +190,12 @@ impl Maps {
             let (nodes, hasher) = (&self.nodes, &self.hasher);
             self.uppers.shrink_to(self.count * 2, |index| {
                 hasher.hash_one(upper(nodes, *index))
+            });
+        }
+        if few(self.count, self.links.capacity()) {
+            let (nodes, hasher) = (&self.nodes, &self.hasher);
+            self.links.shrink_to(self.count * 2, |index| {
+                hasher.hash_one(shown(nodes, *index))
             });
         }
         while let Some(None) = self.nodes.last() {
@@ -174,6 +220,15 @@ impl Maps {
             |index| hasher.hash_one(upper(nodes, *index)),
         );
         entry.insert(index(node.id));
+    }
+
+    /// A node is a file of a layer with several names.
+    fn index_links(&mut self, node: &Node) {
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        self.links
+            .insert_unique(hasher.hash_one(node.ino), index(node.id), |index| {
+                hasher.hash_one(shown(nodes, *index))
+            });
     }
 
     fn take_upper(&mut self, node: &Node) {
@@ -223,6 +278,7 @@ impl Table {
                 generation: 0,
                 names: HashTable::new(),
                 uppers: HashTable::new(),
+                links: HashTable::new(),
                 hasher: hasher.clone(),
             }),
             hasher,
@@ -244,6 +300,21 @@ impl Table {
         maps.node(id).cloned().ok_or(Errno::STALE)
     }
 
+    /// The same, looked up once more.
+    pub(super) fn look_again(&self, id: u64) -> Result<Arc<Node>> {
+        let maps = lock(&self.maps);
+        let node = maps.node(id).cloned().ok_or(Errno::STALE)?;
+        node.lookups.fetch_add(1, Relaxed);
+        Ok(node)
+    }
+
+    /// Whether it is a file of a layer with several names.
+    pub(super) fn is_linked(&self, node: &Arc<Node>) -> bool {
+        let maps = lock(&self.maps);
+        let known = maps.of_links(node.ino);
+        known.is_some_and(|known| Arc::ptr_eq(known, node))
+    }
+
     /// The number shown for a name, if it is known.
     pub(super) fn shown(&self, parent: &Arc<Node>, name: &CStr) -> Option<u64> {
         let hash = self.hash(parent, name);
@@ -252,21 +323,15 @@ impl Table {
     }
 
     /// The node of a name or of an upper inode, looked up once more.
-    pub(super) fn find(
-        &self,
-        parent: &Arc<Node>,
-        name: &CStr,
-        upper: Option<u64>,
-    ) -> Option<Arc<Node>> {
+    pub(super) fn find(&self, parent: &Arc<Node>, name: &CStr, by: By) -> Option<Arc<Node>> {
         let hash = self.hash(parent, name);
         let mut maps = lock(&self.maps);
-        let node = match upper {
-            Some(ino) => maps.of_upper(ino)?,
-            None => maps.named(hash, parent, name)?,
-        };
-        let node = node.clone();
+        let node = maps.known(hash, parent, name, by)?.clone();
         node.lookups.fetch_add(1, Relaxed);
         if lock(&node.state).place.is_none() && node.id != ROOT {
+            if let By::Links(_, source) = by {
+                node.relocate(source);
+            }
             maps.put(hash, &node, parent, name);
         }
         Some(node)
@@ -277,27 +342,25 @@ impl Table {
         &self,
         parent: &Arc<Node>,
         name: &CStr,
-        upper: Option<u64>,
+        by: By,
         make: impl FnOnce(u64) -> Node,
     ) -> Arc<Node> {
-        if let Some(node) = self.find(parent, name, upper) {
+        if let Some(node) = self.find(parent, name, by) {
             return node;
         }
         let hash = self.hash(parent, name);
         let mut maps = lock(&self.maps);
         // Somebody else was faster.
-        let known = match upper {
-            Some(ino) => maps.of_upper(ino),
-            None => maps.named(hash, parent, name),
-        };
-        if let Some(node) = known {
+        if let Some(node) = maps.known(hash, parent, name, by) {
             node.lookups.fetch_add(1, Relaxed);
             return node.clone();
         }
         let node = maps.add(make);
         maps.put(hash, &node, parent, name);
-        if let Some(ino) = upper {
-            maps.index(&node, ino);
+        match by {
+            By::Name => {}
+            By::Upper(ino) => maps.index(&node, ino),
+            By::Links(..) => maps.index_links(&node),
         }
         node
     }
@@ -382,7 +445,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::Source;
     use super::*;
 
     fn add(table: &Table, parent: &Arc<Node>, name: &CStr, upper: u64) -> Arc<Node> {
@@ -390,7 +452,7 @@ mod tests {
             source: Source::Upper,
             handle: None,
         };
-        table.intern(parent, name, Some(upper), |id| {
+        table.intern(parent, name, By::Upper(upper), |id| {
             Node::new(id, upper, FileType::RegularFile, None, real(id))
         })
     }

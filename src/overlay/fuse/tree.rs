@@ -6,9 +6,8 @@
 //! what is no directory.
 //!
 //! The inode number that is shown is the real one, of the topmost lower file where there is one:
-//! so that it stays when the file is copied up, and after the next mount. (Not for a file that
-//! has several names in its layer: these become different files.) Layers on other filesystems get numbers
-//! made from theirs.
+//! so that it stays when the file is copied up, and after the next mount. (Not the latter for a file
+//! that has several names in its layer.) Layers on other filesystems get numbers made from theirs.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -20,10 +19,11 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::{Errno, Result};
 
 use super::dir::{Dir, Entry, Held, Holder, lock};
+use super::links::{Links, is_linked};
 use super::node::{Access, Dirs, Handle, Located, Node, Place, Real, Source};
 use super::owners::Owners;
 use super::pages::Pages;
-use super::table::Table;
+use super::table::{By, Table};
 use super::wire::Attr;
 use crate::types::idmap::IdMapping;
 
@@ -42,14 +42,15 @@ pub(super) struct Tree {
     /// Stored ids and shown ones.
     pub(super) owners: Arc<Owners>,
     /// Where all is copied and nobody looks on: the first of a layer's files that have one inode.
-    pub(super) links: Option<Links>,
+    pub(super) firsts: Option<Firsts>,
+    pub(super) links: Links,
     /// The upper directory's device.
     device: u64,
     serial: AtomicU64,
 }
 
 /// Copied files by device and inode number of the layer's.
-pub(super) type Links = Mutex<HashMap<(u64, u64), Arc<Node>>>;
+pub(super) type Firsts = Mutex<HashMap<(u64, u64), Arc<Node>>>;
 
 /// What a lookup found. The node counts one lookup more.
 #[derive(Debug)]
@@ -94,7 +95,8 @@ impl Tree {
             proc,
             volatile: layers.volatile,
             owners: Arc::new(Owners::new(layers.owners)),
-            links: None,
+            firsts: None,
+            links: Links::default(),
             device: top.st_dev,
             serial: AtomicU64::new(0),
         })
@@ -136,7 +138,11 @@ impl Tree {
                 Entry::Present(stat) => {
                     let source = Source::Lower(u16::try_from(index).map_err(|_| Errno::OVERFLOW)?);
                     let ino = self.number(&stat);
-                    let node = self.table.intern(parent, name, None, |id| {
+                    let real = match is_linked(&stat) && self.firsts.is_none() {
+                        true => By::Links(ino, source),
+                        false => By::Name,
+                    };
+                    let node = self.table.intern(parent, name, real, |id| {
                         Node::new(id, ino, kind(&stat), None, file(source, None))
                     });
                     return Ok(Some(found(node, stat, false)));
@@ -154,7 +160,8 @@ impl Tree {
         dirs: &Dirs,
         stat: Stat,
     ) -> Result<Found> {
-        if let Some(node) = self.table.find(parent, name, Some(stat.st_ino)) {
+        let by = By::Upper(stat.st_ino);
+        if let Some(node) = self.table.find(parent, name, by) {
             return Ok(found(node, stat, false));
         }
         let mut ino = stat.st_ino;
@@ -168,7 +175,7 @@ impl Tree {
             }
             break;
         }
-        let node = self.table.intern(parent, name, Some(stat.st_ino), |id| {
+        let node = self.table.intern(parent, name, by, |id| {
             Node::new(id, ino, kind(&stat), None, file(Source::Upper, None))
         });
         Ok(found(node, stat, false))
@@ -183,8 +190,11 @@ impl Tree {
         first: Option<usize>,
         stat: Stat,
     ) -> Result<Found> {
-        let in_upper = first.is_none().then_some(stat.st_ino);
-        if let Some(node) = self.table.find(parent, name, in_upper) {
+        let by = match first {
+            None => By::Upper(stat.st_ino),
+            Some(_) => By::Name,
+        };
+        if let Some(node) = self.table.find(parent, name, by) {
             let merged = node.dirs()?.are_merged();
             return Ok(found(node, stat, merged));
         }
@@ -212,7 +222,7 @@ impl Tree {
         let real = Dirs::new(upper, lowers);
         let merged = real.are_merged();
         let ino = ino.unwrap_or(stat.st_ino);
-        let node = self.table.intern(parent, name, in_upper, |id| {
+        let node = self.table.intern(parent, name, by, |id| {
             let real = Real::Dir(Box::new(real));
             Node::new(id, ino, FileType::Directory, None, real)
         });
@@ -220,7 +230,7 @@ impl Tree {
     }
 
     /// The number to show for a real file.
-    fn number(&self, stat: &Stat) -> u64 {
+    pub(super) fn number(&self, stat: &Stat) -> u64 {
         if stat.st_dev == self.device {
             stat.st_ino
         } else {

@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rustix::fs::{
-    FileType, Mode, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, getxattr,
-    listxattr, removexattr, setxattr,
+    FileType, Mode, XattrFlags, fgetxattr, fgetxattr_query, flistxattr, fremovexattr, fsetxattr,
+    fstat, getxattr, getxattr_query, listxattr, removexattr, setxattr,
 };
 use rustix::io::{Errno, Result};
 
@@ -62,7 +62,7 @@ impl Tree {
         }
         self.with_attributes(node, |file| {
             if size == 0 {
-                let length = file.get(&name, &mut [])?;
+                let length = file.length(&name)?;
                 reply.u32(length as u32);
                 reply.u32(0);
                 return Ok(());
@@ -116,7 +116,7 @@ impl Tree {
     pub(super) fn removexattr(&self, node: &Arc<Node>, name: &CStr) -> Result<()> {
         let name = on_disk(name).ok_or(Errno::NODATA)?;
         // Nothing is copied up for the sake of what is not there.
-        self.with_attributes(node, |file| file.get(&name, &mut []).map(drop))?;
+        self.with_attributes(node, |file| file.length(&name).map(drop))?;
         self.copy_up(node, super::copy_up::Data::Keep)?;
         self.with_attributes(node, |file| file.remove(&name))
     }
@@ -155,11 +155,19 @@ enum Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// A value's length, read where there is room.
+    /// A value, as long as the room; its length.
     fn get(&self, name: &CStr, room: &mut [u8]) -> Result<usize> {
         match self {
             Attributes::Open(fd) => fgetxattr(fd, name, room),
             Attributes::Path(path) => getxattr(path, name, room),
+        }
+    }
+
+    /// A value's length.
+    fn length(&self, name: &CStr) -> Result<usize> {
+        match self {
+            Attributes::Open(fd) => fgetxattr_query(fd, name),
+            Attributes::Path(path) => getxattr_query(path, name),
         }
     }
 
