@@ -15,6 +15,7 @@
 //! **The link** is a packet socket; each message is an [`Order`] with its descriptors beside it. The
 //! keeper says what there is, and passes on what the daemon says. When it ends, this process ends.
 
+pub mod answers;
 pub mod descriptors;
 pub mod dns;
 pub mod egress;

@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CapabilitySet;
 
 use super::Confine;
+use super::answers::Answers;
 use super::descriptors::Descriptors;
 use super::dns::Dns;
 use super::egress::{Egress, Limits, Settings};
@@ -111,7 +112,8 @@ fn work(
     let mut again = None;
     let mut way_out = None;
     let mut changed = true;
-    let mut ports = Ports::new();
+    let answers = Arc::new(Answers::default());
+    let mut ports = Ports::new(Arc::clone(&answers));
     ports.apply(&book.get(network), Vec::new(), &helper, &mut reactor);
     loop {
         let resolving = dns.as_ref().and_then(Dns::deadline);
@@ -159,7 +161,7 @@ fn work(
             if !state.id.is_empty() && known != Some(state.host_loopback) {
                 // The device of the one before has the name.
                 drop(way_out.take());
-                let started = WayOut::start(&state, &helper, confine);
+                let started = WayOut::start(&state, &helper, confine, &answers);
                 way_out = Some((state.host_loopback, started));
             }
             changed = state.id.is_empty();
@@ -187,11 +189,16 @@ impl Drop for WayOut {
 impl WayOut {
     /// Starts it for a network that is to have one; where the host has no TUN devices there is none,
     /// and everything else goes on.
-    fn start(state: &NetworkState, helper: &Helper, confine: Confine) -> Option<Self> {
+    fn start(
+        state: &NetworkState,
+        helper: &Helper,
+        confine: Confine,
+        answers: &Arc<Answers>,
+    ) -> Option<Self> {
         if state.internal {
             return None;
         }
-        match Self::try_start(state, helper, confine) {
+        match Self::try_start(state, helper, confine, answers) {
             Ok(started) => Some(started),
             Err(error) => {
                 tracing::warn!("network {} has no way out: {error}", state.name);
@@ -200,7 +207,12 @@ impl WayOut {
         }
     }
 
-    fn try_start(state: &NetworkState, helper: &Helper, confine: Confine) -> io::Result<Self> {
+    fn try_start(
+        state: &NetworkState,
+        helper: &Helper,
+        confine: Confine,
+        answers: &Arc<Answers>,
+    ) -> io::Result<Self> {
         let link = helper.link(&state.bridge, state.mtu)?;
         helper.set_host(&state.bridge, &state.gateways, state.host_loopback)?;
         let four = state.gateways.iter().find_map(|gateway| match gateway {
@@ -227,6 +239,7 @@ impl WayOut {
         let told = stop.try_clone()?;
         let mut egress = Egress::new(link, &settings)?;
         egress.stop_at(told.as_fd())?;
+        egress.set_answers(Arc::clone(answers));
         let (ready, confined) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("egress".to_owned())

@@ -3,8 +3,9 @@
 import re
 import socket
 
-from harness import Daemon, eventually, host_case, need, once
-from test_networks import SERVE, Networked, get
+from harness import Daemon, check, eventually, host_case, need, once, run
+from neighbours import Hosted
+from test_networks import SERVE, Networked
 
 # Sends back what it gets, however many are connected.
 ECHOES = ("use IO::Select; use IO::Socket::INET; $l = IO::Socket::INET->new(LocalPort => 80, Listen => 999, ReuseAddr => 1); "
@@ -58,3 +59,77 @@ class Descriptors(Networked):
         for client in crowd:
             client.close()
         eventually(connects, "a connection once others have ended")
+
+
+# Sends back, from either family, as many bytes as are asked for.
+AT_LENGTH = ("use Socket qw(:DEFAULT inet_pton IN6ADDR_ANY pack_sockaddr_in6); socket(S, PF_INET6, SOCK_DGRAM, 0); "
+             "bind(S, pack_sockaddr_in6(7000, IN6ADDR_ANY)); while ($p = recv(S, $b, 99, 0)) { send(S, 'x' x $b, 0, $p) }")
+
+# Asks for that many bytes, until there is an answer.
+ASK = """
+import socket, sys
+for family, _, _, _, address in socket.getaddrinfo(sys.argv[1], 7200, type=socket.SOCK_DGRAM):
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.5)
+        client.connect(address)
+        for attempt in range(40):
+            try:
+                client.send(sys.argv[2].encode())
+                print(len(client.recv(70000)))
+                break
+            except OSError:
+                pass
+"""
+
+# Connects from one port to each address given, with both protocols; prints who each says it came from.
+ONE_PORT = """
+import socket, sys
+places = [(place.rsplit(':', 1)[0], int(place.rsplit(':', 1)[1])) for place in sys.argv[1:]]
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    clients, seen = [], []
+    for place in places:
+        client = socket.socket(socket.AF_INET, kind)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("192.0.2.2", 40011))
+        client.settimeout(0.5)
+        for attempt in range(40):
+            try:
+                client.connect(place)
+                client.send(b"who")
+                seen.append(client.recv(99).decode())
+                break
+            except OSError:
+                pass
+        clients.append(client)
+    print(*seen)
+"""
+
+# Tells whoever asks, by TCP or UDP, what address that is.
+WHO = ("use IO::Select; use IO::Socket::INET; $l = IO::Socket::INET->new(LocalPort => 7000, Listen => 99, ReuseAddr => 1); "
+       "$u = IO::Socket::INET->new(LocalPort => 7000, Proto => 'udp'); $s = IO::Select->new($l, $u); "
+       "while (@r = $s->can_read) { for $c (@r) { if ($c == $u) { $u->recv($b, 99); $u->send($u->peerhost) } "
+       "elsif ($c == $l) { $s->add($l->accept) } elsif (sysread($c, $b, 99)) { syswrite($c, $c->peerhost) } "
+       "else { $s->remove($c); close $c } } }")
+
+
+@once
+@host_case
+class Clients(Hosted):
+    def test_long_answers_arrive(self):
+        self.on_host("ip -6 addr add fd00:c0::1/64 dev v0 nodad")
+        self.on_peer("ip -6 addr add fd00:c0::2/64 dev v1 nodad")
+        name = self.network("--ipv6", "--subnet", "fd00:c1::/64", "--subnet", "10.219.0.0/24")
+        self.run_detached("--network", name, "-p", "7200:7000/udp", image="debian:bookworm", command=("perl", "-e", AT_LENGTH))
+        for address in ("192.0.2.1", "fd00:c0::1"):
+            for length in (1400, 1473, 9000, 60000):
+                with self.subTest(address, length=length):
+                    check(run([*self.peer, "python3", "-c", ASK, address, str(length)]), out=str(length))
+        # From loopback, where the container sees the gateway.
+        check(run([*self.host, "python3", "-c", ASK, "127.0.0.1", "9000"]), out="9000")
+
+    def test_one_port_of_a_client_for_several(self):
+        target = self.run_detached("-p", "7000:7000", "-p", "7010:7000", "-p", "7000:7000/udp", "-p", "7010:7000/udp",
+                                   image="debian:bookworm", command=("perl", "-e", WHO))
+        gateway = self.field(target, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}")
+        check(run([*self.peer, "python3", "-c", ONE_PORT, "192.0.2.1:7000", "192.0.2.1:7010", "192.0.2.3:7000"]),
+              out=re.compile(rf"^192\.0\.2\.2 {gateway} {gateway}\n192\.0\.2\.2 {gateway} {gateway}$"))

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::echo::Echo;
-use super::fragments::Fragments;
+use super::fragments::{Fragments, Whole};
 use super::link::{self, Link};
 use super::table::Id;
 use super::tcp::{Budget, Tcp};
@@ -19,6 +21,7 @@ use super::wire::icmp::Message;
 use super::wire::ip::{self, Pair};
 use super::wire::{icmp, tcp, udp, vnet};
 use super::{Limits, Settings};
+use crate::slirp::answers::Answers;
 
 /// Packets read from the device before sockets have their turn.
 const PACKETS: usize = 64;
@@ -109,6 +112,7 @@ pub struct Egress {
     udp: Udp,
     echo: Echo,
     fragments: Fragments,
+    answers: Arc<Answers>,
     arena: Box<[u8]>,
 }
 
@@ -137,6 +141,7 @@ impl Egress {
             udp: Udp::new(udp),
             echo: Echo::new(echo),
             fragments: Fragments::default(),
+            answers: Arc::default(),
             arena: vec![0; ARENA].into(),
             shared: Shared {
                 link,
@@ -158,6 +163,11 @@ impl Egress {
     pub fn stop_at(&mut self, stop: BorrowedFd<'_>) -> io::Result<()> {
         let token = EventData::new_u64((Kind::Stop as u64) << 60);
         Ok(epoll::add(&self.shared.epoll, stop, token, EventFlags::IN)?)
+    }
+
+    /// Has fragmented datagrams that answer what came by published ports sent there.
+    pub fn set_answers(&mut self, answers: Arc<Answers>) {
+        self.answers = answers;
     }
 
     /// Has sockets made from now on serve as before Linux 6.9.
@@ -292,6 +302,9 @@ impl Egress {
             let Some(whole) = self.fragments.add(&packet, part, now) else {
                 return false;
             };
+            if self.is_answer(&whole) {
+                return false;
+            }
             let mut read = Read {
                 pair: whole.pair,
                 protocol: whole.protocol,
@@ -322,6 +335,19 @@ impl Egress {
             return self.message(&mut read, packet.payload, start, now) == Next::Keep;
         }
         next == Next::Keep
+    }
+
+    /// Whether this answers what came by a published port. It has gone there then.
+    fn is_answer(&self, whole: &Whole) -> bool {
+        let (pair, bytes) = (whole.pair, &whole.payload);
+        let datagram = udp::parse(bytes).filter(|_| whole.protocol == ip::UDP);
+        datagram.is_some_and(|datagram| {
+            let container = SocketAddr::new(pair.source(), datagram.source);
+            let client = SocketAddr::new(pair.destination(), datagram.destination);
+            let unchecked = datagram.unchecked && !pair.is_v6();
+            (unchecked || pair.verifies(ip::UDP, bytes))
+                && self.answers.answer((container, client), datagram.payload)
+        })
     }
 
     /// Takes in a transport message, which stands at `start` in whatever is flushed later.

@@ -13,8 +13,12 @@
 //! everybody would swallow what the container itself sends from that port.
 //!
 //! Where the client's address cannot be had — it is on the host's loopback, or inside the network,
-//! or of the other family than the container's, or the address and port are in use — the
-//! container sees the gateway's, as with Docker.
+//! or of the other family than the container's, or it has come from that port by another published
+//! one already — the container sees the gateway's, as with Docker.
+//!
+//! **Fragments** of what a container answers have no port by which that rule could know them. They
+//! are put together on the way out ([`Answers`]); where the host has no device for one, long answers
+//! are lost.
 //!
 //! **Limit.** A container that itself connects *from a published port* to a client that has a
 //! connection just then reaches this process's namespace instead.
@@ -33,10 +37,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 
+use super::answers::Answers;
 use super::descriptors::Descriptors;
 use super::helper::{self, Helper};
 use super::reactor::{Reactor, Ready};
@@ -69,6 +76,7 @@ pub struct Ports {
     stock: Stock,
     flows: Flows,
     conversations: Conversations,
+    answers: Arc<Answers>,
     state: Local,
     buffer: Vec<u8>,
 }
@@ -85,7 +93,7 @@ struct Local {
 struct Listener {
     publication: Publication,
     target: SocketAddr,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     since: Instant,
 }
 
@@ -154,34 +162,57 @@ struct Around<'a> {
     clients: &'a mut Clients,
     stock: &'a mut Stock,
     descriptors: Descriptors,
+    answers: &'a Answers,
     helper: &'a Helper,
 }
 
 impl Around<'_> {
-    /// A socket in the network's namespace for one client, not connected yet; and the client, where
-    /// its address is the socket's.
-    fn socket_for(
+    /// A socket in the network's namespace for one client, connected to the container or about to
+    /// be; and the client, where its address is the socket's.
+    fn connect(
         &mut self,
         protocol: Protocol,
         client: SocketAddr,
         target: SocketAddr,
     ) -> io::Result<(OwnedFd, Option<IpAddr>)> {
-        let socket = self.stock.take(protocol, target.is_ipv6(), self.helper)?;
-        if self.local.shows(client, target) {
-            let bound = match rustix::net::bind(&socket, &client) {
-                Ok(()) => Some(socket),
-                // A port of those that take a capability.
-                Err(_) => self.helper.flow(protocol, client).ok(),
-            };
-            if let Some(bound) = bound
-                && self.clients.enter(client.ip(), self.helper).is_ok()
-            {
-                return Ok((bound, Some(client.ip())));
-            }
-            let other = self.stock.take(protocol, target.is_ipv6(), self.helper)?;
-            return Ok((other, None));
+        if let Some(socket) = self.connect_as(protocol, client, target) {
+            return Ok((socket, Some(client.ip())));
         }
-        Ok((socket, None))
+        let socket = self.stock.take(protocol, target.is_ipv6(), self.helper)?;
+        match rustix::net::connect(&socket, &target) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok((socket, None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same with the client's address and port, where they can be had: it may have come from
+    /// there by another published port already.
+    fn connect_as(
+        &mut self,
+        protocol: Protocol,
+        client: SocketAddr,
+        target: SocketAddr,
+    ) -> Option<OwnedFd> {
+        // The kernel would let two sockets have the same datagrams.
+        let taken = protocol != Protocol::Tcp && self.answers.knows((target, client));
+        if taken || !self.local.shows(client, target) {
+            return None;
+        }
+        let socket = self.stock.take(protocol, target.is_ipv6(), self.helper);
+        let socket = socket.ok()?;
+        let bound = match rustix::net::bind(&socket, &client) {
+            Ok(()) => socket,
+            // A port of those that take a capability.
+            Err(_) => self.helper.flow(protocol, client).ok()?,
+        };
+        self.clients.enter(client.ip(), self.helper).ok()?;
+        match rustix::net::connect(&bound, &target) {
+            Ok(()) | Err(Errno::INPROGRESS) => Some(bound),
+            Err(_) => {
+                self.clients.leave(client.ip(), self.helper);
+                None
+            }
+        }
     }
 
     /// Counts one conversation of a client's less.
@@ -193,8 +224,8 @@ impl Around<'_> {
 }
 
 impl Ports {
-    /// None yet.
-    pub fn new() -> Self {
+    /// None yet; conversations are noted in `answers`.
+    pub fn new(answers: Arc<Answers>) -> Self {
         Self {
             listeners: HashMap::new(),
             missing: Vec::new(),
@@ -204,7 +235,8 @@ impl Ports {
             clients: Clients::default(),
             stock: Stock::default(),
             flows: Flows::default(),
-            conversations: Conversations::default(),
+            conversations: Conversations::new(Arc::clone(&answers)),
+            answers,
             state: Local::default(),
             buffer: vec![0; BUFFER],
         }
@@ -286,7 +318,7 @@ impl Ports {
             Listener {
                 publication,
                 target,
-                socket,
+                socket: Arc::new(socket),
                 since: Instant::now(),
             },
         );
@@ -358,6 +390,7 @@ impl Ports {
                 clients: &mut self.clients,
                 stock: &mut self.stock,
                 descriptors: self.descriptors,
+                answers: &self.answers,
                 helper,
             };
             match listener.publication.protocol {
@@ -378,9 +411,7 @@ impl Ports {
         if self.flows.handle(ready, clients, helper, reactor, buffer) {
             return true;
         }
-        let listeners = &self.listeners;
-        self.conversations
-            .handle(ready, listeners, clients, helper, buffer)
+        self.conversations.handle(ready, buffer)
     }
 }
 

@@ -117,16 +117,8 @@ impl Flows {
             }
             let _ = sockopt::set_tcp_nodelay(&socket, true);
             let target = listener.target;
-            match around.socket_for(Protocol::Tcp, client, target) {
-                Ok((inner, shown)) => {
-                    let connected = rustix::net::connect(&inner, &target);
-                    if matches!(connected, Ok(()) | Err(Errno::INPROGRESS)) {
-                        self.add((token, listener), [socket, inner], shown, reactor);
-                        continue;
-                    }
-                    around.leave(shown);
-                    reset(&socket);
-                }
+            match around.connect(Protocol::Tcp, client, target) {
+                Ok((inner, shown)) => self.add((token, listener), [socket, inner], shown, reactor),
                 Err(_) => reset(&socket),
             }
         }

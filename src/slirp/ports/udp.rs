@@ -12,12 +12,14 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::{Around, Clients, Listener};
+use crate::slirp::answers::{Answers, Ends, Way};
 use crate::slirp::helper::Helper;
 use crate::slirp::reactor::{Reactor, Ready};
 use crate::sys::pktinfo::{self, Local as Place};
@@ -33,8 +35,9 @@ const MOST: usize = 4096;
 const BURST: usize = 64;
 
 /// All conversations of a network.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Conversations {
+    answers: Arc<Answers>,
     all: HashMap<u64, Conversation>,
     /// By port, client, and where it sent to.
     known: HashMap<(u64, SocketAddr, Option<Place>), u64>,
@@ -43,9 +46,9 @@ pub(super) struct Conversations {
 #[derive(Debug)]
 struct Conversation {
     listener: u64,
-    client: SocketAddr,
-    /// The address of the host that the client sent to, where there are several.
-    place: Option<Place>,
+    way: Arc<Way>,
+    /// The container's address and its client's, as the container sees it.
+    ends: Ends,
     /// The client's address is the socket's.
     shown: Option<IpAddr>,
     socket: OwnedFd,
@@ -53,6 +56,15 @@ struct Conversation {
 }
 
 impl Conversations {
+    /// None yet.
+    pub(super) fn new(answers: Arc<Answers>) -> Self {
+        Self {
+            answers,
+            all: HashMap::new(),
+            known: HashMap::new(),
+        }
+    }
+
     /// Takes what clients have sent to a port.
     pub(super) fn take_in(
         &mut self,
@@ -99,23 +111,28 @@ impl Conversations {
             let quietest = quietest.map(|(number, _)| *number)?;
             self.finish(quietest, around.clients, around.helper);
         }
-        let made = around.socket_for(Protocol::Udp, client, listener.target);
+        let made = around.connect(Protocol::Udp, client, listener.target);
         let (socket, shown) = made.ok()?;
         if !around.descriptors.admit(&socket, self.all.len()) {
             around.leave(shown);
             return None;
         }
         let number = reactor.token();
-        let connected = rustix::net::connect(&socket, &listener.target);
-        if connected.is_err() || reactor.add(&socket, number, EventFlags::IN).is_err() {
+        let seen = rustix::net::getsockname(&socket).ok();
+        let seen = seen.and_then(|seen| SocketAddr::try_from(seen).ok());
+        let watched = reactor.add(&socket, number, EventFlags::IN);
+        let (Some(seen), Ok(())) = (seen, watched) else {
             around.leave(shown);
             return None;
-        }
+        };
         self.known.insert((token, client, place), number);
+        let way = Arc::new(Way::new(Arc::clone(&listener.socket), client, place));
+        let ends = (listener.target, seen);
+        self.answers.begin(ends, Arc::clone(&way));
         let conversation = Conversation {
             listener: token,
-            client,
-            place,
+            way,
+            ends,
             shown,
             socket,
             last: Instant::now(),
@@ -125,35 +142,16 @@ impl Conversations {
     }
 
     /// Takes what a container has answered, if what became ready is a conversation.
-    pub(super) fn handle(
-        &mut self,
-        ready: Ready,
-        listeners: &HashMap<u64, Listener>,
-        clients: &mut Clients,
-        helper: &Helper,
-        buffer: &mut [u8],
-    ) -> bool {
+    pub(super) fn handle(&mut self, ready: Ready, buffer: &mut [u8]) -> bool {
         let Some(conversation) = self.all.get_mut(&ready.token) else {
             return false;
-        };
-        let Some(listener) = listeners.get(&conversation.listener) else {
-            self.finish(ready.token, clients, helper);
-            return true;
         };
         for _ in 0..BURST {
             match rustix::net::recv(&conversation.socket, &mut buffer[..], RecvFlags::empty()) {
                 Ok((_, length)) => {
                     conversation.last = Instant::now();
                     let bytes = buffer.get(..length).unwrap_or_default();
-                    let to = conversation.client;
-                    let _ = match conversation.place {
-                        Some(place) => pktinfo::send(&listener.socket, bytes, to, place).map(drop),
-                        None => {
-                            let none = SendFlags::empty();
-                            let sent = rustix::net::sendto(&listener.socket, bytes, none, &to);
-                            sent.map(drop).map_err(std::io::Error::from)
-                        }
-                    };
+                    conversation.way.send(bytes);
                 }
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
                 // Nobody listens there yet, or any more; the next datagram may find somebody.
@@ -167,12 +165,9 @@ impl Conversations {
         let Some(conversation) = self.all.remove(&number) else {
             return;
         };
-        let known = (
-            conversation.listener,
-            conversation.client,
-            conversation.place,
-        );
-        self.known.remove(&known);
+        let (client, place) = conversation.way.client();
+        self.known.remove(&(conversation.listener, client, place));
+        self.answers.end(conversation.ends);
         let shown = conversation.shown;
         drop(conversation);
         if let Some(shown) = shown {
@@ -196,8 +191,14 @@ impl Conversations {
 
     /// Ends those that have been quiet for long enough.
     pub(super) fn expire(&mut self, now: Instant, clients: &mut Clients, helper: &Helper) {
-        let quiet = self.all.iter().filter(|(_, it)| it.last + QUIET <= now);
-        let numbers: Vec<u64> = quiet.map(|(number, _)| *number).collect();
+        let mut numbers = Vec::new();
+        for (number, conversation) in &mut self.all {
+            let quiet = conversation.last + QUIET <= now;
+            match quiet && conversation.way.was_used() {
+                true => conversation.last = now,
+                false => numbers.extend(quiet.then_some(*number)),
+            }
+        }
         for number in numbers {
             self.finish(number, clients, helper);
         }
