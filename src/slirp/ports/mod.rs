@@ -94,7 +94,6 @@ struct Listener {
     publication: Publication,
     target: SocketAddr,
     socket: Arc<OwnedFd>,
-    since: Instant,
 }
 
 /// Clients whose addresses are here, and how many connections have them.
@@ -319,7 +318,6 @@ impl Ports {
                 publication,
                 target,
                 socket: Arc::new(socket),
-                since: Instant::now(),
             },
         );
     }
@@ -348,7 +346,6 @@ impl Ports {
         self.again
             .into_iter()
             .chain(self.conversations.deadline())
-            .chain(self.flows.deadline())
             .chain(self.paused.iter().map(|(until, _)| *until))
             .min()
     }
@@ -356,7 +353,6 @@ impl Ports {
     /// Does what has to be done by now.
     pub fn expire(&mut self, now: Instant, helper: &Helper, reactor: &mut Reactor) {
         self.conversations.expire(now, &mut self.clients, helper);
-        self.flows.expire(now, &mut self.clients, helper, reactor);
         self.paused.retain(|(until, token)| {
             let over = *until <= now;
             if let Some(listener) = self.listeners.get(token).filter(|_| over) {

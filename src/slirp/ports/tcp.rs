@@ -12,10 +12,6 @@
 //! | container's | the same | the same, or it is being connected |
 //!
 //! A socket that has ended in both directions is not watched any more.
-//!
-//! A container that has only just been started may be spoken to before its program listens, and its
-//! user has no way to know: for [`STARTING`] after its port was published, refusals are not passed
-//! on, but the container is tried again.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -37,20 +33,12 @@ const BURST: usize = 64;
 /// Times that a buffer is moved in one go.
 const ROUNDS: usize = 4;
 
-/// How long a container may take until it listens.
-const STARTING: Duration = Duration::from_secs(1);
-
-/// How soon it is tried again.
-const AGAIN: Duration = Duration::from_millis(10);
-
 /// All connections of a network.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     flows: HashMap<u64, Flow>,
     /// How many each port has.
     held: HashMap<u64, usize>,
-    /// Those that wait for their container to listen, and until when, soonest first.
-    waiting: VecDeque<(Instant, u64)>,
     /// Which flow and side a number is of.
     sides: HashMap<u64, (u64, usize)>,
 }
@@ -64,9 +52,6 @@ struct Flow {
     /// The client whose address the container's socket has.
     client: Option<IpAddr>,
     connecting: bool,
-    target: SocketAddr,
-    /// Until when the container may refuse.
-    patience: Instant,
 }
 
 #[derive(Debug)]
@@ -149,8 +134,6 @@ impl Flows {
             listener: token,
             client,
             connecting: true,
-            target: listener.target,
-            patience: listener.since + STARTING,
         };
         flow.watch(reactor);
         self.flows.insert(number, flow);
@@ -175,43 +158,12 @@ impl Flows {
         let moved = flow.ready(place, ready.flags, buffer);
         match moved {
             Ok(()) if !flow.is_over() => flow.watch(reactor),
-            Err(Errno::CONNREFUSED) if place == CONTAINER && flow.may_wait() => {
-                flow.unwatch(reactor);
-                self.waiting.push_back((Instant::now() + AGAIN, number));
-            }
             outcome => {
                 let broken = outcome.is_err();
                 self.end(number, broken, clients, helper);
             }
         }
         true
-    }
-
-    /// When a container is to be tried again.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waiting.front().map(|(until, _)| *until)
-    }
-
-    /// Tries containers again that were not listening.
-    pub(super) fn expire(
-        &mut self,
-        now: Instant,
-        clients: &mut Clients,
-        helper: &Helper,
-        reactor: &Reactor,
-    ) {
-        while let Some((_, number)) = self.waiting.front().filter(|(until, _)| *until <= now) {
-            let number = *number;
-            self.waiting.pop_front();
-            // It may have ended meanwhile.
-            let Some(flow) = self.flows.get_mut(&number) else {
-                continue;
-            };
-            match flow.connect_again() {
-                Ok(()) => flow.watch(reactor),
-                Err(_) => self.end(number, true, clients, helper),
-            }
-        }
     }
 
     fn end(&mut self, number: u64, broken: bool, clients: &mut Clients, helper: &Helper) {
@@ -271,28 +223,6 @@ impl Flow {
             self.pump(place, buffer)?;
         }
         Ok(())
-    }
-
-    /// Whether its container may be about to listen.
-    fn may_wait(&self) -> bool {
-        self.connecting && Instant::now() < self.patience
-    }
-
-    /// Watches the container's side no more.
-    fn unwatch(&mut self, reactor: &Reactor) {
-        let side = &mut self.sides[CONTAINER];
-        reactor.remove(&side.socket);
-        side.watched = None;
-    }
-
-    fn connect_again(&self) -> Result<(), Errno> {
-        let socket = &self.sides[CONTAINER].socket;
-        // The first ends the attempt before.
-        let ended = rustix::net::connect(socket, &self.target);
-        match ended.or_else(|_| rustix::net::connect(socket, &self.target)) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::ALREADY) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Moves what has come at one side to the other.
