@@ -22,6 +22,7 @@ pub mod egress;
 mod helper;
 mod ports;
 mod reactor;
+mod sockets;
 pub mod state;
 mod worker;
 
@@ -35,8 +36,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::fdpass;
 pub use helper::listen_here;
+use sockets::HostSockets;
 use state::{Book, Publication};
-use worker::{Given, Worker};
+use worker::{Change, Worker};
 
 /// The process's name, as `ps` shows it.
 pub const NAME: &str = "moss-slirp";
@@ -72,8 +74,17 @@ pub enum Order {
         network: String,
         /// What the sockets are for, in order.
         sockets: Vec<Publication>,
+        /// The last descriptor is one to answer at, by an [`Answer`], once it is done.
+        #[serde(default)]
+        answer: bool,
     },
 }
+
+/// What cannot be published, and the system's number of why.
+pub type Answer = Vec<(Publication, i32)>;
+
+/// So many are told at most.
+const MOST_FAILED: usize = 128;
 
 /// Confines the calling thread, which is to read what containers send.
 pub type Confine = fn() -> io::Result<()>;
@@ -84,6 +95,7 @@ pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
     let _ = rustix::thread::set_name(c"moss-slirp");
     let mut networks: HashMap<String, Worker> = HashMap::new();
     let mut book: Option<Arc<Book>> = None;
+    let sockets = Arc::new(HostSockets::default());
     let mut buffer = vec![0; LONGEST];
     loop {
         let (length, descriptors) = match fdpass::receive(link, &mut buffer) {
@@ -91,7 +103,9 @@ pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
             Ok(received) => received,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 // There was no descriptor left for what came with it; what it was about is in a file.
-                networks.values().for_each(|it| it.change(Given::new()));
+                networks
+                    .values()
+                    .for_each(|it| it.change(Change::default()));
                 continue;
             }
             Err(_) => return 1,
@@ -106,7 +120,8 @@ pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
                 // The one before holds the port of names; it goes first.
                 networks.remove(&network);
                 book.add(&network);
-                match Worker::start(network.clone(), namespace, Arc::clone(book), confine) {
+                let known = (Arc::clone(book), Arc::clone(&sockets));
+                match Worker::start(network.clone(), namespace, known, confine) {
                     Ok(worker) => drop(networks.insert(network, worker)),
                     Err(error) => tracing::error!("network {network} is not served: {error}"),
                 }
@@ -115,10 +130,19 @@ pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
                 networks.remove(&network);
                 book.remove(&network);
             }
-            (Ok(Order::Changed { network, sockets }), _) => {
-                let given: Given = sockets.into_iter().zip(descriptors).collect();
+            (
+                Ok(Order::Changed {
+                    network,
+                    sockets,
+                    answer,
+                }),
+                _,
+            ) => {
+                let mut descriptors = descriptors;
+                let answer = if answer { descriptors.pop() } else { None };
+                let given = sockets.into_iter().zip(descriptors).collect();
                 if let Some(worker) = networks.get(&network) {
-                    worker.change(given);
+                    worker.change(Change { given, answer });
                 }
             }
             // From a keeper of another version; what it means is not known here.

@@ -15,7 +15,6 @@ use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CapabilitySet;
 
-use super::Confine;
 use super::answers::Answers;
 use super::descriptors::Descriptors;
 use super::dns::Dns;
@@ -23,7 +22,10 @@ use super::egress::{Egress, Limits, Settings};
 use super::helper::{Helper, set_capabilities};
 use super::ports::Ports;
 use super::reactor::Reactor;
+use super::sockets::HostSockets;
 use super::state::{Book, NetworkState, Publication};
+use super::{Confine, MOST_FAILED};
+use crate::sys::fdpass;
 use crate::types::port::Protocol;
 
 /// The host's name servers.
@@ -38,13 +40,19 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// The port of name servers.
 const DNS: u16 = 53;
 
-/// Sockets that are bound already, and what for.
-pub type Given = Vec<(Publication, OwnedFd)>;
+/// What a worker is told: that the network's state is another.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Sockets that are bound already, and what for.
+    pub given: Vec<(Publication, OwnedFd)>,
+    /// Whoever told it waits there for an [`Answer`](super::Answer).
+    pub answer: Option<OwnedFd>,
+}
 
 /// Talks to a worker, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Worker {
-    changes: Option<Sender<Given>>,
+    changes: Option<Sender<Change>>,
     wake: Arc<OwnedFd>,
 }
 
@@ -53,7 +61,7 @@ impl Worker {
     pub fn start(
         network: String,
         namespace: OwnedFd,
-        book: Arc<Book>,
+        (book, sockets): (Arc<Book>, Arc<HostSockets>),
         confine: Confine,
     ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -64,7 +72,7 @@ impl Worker {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let changes = (&queue, &*ears);
-                if let Err(error) = work(&network, namespace, &book, changes, confine) {
+                if let Err(error) = work(&network, namespace, (&book, sockets), changes, confine) {
                     tracing::error!("network {network} is not served: {error}");
                 }
             })?;
@@ -74,10 +82,10 @@ impl Worker {
         })
     }
 
-    /// Tells it that the network's state is another, with sockets for what is published anew.
-    pub fn change(&self, given: Given) {
+    /// Tells it that the network's state is another.
+    pub fn change(&self, change: Change) {
         if let Some(changes) = &self.changes
-            && changes.send(given).is_ok()
+            && changes.send(change).is_ok()
         {
             self.wake();
         }
@@ -99,8 +107,8 @@ impl Drop for Worker {
 fn work(
     network: &str,
     namespace: OwnedFd,
-    book: &Book,
-    (changes, wake): (&Receiver<Given>, &OwnedFd),
+    (book, sockets): (&Book, Arc<HostSockets>),
+    (changes, wake): (&Receiver<Change>, &OwnedFd),
     confine: Confine,
 ) -> io::Result<()> {
     let helper = Helper::start(namespace)?;
@@ -113,7 +121,7 @@ fn work(
     let mut way_out = None;
     let mut changed = true;
     let answers = Arc::new(Answers::default());
-    let mut ports = Ports::new(Arc::clone(&answers));
+    let mut ports = Ports::new(Arc::clone(&answers), sockets);
     ports.apply(&book.get(network), Vec::new(), &helper, &mut reactor);
     loop {
         let resolving = dns.as_ref().and_then(Dns::deadline);
@@ -128,9 +136,13 @@ fn work(
                 let _ = rustix::io::read(wake, &mut [0_u8; 8]);
                 loop {
                     match changes.try_recv() {
-                        Ok(given) => {
+                        Ok(Change { given, answer }) => {
                             changed = true;
-                            ports.apply(&book.get(network), given, &helper, &mut reactor);
+                            let state = book.get(network);
+                            let failed = ports.apply(&state, given, &helper, &mut reactor);
+                            if let Some(answer) = answer {
+                                tell(&answer, &failed);
+                            }
                         }
                         Err(TryRecvError::Empty) => break,
                         Err(TryRecvError::Disconnected) => return Ok(()),
@@ -166,6 +178,15 @@ fn work(
             }
             changed = state.id.is_empty();
         }
+    }
+}
+
+/// Answers that a change is done.
+fn tell(answer: &OwnedFd, failed: &[(Publication, i32)]) {
+    let failed = failed.get(..MOST_FAILED).unwrap_or(failed);
+    if let Ok(bytes) = serde_json::to_vec(failed) {
+        // Who no longer waits is not told.
+        let _ = fdpass::send_at_once(answer, &bytes, &[]);
     }
 }
 

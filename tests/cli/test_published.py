@@ -2,6 +2,7 @@
 
 import re
 import socket
+import threading
 
 from harness import Daemon, check, eventually, host_case, need, once, run
 from neighbours import Hosted
@@ -110,6 +111,43 @@ WHO = ("use IO::Select; use IO::Socket::INET; $l = IO::Socket::INET->new(LocalPo
        "while (@r = $s->can_read) { for $c (@r) { if ($c == $u) { $u->recv($b, 99); $u->send($u->peerhost) } "
        "elsif ($c == $l) { $s->add($l->accept) } elsif (sysread($c, $b, 99)) { syswrite($c, $c->peerhost) } "
        "else { $s->remove($c); close $c } } }")
+
+
+class Moves(Networked):
+    def test_a_port_is_open_while_it_moves(self):
+        # The first by name has the default route of a container that is in both.
+        first, second = self.network(), self.network()
+        target = self.run_detached("--network", second, "-p", "127.0.0.1::80", image="debian:bookworm", command=("perl", "-e", ECHOES))
+        place = ("127.0.0.1", self.port(target))
+
+        def served():
+            try:
+                with socket.create_connection(place, 30) as client:
+                    return hello(client)
+            except ConnectionResetError:
+                return False
+        eventually(served, "an answer")
+        refused, over = [], threading.Event()
+
+        def knock():
+            while not over.wait(0.001):
+                try:
+                    socket.create_connection(place, 30).close()
+                except OSError as error:
+                    # Whoever comes when it moves may be reset.
+                    if not isinstance(error, ConnectionResetError):
+                        refused.append(error)
+        knocks = threading.Thread(target=knock)
+        knocks.start()
+        try:
+            for _ in range(3):
+                for verb in ("connect", "disconnect"):
+                    self.docker("network", verb, first, target)
+                    self.equal(served(), True, f"it is served after {verb}")
+        finally:
+            over.set()
+            knocks.join()
+        self.equal(refused, [], "errors of those who knocked meanwhile")
 
 
 @once

@@ -171,7 +171,7 @@ impl Engine {
             self.leave(&network.id, &endpoint);
             return Err(error);
         }
-        self.move_ports(record, &places);
+        self.move_ports(record, &places, None);
         self.note_places(container, &places);
         self.update(container, &before, &places);
         self.network_event(&network, "connect", Some(record.id.as_str()));
@@ -187,10 +187,8 @@ impl Engine {
     ) -> Result<()> {
         let mut places = self.places(record);
         let before = surroundings(&places);
-        self.leave(&network.id, endpoint);
-        // Its routes are made anew without it.
-        self.unplugger.settle();
-        places.retain(|place| place.member.endpoint != endpoint);
+        let is_left = |place: &mut Place| place.member.endpoint == endpoint;
+        let left: Vec<Place> = places.extract_if(.., is_left).collect();
         let routed = process(record).and_then(|process| {
             let _process = pidfd::open_identity(process.pid, process.start_time)?;
             let namespace = netns::of(process.pid)?;
@@ -199,7 +197,9 @@ impl Engine {
         if let Err(error) = routed {
             tracing::warn!(id = record.id.short(), "cannot set its routes: {error}");
         }
-        self.move_ports(record, &places);
+        self.move_ports(record, &places, left.first());
+        self.leave(&network.id, endpoint);
+        self.unplugger.settle();
         self.note_places(container, &places);
         self.update(container, &before, &places);
         self.network_event(network, "disconnect", Some(record.id.as_str()));
@@ -207,8 +207,8 @@ impl Engine {
     }
 
     /// Has a container's ports published at the place that has its default route now, and tells slirp
-    /// of all its networks.
-    fn move_ports(&self, record: &Record, places: &[Place]) {
+    /// of all its networks, the one that it has `left` among them.
+    fn move_ports(&self, record: &Record, places: &[Place], left: Option<&Place>) {
         let mut ports = ports::unmap(&record.ports);
         let place = gateway_of(places, false).or_else(|| gateway_of(places, true));
         let mut bound = Bound::new();
@@ -221,16 +221,24 @@ impl Engine {
             ports = bound.iter().map(|(publication, _)| *publication).collect();
         }
         let now = place.map(|place| place.member.endpoint.clone());
-        // The old place first: two sockets cannot be bound to one port.
-        let mut sorted: Vec<&Place> = places.iter().collect();
-        sorted.sort_by_key(|place| now.as_ref() == Some(&place.member.endpoint));
+        // The new place first: the sockets are its before they are not the old one's any more.
+        let mut sorted: Vec<&Place> = places.iter().chain(left).collect();
+        sorted.sort_by_key(|place| now.as_ref() != Some(&place.member.endpoint));
         for place in sorted {
             let here = now.as_ref() == Some(&place.member.endpoint);
-            let ports = if here { ports.clone() } else { Vec::new() };
+            let published = if here { ports.clone() } else { Vec::new() };
             self.networks
-                .set_ports(&place.network.id, &place.member.endpoint, ports);
+                .set_ports(&place.network.id, &place.member.endpoint, published);
             let none = Bound::new();
-            self.tell_outside(&place.network, if here { &bound } else { &none });
+            let sockets = if here { &bound } else { &none };
+            let failed = self.publish_outside(&place.network, sockets);
+            for (publication, error) in failed
+                .into_iter()
+                .filter(|(it, _)| here && ports.contains(it))
+            {
+                let why = ports::bind_failure(publication, &error);
+                tracing::warn!(id = record.id.short(), "not published yet: {why}");
+            }
         }
     }
 

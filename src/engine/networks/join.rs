@@ -80,13 +80,9 @@ impl Engine {
         let Some(place) = gateway_of(places, false).or_else(|| gateway_of(places, true)) else {
             return Ok(Bound::new());
         };
-        let bound = self.bind_ports(record, place.network.host_address()).map_err(|why| {
-            let (name, endpoint) = (&place.member.name, &place.member.endpoint);
-            let text = format!(
-                "driver failed programming external connectivity on endpoint {name} ({endpoint}): {why}"
-            );
-            Error::new(Kind::System, text)
-        })?;
+        let bound = self
+            .bind_ports(record, place.network.host_address())
+            .map_err(|why| unpublished(place, &why))?;
         let ports = bound.iter().map(|(publication, _)| *publication).collect();
         self.networks
             .set_ports(&place.network.id, &place.member.endpoint, ports);
@@ -201,7 +197,7 @@ impl Engine {
         };
         self.ports.free(&member.ports);
         if let Ok(network) = self.networks.find(network) {
-            self.tell_outside(&network, &Bound::new());
+            self.tell_outside(&network);
         }
         let (network, bridge) = (network.to_owned(), self.networks.bridge(network));
         self.unplugger.push(Left {
@@ -379,6 +375,15 @@ pub(super) fn gateway_of(places: &[Place], ipv6: bool) -> Option<&Place> {
     candidates.min_by_key(|place| (-place.settings.gw_priority, place.network.name.clone()))
 }
 
+/// dockerd's sentence for ports that cannot be published.
+fn unpublished(place: &Place, why: &str) -> Error {
+    let (name, endpoint) = (&place.member.name, &place.member.endpoint);
+    let text = format!(
+        "driver failed programming external connectivity on endpoint {name} ({endpoint}): {why}"
+    );
+    Error::new(Kind::System, text)
+}
+
 /// The place that is asked for names: the one with the default route, or any that has them.
 fn resolver_of(places: &[Place]) -> Option<&Place> {
     let gateway = gateway_of(places, false).filter(|place| place.has_names());
@@ -449,9 +454,18 @@ impl Joining<'_> {
         for place in &self.places {
             let of_it = gateway_of(&self.places, false).or_else(|| gateway_of(&self.places, true));
             let of_it = of_it.is_some_and(|it| it.member.endpoint == place.member.endpoint);
-            let none = Bound::new();
-            let bound = if of_it { &bound } else { &none };
-            self.engine.tell_outside(&place.network, bound);
+            if !of_it || bound.is_empty() {
+                self.engine.tell_outside(&place.network);
+                continue;
+            }
+            let failed = self.engine.publish_outside(&place.network, &bound);
+            let own = |publication| bound.iter().any(|(own, _)| own == publication);
+            if let Some((publication, error)) = failed.iter().find(|(it, _)| own(it)) {
+                return Err(unpublished(
+                    place,
+                    &ports::bind_failure(*publication, error),
+                ));
+            }
         }
         Ok(())
     }

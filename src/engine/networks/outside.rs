@@ -3,8 +3,11 @@
 //! A file is written before slirp is told, and before anything runs that may ask for a name in it.
 //! Both are done under one lock, so that an older state never replaces a newer one.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::PoisonError;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::endpoints;
 use crate::container::record::Record;
@@ -13,15 +16,52 @@ use crate::engine::error::{Error, Result};
 use crate::network;
 use crate::network::store::Member;
 use crate::slirp::state::{DIRECTORY, MemberState, NetworkState, Publication};
-use crate::slirp::{MOST_SOCKETS, Order};
+use crate::slirp::{Answer, MOST_SOCKETS, Order};
 use crate::sys::atomic::{self, Durability};
+use crate::sys::fdpass;
 
 /// Sockets that are bound, and what for.
 pub(super) type Bound = Vec<(Publication, OwnedFd)>;
 
+/// How long slirp may take to do as it is told.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+/// The longest answer, in bytes.
+const LONGEST: usize = 64 << 10;
+
 impl Engine {
-    /// Writes a network's file, and tells slirp of it with sockets that are bound already.
-    pub(super) fn tell_outside(&self, network: &network::Record, bound: &Bound) {
+    /// Writes a network's file, and tells slirp of it.
+    pub(super) fn tell_outside(&self, network: &network::Record) {
+        self.tell(network, &Bound::new(), None);
+    }
+
+    /// The same with sockets that are bound already, and waits until all is published so. What cannot
+    /// be is told; where slirp dies over it, the next one sees to it.
+    pub(super) fn publish_outside(
+        &self,
+        network: &network::Record,
+        bound: &Bound,
+    ) -> Vec<(Publication, io::Error)> {
+        let Ok((ears, mouth)) = fdpass::pair() else {
+            self.tell(network, bound, None);
+            return Vec::new();
+        };
+        self.tell(network, bound, Some(mouth.as_fd()));
+        drop(mouth);
+        let failed = hear(&ears).unwrap_or_else(|error| {
+            tracing::warn!("slirp does not say what it publishes: {error}");
+            Vec::new()
+        });
+        let failed = failed.into_iter();
+        failed
+            .map(|(publication, number)| (publication, io::Error::from_raw_os_error(number)))
+            .collect()
+    }
+
+    fn tell(&self, network: &network::Record, bound: &Bound, answer: Option<BorrowedFd<'_>>) {
         if network.driver != "bridge" {
             return;
         }
@@ -31,11 +71,14 @@ impl Engine {
         let mut rest = bound.as_slice();
         loop {
             let (some, more) = rest.split_at(rest.len().min(MOST_SOCKETS));
+            let answer = answer.filter(|_| more.is_empty());
             let order = Order::Changed {
                 network: network.id.clone(),
                 sockets: some.iter().map(|(publication, _)| *publication).collect(),
+                answer: answer.is_some(),
             };
-            let sockets: Vec<_> = some.iter().map(|(_, socket)| socket.as_fd()).collect();
+            let sockets = some.iter().map(|(_, socket)| socket.as_fd());
+            let sockets: Vec<_> = sockets.chain(answer).collect();
             let told =
                 serde_json::to_value(&order).map(|order| self.keeper.tell_slirp(order, &sockets));
             if let Ok(Err(error)) = told {
@@ -132,9 +175,24 @@ impl Engine {
         self.networks.rename(record.id.as_str(), old, &record.name);
         for endpoint in record.endpoints.values() {
             if let Ok(network) = self.networks.find(&endpoint.settings.network_id) {
-                self.tell_outside(&network, &Bound::new());
+                self.tell_outside(&network);
             }
         }
+    }
+}
+
+/// Waits for what slirp answers; nothing where it is gone.
+fn hear(ears: &OwnedFd) -> io::Result<Answer> {
+    let mut ready = [PollFd::new(ears, PollFlags::IN)];
+    if rustix::event::poll(&mut ready, Some(&PATIENCE))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let mut buffer = vec![0; LONGEST];
+    match fdpass::receive(ears, &mut buffer)? {
+        (0, _) => Ok(Answer::new()),
+        (length, _) => Ok(serde_json::from_slice(
+            buffer.get(..length).unwrap_or_default(),
+        )?),
     }
 }
 

@@ -234,7 +234,8 @@ fn conflicts(one: &Publication, other: &Publication) -> bool {
         && (one.host == other.host || one.host.is_unspecified() || other.host.is_unspecified())
 }
 
-fn bind_failure(publication: Publication, error: &io::Error) -> String {
+/// dockerd's words for a place that cannot be had, and what to do about it.
+pub(super) fn bind_failure(publication: Publication, error: &io::Error) -> String {
     let place = SocketAddr::new(publication.host, publication.host_port);
     let protocol = publication.protocol;
     let why = errno::text(error);

@@ -5,7 +5,6 @@
 //! it: the kernel has removed both ends of the old one. What belongs to nobody is removed.
 
 use super::join::{member_of, plug_in};
-use super::outside::Bound;
 use super::{endpoints, ports};
 use crate::container::record::Record;
 use crate::engine::Engine;
@@ -68,7 +67,7 @@ impl Engine {
             if let Err(error) = swept {
                 tracing::error!("the network {} cannot be repaired: {error}", network.name);
             }
-            self.tell_outside(network, &Bound::new());
+            self.tell_outside(network);
         }
         for record in running {
             if let Err(error) = self.replug(record) {

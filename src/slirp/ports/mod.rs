@@ -28,7 +28,8 @@
 //!
 //! Sockets are given by the daemon, which has bound them and told its user if it could not; after a
 //! death of this process they are bound anew by what the state says, and again every
-//! [`AGAIN`] where somebody else was faster.
+//! [`AGAIN`] where somebody else was faster. A port that moves to another network keeps its socket
+//! ([`HostSockets`]).
 
 mod tcp;
 mod udp;
@@ -43,10 +44,12 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
+use super::Answer;
 use super::answers::Answers;
 use super::descriptors::Descriptors;
-use super::helper::{self, Helper};
+use super::helper::Helper;
 use super::reactor::{Reactor, Ready};
+use super::sockets::HostSockets;
 use super::state::{NetworkState, Publication};
 use crate::sys::pktinfo;
 use crate::types::port::Protocol;
@@ -77,6 +80,7 @@ pub struct Ports {
     flows: Flows,
     conversations: Conversations,
     answers: Arc<Answers>,
+    sockets: Arc<HostSockets>,
     state: Local,
     buffer: Vec<u8>,
 }
@@ -224,7 +228,7 @@ impl Around<'_> {
 
 impl Ports {
     /// None yet; conversations are noted in `answers`.
-    pub fn new(answers: Arc<Answers>) -> Self {
+    pub fn new(answers: Arc<Answers>, sockets: Arc<HostSockets>) -> Self {
         Self {
             listeners: HashMap::new(),
             missing: Vec::new(),
@@ -236,19 +240,21 @@ impl Ports {
             flows: Flows::default(),
             conversations: Conversations::new(Arc::clone(&answers)),
             answers,
+            sockets,
             state: Local::default(),
             buffer: vec![0; BUFFER],
         }
     }
 
-    /// Listens at what is published now; with sockets that were bound already.
+    /// Listens at what is published now, with sockets that were bound already; tells what cannot be
+    /// had, which is tried again and again.
     pub fn apply(
         &mut self,
         state: &NetworkState,
         mut given: Vec<(Publication, OwnedFd)>,
         helper: &Helper,
         reactor: &mut Reactor,
-    ) {
+    ) -> Answer {
         self.state = Local {
             bridge: state.bridge.clone(),
             subnets: state.subnets.clone(),
@@ -260,9 +266,10 @@ impl Ports {
         });
         let gone: Vec<u64> = gone.map(|(token, _)| *token).collect();
         for token in gone {
-            self.close(token, helper);
+            self.close(token, helper, reactor);
         }
         self.missing.clear();
+        let mut failed = Answer::new();
         for (publication, target) in wanted {
             let known = self
                 .listeners
@@ -272,29 +279,25 @@ impl Ports {
                 continue;
             }
             let place = given.iter().position(|(given, _)| *given == publication);
-            let socket = match place {
-                Some(place) => Ok(given.swap_remove(place).1),
-                None => helper::listen_here(
-                    publication.protocol,
-                    SocketAddr::new(publication.host, publication.host_port),
-                ),
-            };
-            match socket {
-                Ok(socket) => self.open(publication, target, socket, helper, reactor),
-                Err(_) => self.missing.push((publication, target)),
+            let socket = place.map(|place| given.swap_remove(place).1);
+            if let Err(error) = self.open(publication, target, socket, helper, reactor) {
+                failed.push((publication, error.raw_os_error().unwrap_or(libc::EIO)));
+                self.missing.push((publication, target));
             }
         }
         self.again = (!self.missing.is_empty()).then(|| Instant::now() + AGAIN);
+        failed
     }
 
     fn open(
         &mut self,
         publication: Publication,
         target: IpAddr,
-        socket: OwnedFd,
+        socket: Option<OwnedFd>,
         helper: &Helper,
         reactor: &mut Reactor,
-    ) {
+    ) -> io::Result<()> {
+        let socket = self.sockets.take(&publication, socket)?;
         let (protocol, port) = (publication.protocol, publication.port);
         // Several places of the host may stand for one port of the container.
         if let Err(error) = helper.set_port(protocol, &self.state.bridge, target, port, true) {
@@ -302,8 +305,8 @@ impl Ports {
         }
         let token = reactor.token();
         if let Err(error) = reactor.add(&socket, token, EventFlags::IN) {
-            tracing::error!("port {port} is not served: {error}");
-            return;
+            self.sockets.give_back(&publication, socket);
+            return Err(error);
         }
         if protocol == Protocol::Udp
             && publication.host.is_unspecified()
@@ -317,18 +320,23 @@ impl Ports {
             Listener {
                 publication,
                 target,
-                socket: Arc::new(socket),
+                socket,
             },
         );
+        Ok(())
     }
 
-    fn close(&mut self, token: u64, helper: &Helper) {
+    fn close(&mut self, token: u64, helper: &Helper, reactor: &Reactor) {
         let Some(listener) = self.listeners.remove(&token) else {
             return;
         };
+        // Another network may have it, too.
+        reactor.remove(&listener.socket);
         self.flows.reset(token, &mut self.clients, helper);
         self.conversations.end(token, &mut self.clients, helper);
         let (protocol, target) = (listener.publication.protocol, listener.target);
+        self.sockets
+            .give_back(&listener.publication, listener.socket);
         let mut others = self.listeners.values();
         let same =
             |other: &Listener| other.publication.protocol == protocol && other.target == target;
@@ -364,14 +372,8 @@ impl Ports {
         if self.again.is_some_and(|again| again <= now) {
             let mut missing = std::mem::take(&mut self.missing);
             missing.retain(|(publication, target)| {
-                let address = SocketAddr::new(publication.host, publication.host_port);
-                match helper::listen_here(publication.protocol, address) {
-                    Ok(socket) => {
-                        self.open(*publication, *target, socket, helper, reactor);
-                        false
-                    }
-                    Err(_) => true,
-                }
+                let opened = self.open(*publication, *target, None, helper, reactor);
+                opened.is_err()
             });
             self.missing = missing;
             self.again = (!self.missing.is_empty()).then(|| now + AGAIN);
@@ -408,6 +410,15 @@ impl Ports {
             return true;
         }
         self.conversations.handle(ready, buffer)
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        for (_, listener) in self.listeners.drain() {
+            self.sockets
+                .give_back(&listener.publication, listener.socket);
+        }
     }
 }
 

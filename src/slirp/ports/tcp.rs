@@ -103,7 +103,7 @@ impl Flows {
             let _ = sockopt::set_tcp_nodelay(&socket, true);
             let target = listener.target;
             match around.connect(Protocol::Tcp, client, target) {
-                Ok((inner, shown)) => self.add((token, listener), [socket, inner], shown, reactor),
+                Ok((inner, shown)) => self.add(token, [socket, inner], shown, reactor),
                 Err(_) => reset(&socket),
             }
         }
@@ -112,7 +112,7 @@ impl Flows {
 
     fn add(
         &mut self,
-        (token, listener): (u64, &Listener),
+        listener: u64,
         sockets: [OwnedFd; 2],
         client: Option<IpAddr>,
         reactor: &mut Reactor,
@@ -131,13 +131,13 @@ impl Flows {
         }
         let mut flow = Flow {
             sides,
-            listener: token,
+            listener,
             client,
             connecting: true,
         };
         flow.watch(reactor);
         self.flows.insert(number, flow);
-        *self.held.entry(token).or_default() += 1;
+        *self.held.entry(listener).or_default() += 1;
     }
 
     /// Deals with what became ready, if it is of a connection.
