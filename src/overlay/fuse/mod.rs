@@ -32,6 +32,7 @@
 //! # Differences from a directory of the host's
 //!
 //! - ENOSPC and EIO of buffered writes are reported by close and fsync: the kernel collects writes.
+//! - Reads change no access times: the kernel, which caches, tells of few.
 //! - syncfs(2) does not reach a server without privilege; fsync does.
 //! - A layer's file with several names counts those that were removed, until it is copied up.
 //! - A directory of a layer is renamed at the cost of a copy (the kernel's answers EXDEV).
