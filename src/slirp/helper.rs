@@ -37,6 +37,11 @@ const HOST: u32 = 7;
 const OWN_FIRST: u32 = 0;
 const OWN_LATER: u32 = 8;
 
+/// Preferences of the rules that what comes in by the way out does not leave by it again: one for what
+/// is for members, and one for all else.
+const IN_TO_MEMBERS: u32 = 51;
+const IN_TO_NOBODY: u32 = 52;
+
 /// Numbers of protocols.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -354,6 +359,30 @@ fn unspecified(ipv6: bool) -> IpAddr {
 /// Makes the device that leads out; what comes back by it is passed on to the bridge.
 fn link(netlink: &Socket, bridge: &str, mtu: u32) -> io::Result<Link> {
     let link = Link::open(DEVICE, mtu)?;
+    // An answer to a member that gave itself another's address would go out again, as a question of its
+    // own, and so on.
+    for ipv6 in [false, true] {
+        let to_members = Rule {
+            preference: IN_TO_MEMBERS,
+            ipv6,
+            interface: Some(DEVICE),
+            no_default: true,
+            ..Rule::default()
+        };
+        let to_nobody = Rule {
+            preference: IN_TO_NOBODY,
+            no_default: false,
+            action: Action::Blackhole,
+            ..to_members
+        };
+        for rule in [to_members, to_nobody] {
+            match set_rule(netlink, &rule, true) {
+                // A kernel without IPv6 has nothing to send round.
+                Err(error) if ipv6 && error.kind() != io::ErrorKind::PermissionDenied => {}
+                set => set?,
+            }
+        }
+    }
     netlink.set_ipv4(netlink.index(DEVICE)?, &[(FORWARDING, 1)])?;
     // A bridge without members says less than it takes once it has some.
     let known = netlink.longest_ipv4(bridge)?.is_some();

@@ -38,6 +38,23 @@ SERVER = """
     print("serves", flush=True)
 """
 
+# Answers each datagram with how many there were.
+COUNTER = """
+    import socket, sys
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((sys.argv[1], int(sys.argv[2])))
+    print("serves", flush=True)
+    count = 0
+    while True:
+        _, peer = server.recvfrom(2000)
+        count += 1
+        server.sendto(str(count).encode(), peer)
+"""
+
+# In a container: one datagram that says it is from where it goes to.
+FORGED = """use Socket; socket(S, PF_INET, SOCK_RAW, 255) or die $!; $to = inet_aton($ARGV[0]);
+    send(S, pack("CCnnnCCna4a4 nnnn", 69, 0, 28, 0, 0, 64, 17, 0, $to, $to, $ARGV[1], $ARGV[1], 8, 0), 0, sockaddr_in(0, $to)) or die $!"""
+
 # Answers every question for a name with one address.
 RESOLVER = """
     import socket, sys
@@ -107,6 +124,21 @@ class Host(Hosted):
         # From the host's own loopback, and by it from a neighbour: both appear as the gateway.
         eventually(lambda: self.docker("exec", target, "wget", "-qO-", "http://host.docker.internal:8000/", code=None).out == "page\n", "the page")
         self.in_container("--network", network, shell=f"wget -qO- http://{target}/; wget -qO- http://host.docker.internal:8000/", out="page\npage")
+
+    def test_a_forged_source(self):
+        """The answer does not go out again as a question of its own, which would be answered, and so on."""
+        self.serve(self.peer, COUNTER, "192.0.2.2", "7003")
+        count = lambda: int(self.ask(self.host, "192.0.2.2", 7003).split()[1])
+        counts = [count()]
+
+        def others():
+            counts.append(count())
+            return counts[-1] - counts[-2] - 1
+
+        self.in_container(image="debian:bookworm", shell=f"perl -e '{FORGED}' 192.0.2.2 7003", out="")
+        eventually(others, "the forged datagram")
+        self.in_container(shell="true", out="")
+        self.equal(others(), 0, "datagrams since")
 
     def test_the_hosts_own_addresses(self):
         """Services there are reached as from the host, published ports among them; answers come from where was asked."""

@@ -25,6 +25,7 @@ const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_IP_PROTO: u16 = 22;
 const FRA_SPORT_RANGE: u16 = 23;
@@ -91,6 +92,8 @@ pub struct Rule<'a> {
     pub source_port: Option<u16>,
     /// To this port.
     pub destination_port: Option<u16>,
+    /// A route to everywhere does not count, and rules further on are tried.
+    pub no_default: bool,
     /// What is done.
     pub action: Action,
 }
@@ -175,6 +178,9 @@ impl Rule<'_> {
         let mut message = Message::new(kind, flags, &fixed).u32(FRA_PRIORITY, self.preference);
         if table != 0 {
             message = message.u32(FRA_TABLE, table);
+        }
+        if self.no_default {
+            message = message.u32(FRA_SUPPRESS_PREFIXLEN, 0);
         }
         if let Some(interface) = self.interface {
             message = message.text(FRA_IIFNAME, interface);
