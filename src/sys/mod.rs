@@ -1,9 +1,12 @@
 //! System calls that nix and rustix lack, each wrapped once with its safety argument; and, above
-//! those, what every folder does the same way with files, sockets and processes.
+//! those, what every folder does the same way with files, sockets and processes. Vector instructions,
+//! in [`byteset`], need the same care.
 //!
 //! `unsafe` is allowed in the modules that say so here, and nowhere else in the crate.
 
 pub mod atomic;
+#[allow(unsafe_code)]
+pub mod byteset;
 pub mod chroot;
 #[allow(unsafe_code)]
 pub mod clone;

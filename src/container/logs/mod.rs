@@ -19,11 +19,14 @@
 //! ([`mod@deliver`]), and so is what may wait for nobody.
 
 mod deliver;
+mod escape;
 pub mod journald;
+mod lines;
 mod local;
 mod message;
 mod reader;
 mod record;
+mod rest;
 mod rotate;
 mod source;
 pub mod syslog;

@@ -84,129 +84,6 @@ fn query_escape(text: &str, out: &mut Vec<u8>) {
 }
 
 const HEX_UPPER: &[u8; 16] = b"0123456789ABCDEF";
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
-/// Appends the inside of a JSON string as Docker writes it: control characters other than newline
-/// and carriage return, `<`, `>`, `&`, U+2028 and U+2029 as `\uXXXX`, each byte of invalid UTF-8
-/// as `\ufffd`.
-pub(super) fn escape(text: &[u8], out: &mut Vec<u8>) {
-    if is_plain(text) {
-        return out.extend_from_slice(text);
-    }
-    // utf8_chunks() goes byte by byte; the check for text that is all valid does not.
-    if std::str::from_utf8(text).is_ok() {
-        return escape_valid(text, out);
-    }
-    for chunk in text.utf8_chunks() {
-        escape_valid(chunk.valid().as_bytes(), out);
-        for _ in chunk.invalid() {
-            out.extend_from_slice(b"\\ufffd");
-        }
-    }
-}
-
-/// Whether it is ASCII with nothing to be escaped, as most lines are. No branch depends on a byte, so
-/// it is compiled into vector instructions.
-fn is_plain(text: &[u8]) -> bool {
-    let found = text
-        .iter()
-        .fold(0, |found, &byte| found | u8::from(is_odd(byte)));
-    found == 0
-}
-
-/// Whether lines are all plain, newlines aside.
-pub(super) fn are_plain(lines: &[u8]) -> bool {
-    let is_odd = |byte: u8| is_odd(byte) & (byte != b'\n');
-    let found = lines
-        .iter()
-        .fold(0, |found, &byte| found | u8::from(is_odd(byte)));
-    found == 0
-}
-
-/// Whether a byte is to be escaped, or no ASCII. Few operations, for vectors: as a signed number what
-/// is no ASCII is less than any that is, and `"&<>` are two pairs that differ in one bit.
-fn is_odd(byte: u8) -> bool {
-    (byte.cast_signed() < 0x20)
-        | ((byte | 0x04) == b'&')
-        | ((byte | 0x02) == b'>')
-        | (byte == b'\\')
-}
-
-fn escape_valid(text: &[u8], out: &mut Vec<u8>) {
-    let mut plain = 0;
-    let mut at = 0;
-    loop {
-        at += plain_words(&text[at..]);
-        let Some(&byte) = text.get(at) else { break };
-        if !SPECIAL[usize::from(byte)] {
-            at += 1;
-            continue;
-        }
-        let separator = byte == 0xe2;
-        if separator && !matches!(text.get(at + 1..at + 3), Some([0x80, 0xa8 | 0xa9])) {
-            at += 1;
-            continue;
-        }
-        out.extend_from_slice(&text[plain..at]);
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            0xe2 => {
-                out.extend_from_slice(b"\\u202");
-                out.push(HEX[usize::from(text[at + 2] & 15)]);
-                at += 2;
-            }
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
-            }
-        }
-        at += 1;
-        plain = at;
-    }
-    out.extend_from_slice(&text[plain..]);
-}
-
-/// Length of the part at the beginning, in whole words of eight bytes, that holds nothing to be
-/// escaped and only ASCII: four comparisons a word instead of a table look-up a byte.
-fn plain_words(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const TOPS: u64 = ONES << 7;
-    // The top bits of bytes that are zero, with false ones only above a true one.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let mut length = 0;
-    for chunk in text.chunks_exact(8) {
-        let word = u64::from_ne_bytes(std::array::from_fn(|i| chunk[i]));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let quote_and = zeros((word | (ONES * 0x04)) ^ (ONES * u64::from(b'&')));
-        let angles = zeros((word | (ONES * 0x02)) ^ (ONES * u64::from(b'>')));
-        let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
-        if (control | quote_and | angles | backslash | word) & TOPS != 0 {
-            break;
-        }
-        length += 8;
-    }
-    length
-}
-
-/// Bytes that [`escape_valid`] must look at; 0xe2 begins U+2028 and U+2029.
-static SPECIAL: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut i = 0;
-    while i < 0x20 {
-        table[i] = true;
-        i += 1;
-    }
-    table[b'"' as usize] = true;
-    table[b'\\' as usize] = true;
-    table[b'<' as usize] = true;
-    table[b'>' as usize] = true;
-    table[b'&' as usize] = true;
-    table[0xe2] = true;
-    table
-};
 
 /// The name of a stream in the file.
 pub(super) fn stream_name(stream: Stream) -> &'static str {
@@ -216,8 +93,8 @@ pub(super) fn stream_name(stream: Stream) -> &'static str {
     }
 }
 
-/// Turns lines into records. It remembers the last time it parsed: the writer gives all lines
-/// that it read at once the same one.
+/// Turns lines into records. It remembers the last time it parsed: some writers give all lines that
+/// they read at once the same one.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     text: Vec<u8>,
@@ -320,33 +197,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::container::logs::escape::escape;
 
     fn decode(line: &[u8]) -> Option<Record> {
         let mut record = Record::default();
         Decoder::default()
             .decode(line, &mut record)
             .then_some(record)
-    }
-
-    #[test]
-    fn strings_are_escaped_as_docker_does() {
-        for (text, escaped) in [
-            (&b"plain"[..], &b"plain"[..]),
-            (b"a\"b\\c\n\r\t", b"a\\\"b\\\\c\\n\\r\\u0009"),
-            (b"<b>&\x1b\x7f", b"\\u003cb\\u003e\\u0026\\u001b\x7f"),
-            (
-                "é\u{2028}\u{2029}\u{202a}".as_bytes(),
-                "é\\u2028\\u2029\u{202a}".as_bytes(),
-            ),
-            (b"x\xff\xe2\x80y", b"x\\ufffd\\ufffd\\ufffdy"),
-        ] {
-            let mut out = Vec::new();
-            escape(text, &mut out);
-            assert_eq!(
-                String::from_utf8_lossy(&out),
-                String::from_utf8_lossy(escaped)
-            );
-        }
     }
 
     #[test]
@@ -392,17 +249,6 @@ mod tests {
             String::from_utf8_lossy(&out),
             "2023-11-14T22:13:20.120000000Z  hi\na+b=c%2Fd,e=f hi\n"
         );
-    }
-
-    #[test]
-    fn plain_is_what_needs_no_escaping() {
-        for byte in 0..=255 {
-            let mut escaped = Vec::new();
-            escape_valid(&[byte], &mut escaped);
-            let same = escaped == [byte] && byte.is_ascii();
-            assert_eq!(is_plain(&[byte]), same, "{byte}");
-            assert_eq!(are_plain(&[b'x', byte]), same || byte == b'\n', "{byte}");
-        }
     }
 
     proptest! {

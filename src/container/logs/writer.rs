@@ -1,7 +1,8 @@
 //! Messages into a log's files.
 //!
-//! The shim hands over what it read, up to 64 KiB at once, and all records that this completes go
-//! to the file in one write (in pieces of [`PIECE`] where very short lines swell it).
+//! The shim hands over what it read, up to 64 KiB at once, for as long as there is more, and the
+//! records that this completes go to the file together, in pieces of [`PIECE`]. A piece may end within
+//! a record; should the rest find no room, what is in the file of it is taken back.
 //!
 //! With [`Rotation`] a file that the next record would make too long becomes `path.1`, `path.1`
 //! becomes `path.2`, and the oldest is lost; where one file is all there is it is emptied, as in
@@ -14,8 +15,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::message::{Message, PARTIAL, Splitter};
-use super::record::{are_plain, escape, stream_name};
+use super::escape::escape;
+use super::lines::Lines;
+use super::message::{Message, Splitter};
+use super::rest::{BEGIN, Rest};
 use super::rotate::{self, Compressing};
 use super::source::Cut;
 use super::{Format, local};
@@ -25,14 +28,9 @@ use crate::types::timestamp::Timestamp;
 /// Encoded records are written when they are this long, to bound the memory they take.
 const PIECE: usize = 256 * 1024;
 
-/// How a JSON record begins.
-const BEGIN: &[u8] = b"{\"log\":\"";
-
-/// How it ends, from the end of the time on.
-const END: &[u8] = b"Z\"}\n";
-
-/// Length of an escaped newline.
-const NEWLINE: usize = 2;
+/// Pieces end where the file has a multiple of this: the kernel takes such in larger units, a
+/// quarter faster.
+const ALIGNMENT: u64 = 64 * 1024;
 
 /// Writes one container's log.
 #[derive(Debug)]
@@ -41,8 +39,10 @@ pub struct Writer {
     path: PathBuf,
     format: Format,
     rotation: Rotation,
-    /// Where the last whole record ends.
+    /// How long the file is.
     length: u64,
+    /// Where the last whole record in it ends.
+    whole: u64,
     /// What every record says of attributes, as the format has it.
     attrs: Vec<u8>,
     splitter: Splitter,
@@ -50,89 +50,6 @@ pub struct Writer {
     rest: Rest,
     out: Vec<u8>,
     compressing: Option<Compressing>,
-}
-
-/// The end of a JSON record: an escaped newline, the stream, attributes and the time. Of lines that
-/// are read at once only the time's last digits differ, and are counted on where they stand.
-#[derive(Debug, Default)]
-struct Rest {
-    of: Option<(Stream, Timestamp)>,
-    /// With all digits of the nanosecond.
-    text: Vec<u8>,
-}
-
-/// Digits of a nanosecond.
-const DIGITS: usize = 9;
-
-impl Rest {
-    fn set(&mut self, stream: Stream, time: Timestamp, attrs: &[u8]) {
-        let before = self.of.replace((stream, time));
-        if before == Some((stream, time)) {
-            return;
-        }
-        let follows = before.is_some_and(|(of, before)| of == stream && before.next() == time);
-        if follows && self.count_on() {
-            return;
-        }
-        let time = time.to_string();
-        let (seconds, nanos) = time.split_once(['.', 'Z']).unwrap_or_default();
-        let nanos = nanos.trim_end_matches('Z');
-        let text = &mut self.text;
-        text.clear();
-        text.extend_from_slice(b"\\n\",\"stream\":\"");
-        text.extend_from_slice(stream_name(stream).as_bytes());
-        text.push(b'"');
-        text.extend_from_slice(attrs);
-        text.extend_from_slice(b",\"time\":\"");
-        text.extend_from_slice(seconds.as_bytes());
-        text.extend_from_slice(format!(".{nanos:0<DIGITS$}").as_bytes());
-        text.extend_from_slice(END);
-    }
-
-    /// The same for the next nanosecond.
-    fn advance(&mut self, attrs: &[u8]) {
-        let Some((stream, time)) = self.of else {
-            return;
-        };
-        self.of = Some((stream, time.next()));
-        if !self.count_on() {
-            self.of = None;
-            self.set(stream, time.next(), attrs);
-        }
-    }
-
-    /// Counts the nanosecond up by one; false where a second ends.
-    #[inline]
-    fn count_on(&mut self) -> bool {
-        let end = self.text.len() - END.len();
-        for digit in self.text[end - DIGITS..end].iter_mut().rev() {
-            if *digit < b'9' {
-                *digit += 1;
-                return true;
-            }
-            *digit = b'0';
-        }
-        false
-    }
-
-    /// Puts it after a record's text; zeros at the end of the time are left out, as in Docker.
-    fn put(&self, ends_line: bool, out: &mut Vec<u8>) {
-        let text = if ends_line {
-            &self.text[..]
-        } else {
-            &self.text[NEWLINE..]
-        };
-        let end = text.len() - END.len();
-        if text[end - 1] != b'0' {
-            out.extend_from_slice(text);
-            return;
-        }
-        let zeros = text[end - DIGITS..end].iter().rev();
-        let zeros = zeros.take_while(|digit| **digit == b'0').count();
-        let point = usize::from(zeros == DIGITS);
-        out.extend_from_slice(&text[..end - zeros - point]);
-        out.extend_from_slice(END);
-    }
 }
 
 impl Writer {
@@ -156,6 +73,7 @@ impl Writer {
             format,
             rotation: Rotation::default(),
             length,
+            whole: length,
             attrs,
             splitter: Splitter::default(),
             rest: Rest::default(),
@@ -170,9 +88,10 @@ impl Writer {
         self
     }
 
-    /// Takes output that was read at `now`. After an error the file ends with a whole record, some
-    /// records are missing, and later ones are tried again.
-    pub fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
+    /// Takes output that was read at `now`; what it completes is in the file for certain after the
+    /// next [`Writer::flush`]. After an error the file ends with a whole record, some records are
+    /// missing, and later ones are tried again.
+    pub fn take(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
         let begun = match self.splitter.is_within(stream) {
             true => memchr::memchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1),
             false => 0,
@@ -180,9 +99,16 @@ impl Writer {
         let (begun, bytes) = bytes.split_at(begun);
         let mut now = now;
         let first = self.split(stream, begun, &mut now);
-        let (done, plain) = self.write_plain(stream, bytes, &mut now);
+        let (done, lines) = self.write_lines(stream, bytes, &mut now);
         let last = self.split(stream, &bytes[done..], &mut now);
-        self.flush().and(last).and(plain).and(first)
+        last.and(lines).and(first)
+    }
+
+    /// Takes output and writes it.
+    #[cfg(test)]
+    pub fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
+        let taken = self.take(stream, bytes, now);
+        self.flush().and(taken)
     }
 
     fn split(&mut self, stream: Stream, bytes: &[u8], now: &mut Timestamp) -> io::Result<()> {
@@ -197,40 +123,35 @@ impl Writer {
         result
     }
 
-    /// Takes the whole lines at the beginning of `bytes` at once where JSON has them as they are: what
-    /// [`Writer::log`] would do for each, in half the time. Returns how many bytes it took, none where
-    /// there is more to be considered. No line may have begun.
-    fn write_plain(
+    /// Takes the whole lines at the beginning of `bytes` together, in JSON. Returns how many bytes it
+    /// took, none where there is more to be considered. No line may have begun.
+    fn write_lines(
         &mut self,
         stream: Stream,
         bytes: &[u8],
         now: &mut Timestamp,
     ) -> (usize, io::Result<()>) {
-        let is_simple =
-            self.format == Format::Json && self.rotation.max_size.is_none() && are_plain(bytes);
-        let mut done = 0;
         let mut result = Ok(());
-        if !is_simple {
-            return (done, result);
+        if self.format != Format::Json {
+            return (0, result);
         }
         self.rest.set(stream, *now, &self.attrs);
-        for end in memchr::memchr_iter(b'\n', bytes) {
-            if end - done >= PARTIAL {
-                break;
-            }
-            self.out.extend_from_slice(BEGIN);
-            self.out.extend_from_slice(&bytes[done..end]);
-            self.rest.put(true, &mut self.out);
-            self.rest.advance(&self.attrs);
-            done = end + 1;
-            if self.out.len() >= PIECE
-                && let Err(error) = self.flush()
-            {
-                result = Err(error);
+        let mut lines = Lines::begin(bytes, &mut self.out);
+        if let Some(most) = self.rotation.max_size
+            && self.length + (lines.whole + lines.most(&self.rest)) as u64 > most
+        {
+            self.out.truncate(lines.whole);
+            return (0, result);
+        }
+        while lines.encode(&mut self.rest, &self.attrs, &mut self.out) {
+            if lines.whole >= PIECE {
+                let (gone, spilled) = self.spill(lines.whole);
+                lines.whole -= gone;
+                result = spilled.and(result);
             }
         }
-        *now = self.rest.of.map_or(*now, |(_, time)| time);
-        (done, result)
+        *now = self.rest.time().unwrap_or(*now);
+        (lines.done(), result)
     }
 
     /// The output has ended: writes what is left of unfinished lines.
@@ -255,10 +176,11 @@ impl Writer {
             Format::Local => local::encode(message, &self.attrs, &mut self.out),
         }
         let made = self.make_room(begin, message.time);
-        if self.out.len() >= PIECE {
-            return self.flush().and(made);
+        match (self.out.len() >= PIECE, self.format) {
+            (false, _) => made,
+            (true, Format::Json) => self.spill(self.out.len()).1.and(made),
+            (true, Format::Local) => self.flush().and(made),
         }
-        made
     }
 
     /// Gives back the memory that only a busy container needs.
@@ -273,7 +195,7 @@ impl Writer {
         let out = &mut self.out;
         out.extend_from_slice(BEGIN);
         escape(message.line, out);
-        self.rest.put(message.ends_line(), out);
+        self.rest.append(message.ends_line(), out);
     }
 
     /// Rotates before the record at `begin` of what is to be written, if the file would become too
@@ -297,13 +219,14 @@ impl Writer {
     fn rotate(&mut self, time: Timestamp) -> io::Result<()> {
         if self.rotation.max_files < 2 {
             self.file.set_len(0)?;
-            self.length = 0;
+            (self.length, self.whole) = (0, 0);
             return Ok(());
         }
         self.settle();
         rotate::shift(&self.path, self.rotation.max_files)?;
         self.file = open(&self.path)?;
         self.length = self.file.metadata()?.len();
+        self.whole = self.length;
         if self.rotation.compress {
             self.compressing = Compressing::begin(&self.path, time);
         }
@@ -319,7 +242,25 @@ impl Writer {
 
     /// Writes what was taken.
     pub fn flush(&mut self) -> io::Result<()> {
-        let mut rest = &self.out[..];
+        let result = self.put(self.out.len());
+        self.out.clear();
+        result
+    }
+
+    /// Writes as much of the records before `whole` in `out` as ends well in the file, and returns how
+    /// many bytes are no longer in `out`.
+    fn spill(&mut self, whole: usize) -> (usize, io::Result<()>) {
+        let beyond = (self.length + whole as u64) % ALIGNMENT;
+        let length = whole.saturating_sub(beyond as usize);
+        let result = self.put(length);
+        let gone = if result.is_ok() { length } else { whole };
+        self.out.drain(..gone);
+        (gone, result)
+    }
+
+    /// Writes the first bytes of `out`.
+    fn put(&mut self, length: usize) -> io::Result<()> {
+        let mut rest = &self.out[..length];
         let result = loop {
             if rest.is_empty() {
                 break Ok(());
@@ -331,18 +272,19 @@ impl Writer {
                 Err(e) => break Err(e),
             }
         };
-        let written = self.out.len() - rest.len();
-        let whole = match result {
-            Ok(()) => written,
-            Err(_) => self.format.whole(&self.out[..written]),
+        let written = length - rest.len();
+        let whole = match self.format {
+            Format::Json => memchr::memrchr(b'\n', &self.out[..written]).map(|end| end + 1),
+            Format::Local if result.is_ok() => Some(written),
+            Format::Local => Some(self.format.whole(&self.out[..written])),
         };
-        self.length += whole as u64;
-        if whole < written {
-            // Disk full: what cannot be kept whole is taken back. Should even that fail, the next
-            // record spoils itself together with the torn one, and the reader passes over both.
-            let _ = self.file.set_len(self.length);
+        self.whole = whole.map_or(self.whole, |whole| self.length + whole as u64);
+        self.length += written as u64;
+        // Disk full: what cannot be kept whole is taken back. Should even that fail, the next
+        // record spoils itself together with the torn one, and the reader passes over both.
+        if result.is_err() && self.whole < self.length && self.file.set_len(self.whole).is_ok() {
+            self.length = self.whole;
         }
-        self.out.clear();
         result
     }
 }
@@ -405,6 +347,7 @@ fn end_entry(file: &File) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::logs::message::PARTIAL;
     use crate::container::logs::record::{Decoder, Record};
 
     const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
@@ -447,34 +390,64 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).expect("read"), expected);
     }
 
+    /// The records that a log of these chunks has.
+    fn written(path: &Path, chunks: &[&[u8]]) -> Vec<Record> {
+        let mut writer = Writer::open(path, Format::Json, &BTreeMap::new()).expect("open");
+        for chunk in chunks {
+            writer.take(Stream::Stdout, chunk, NOW).expect("take");
+        }
+        writer.finish(NOW).expect("finish");
+        assert_eq!(writer.whole, path.metadata().expect("stat").len());
+        let mut records = records(path);
+        std::fs::remove_file(path).expect("remove");
+        // What is read at once is told apart by it.
+        records.iter_mut().for_each(|record| record.time = NOW);
+        records
+    }
+
     #[test]
     fn lines_are_the_same_one_by_one_and_together() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log");
-        let write = |chunks: &[&[u8]]| {
-            let mut writer = Writer::open(&path, Format::Json, &BTreeMap::new()).expect("open");
-            for chunk in chunks {
-                writer.write(Stream::Stdout, chunk, NOW).expect("write");
-            }
-            writer.finish(NOW).expect("finish");
-            let mut records = records(&path);
-            std::fs::remove_file(&path).expect("remove");
-            // What is read at once is told apart by it.
-            records.iter_mut().for_each(|record| record.time = NOW);
-            records
-        };
-        let short = "\n".repeat(PIECE / 32);
-        let longest = "x".repeat(PARTIAL - 1);
-        let long = "y".repeat(PARTIAL);
-        let text = format!("a b\n\n{longest}\nc\n{long}\nd\n{short}");
-        // One that is not plain and long enough to be parted from the others.
+        let short = b"\n".repeat(PIECE / 32);
+        let longest = b"x".repeat(PARTIAL - 1);
+        let long = b"y".repeat(PARTIAL);
+        let text = [b"a b\n\n", &longest[..], b"\nc\n", &long, b"\nd\n", &short].concat();
         for odd in [
-            "", "\"q\"\n", "tab\t\n", "\u{e9}\n", "<\n", "\\\n", "&\n", "\r\n", "end",
+            &b""[..],
+            b"\"q\"\n",
+            b"tab\t\n",
+            "\u{e9}\n".as_bytes(),
+            b"<\n",
+            b"\\\n",
+            b"&\n",
+            b"\r\n",
+            b"\xff\n",
+            "\u{2028}\u{2014}\n".as_bytes(),
+            b"\xe2\x80\n",
+            b"end",
         ] {
-            let text = text.clone() + odd;
-            let by = |size| write(&text.as_bytes().chunks(size).collect::<Vec<_>>());
+            let text = [&text, odd].concat();
+            let by = |size| written(&path, &text.chunks(size).collect::<Vec<_>>());
             let whole = by(text.len());
             assert!([1, 1000].iter().all(|&size| by(size) == whole), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn text_is_the_same_wherever_it_stands() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        // Across the ends of words and of pieces of lines, and of all that may be moved too far.
+        let odd = "\u{2028}<\u{e9}\"\u{2014}\t\n";
+        for before in (0..140).chain(2030..2060).chain(4080..4100) {
+            let text = "x".repeat(before) + odd + &"y".repeat(before) + "\nz\n";
+            let records = written(&path, &[text.as_bytes()]);
+            let lines: Vec<u8> = records
+                .iter()
+                .flat_map(|record| record.line.clone())
+                .collect();
+            assert_eq!((records.len(), lines), (3, text.into_bytes()), "{before}");
         }
     }
 

@@ -50,6 +50,10 @@ pub(crate) struct Log {
     file: Option<Box<Writer>>,
     /// By their numbers.
     handed: Vec<Handed>,
+    /// Something was taken since the last [`Log::flush`].
+    is_new: bool,
+    /// Why something of that was lost.
+    lost: Option<io::Error>,
 }
 
 /// The way to a child. Dropped, the child is ended.
@@ -269,16 +273,30 @@ impl Handed {
 }
 
 impl Log {
-    /// Takes output that was read at `now`.
-    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) -> io::Result<()> {
+    /// Takes output that was read at `now`. It is in the file after the next [`Log::flush`], which
+    /// tells of what was lost.
+    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) {
         let mut result = match &mut self.file {
-            Some(file) => file.write(stream, bytes, now),
+            Some(file) => file.take(stream, bytes, now),
             None => Ok(()),
         };
         for handed in &mut self.handed {
             result = handed.take(stream, bytes, now).and(result);
         }
-        result
+        self.is_new = true;
+        self.lost = result.err().or(self.lost.take());
+    }
+
+    /// Writes what was taken; `None` where nothing was.
+    pub(crate) fn flush(&mut self) -> Option<io::Result<()>> {
+        if !std::mem::take(&mut self.is_new) {
+            return None;
+        }
+        let result = match &mut self.file {
+            Some(file) => file.flush(),
+            None => Ok(()),
+        };
+        Some(self.lost.take().map_or(result, Err))
     }
 
     /// Whether the container has to wait for it.

@@ -271,8 +271,16 @@ impl Streams {
     fn pump(&mut self, stream: Stream, buffer: &mut [u8]) {
         for _ in 0..TURN {
             if self.is_stalled(stream) || self.read(stream, buffer) == 0 {
-                return;
+                break;
             }
+        }
+        self.flush_log();
+    }
+
+    /// What was read goes to the log's file together: a turn's blocks are few writes.
+    fn flush_log(&mut self) {
+        if let Some(flushed) = self.log.as_mut().and_then(Log::flush) {
+            self.log_state.note(&flushed);
         }
     }
 
@@ -309,8 +317,11 @@ impl Streams {
         if let Some(log) = &mut self.log {
             // A full disk costs records (the file stays whole); the container goes on, as it does
             // under Docker.
-            self.log_state
-                .note(&log.write(stream, bytes, Timestamp::now()));
+            log.take(stream, bytes, Timestamp::now());
+        }
+        if self.clients.values().any(|client| client.wants(stream)) {
+            // Who has seen output finds it in the log.
+            self.flush_log();
         }
         for client in self
             .clients
@@ -336,6 +347,7 @@ impl Streams {
                 }
             }
         }
+        self.flush_log();
         self.outputs.iter().any(|output| !output.closed)
     }
 
