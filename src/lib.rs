@@ -12,6 +12,7 @@
 //! | L1 | [`api`] | the Docker Engine API's wire types, filters, error bodies, stream frames |
 //! | L1 | [`userns`] | id maps, the keeper, host probes; from a plan to a confined process |
 //! | L1 | [`dockerfile`] | the language of Dockerfiles: lines, instructions, words |
+//! | L1 | [`template`] | the language of Go's templates, over JSON values |
 //! | L1 | [`overlay`] | a root filesystem from layers |
 //! | L1 | [`tarball`] | tar archives that nobody vouches for, read and written |
 //! | L1 | [`registry`] | the distribution protocol: proof, manifests, blobs, uploads |
@@ -42,6 +43,7 @@ pub mod registry;
 pub mod slirp;
 pub mod sys;
 pub mod tarball;
+pub mod template;
 pub mod types;
 pub mod userns;
 pub mod volume;

@@ -15,13 +15,13 @@ use super::output::{each, line};
 use super::prune::{confirm, pruned};
 use super::streams::Demux;
 use super::table::{Shape, ago, align, date, ellipsis, labels, natural, short, size, span};
-use super::template::{Missing, Template};
 use crate::api::container::{
     HostConfig, Inspect, PortBinding, PortSummary, PruneResponse, Summary, TopResponse,
     UpdateResponse,
 };
 use crate::api::descriptor::Descriptor;
 use crate::api::stream::MULTIPLEXED;
+use crate::template::{Missing, Template};
 use crate::types::timestamp::Timestamp;
 
 /// Fields of a container's row, and their headings.

@@ -10,7 +10,7 @@
 //! | [`containers`], [`copy`], [`images`], [`search`], [`stats`], [`objects`], [`system`] | the other verbs |
 //! | [`accounts`] | logins at registries, and the proof that goes with requests |
 //! | [`host`] | what needs no daemon |
-//! | [`template`], [`table`], [`tree`], [`progress`], [`output`], [`whole`] | how answers look, and how they are kept |
+//! | [`table`], [`tree`], [`progress`], [`output`], [`whole`] | how answers look, and how they are kept |
 //! | [`error`] | how a verb ends |
 //!
 //! A verb is single-threaded, blocking code. It knows nothing of the engine but the API; only
@@ -41,7 +41,6 @@ pub mod stats;
 pub mod streams;
 pub mod system;
 pub mod table;
-pub mod template;
 pub mod terminal;
 pub mod tree;
 mod usage;

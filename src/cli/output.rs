@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::error::{Exit, describe};
-use super::template::{Missing, Template, TemplateError};
+use crate::template::{Missing, Template, TemplateError};
 
 /// Prints a line to standard output.
 pub fn line(text: &str) -> Result<()> {

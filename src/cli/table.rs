@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use anyhow::{Result, anyhow};
 use serde_json::{Map, Value};
 
-use super::template::{Missing, Template, TemplateError};
+use crate::template::{Missing, Template, TemplateError};
 use crate::types::timestamp::Timestamp;
 
 /// The narrowest column, in characters.

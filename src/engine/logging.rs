@@ -9,12 +9,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
+use serde_json::{Value, json};
 
 use crate::container::logs::journald::{self, Journal};
 use crate::container::logs::syslog::{self, Syslog};
 use crate::container::logs::{Delivery, Format, Remote};
 use crate::container::protocol::{LogTarget, Rotation};
 use crate::container::record::Record;
+use crate::template::{Missing, Template};
 use crate::types::size;
 
 /// Docker's bounds of the driver `local`.
@@ -47,7 +49,7 @@ pub(super) fn of(
     let log = &record.host_config.log_config;
     let tag = |default: &str| {
         let tag = option(record, "tag").unwrap_or(default);
-        tagged(tag, |name| field(name, record, hostname))
+        tagged(tag, || info(record, hostname))
     };
     let remote = match log.kind.as_str() {
         "syslog" => {
@@ -197,63 +199,69 @@ fn attributes(
     Ok(attributes)
 }
 
-/// A tag with its fields filled in. Go's templates can do more; tags have fields.
-fn tagged(tag: &str, field: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut text = String::new();
-    let mut rest = tag;
-    while let Some((before, after)) = rest.split_once("{{") {
-        text.push_str(before);
-        let Some((action, after)) = after.split_once("}}") else {
-            return Err("template: log-tag:1: unclosed action".to_owned());
-        };
-        let action = action.trim();
-        let Some(value) = action.strip_prefix('.').and_then(&field) else {
-            let place = tag.len() - rest.len() + before.len() + 2;
-            return Err(format!(
-                "template: log-tag:1:{place}: executing \"log-tag\" at <{action}>: can't evaluate \
-                 field {} in type *logger.Info",
-                action.trim_start_matches('.')
-            ));
-        };
-        text.push_str(&value);
-        rest = after;
+/// A tag with its template filled in.
+fn tagged(tag: &str, info: impl FnOnce() -> Value) -> Result<String, String> {
+    if !tag.contains("{{") {
+        return Ok(tag.to_owned());
     }
-    text.push_str(rest);
-    Ok(text)
+    let template = Template::parse(tag);
+    let text = template.and_then(|it| it.render(&info(), Missing::Field("*logger.Info")));
+    text.map_err(|error| error.of("log-tag"))
 }
 
-/// What a tag can say of a container.
-fn field(name: &str, record: &Record, hostname: &str) -> Option<String> {
+/// What a tag can say of a container: Docker's `logger.Info`, its fields and its methods.
+fn info(record: &Record, hostname: &str) -> Value {
     let image = record.image.to_string();
-    let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect();
-    Some(match name {
-        "ID" => record.id.short().to_owned(),
-        "FullID" | "ContainerID" => record.id.as_str().to_owned(),
-        "Name" => record.name.clone(),
-        "ContainerName" => format!("/{}", record.name),
-        "ImageID" => short(&image),
-        "ImageFullID" | "ContainerImageID" => image,
-        "ImageName" | "ContainerImageName" => record.image_name.clone(),
-        "Command" => {
-            let (path, args) = super::inspect::path_and_arguments(record);
-            [&[path][..], &args[..]].concat().join(" ")
-        }
-        "Hostname" => hostname.to_owned(),
-        "DaemonName" => "docker".to_owned(),
-        _ => return None,
+    let short: String = image
+        .trim_start_matches("sha256:")
+        .chars()
+        .take(12)
+        .collect();
+    let (path, args) = super::inspect::path_and_arguments(record);
+    let command = [std::slice::from_ref(&path), &args[..]].concat().join(" ");
+    json!({
+        "ID": record.id.short(),
+        "FullID": record.id.as_str(),
+        "Name": record.name,
+        "ImageID": short,
+        "ImageFullID": image,
+        "ImageName": record.image_name,
+        "Command": command,
+        "Hostname": hostname,
+        "Config": record.host_config.log_config.config,
+        "ContainerID": record.id.as_str(),
+        "ContainerName": format!("/{}", record.name),
+        "ContainerEntrypoint": path,
+        "ContainerArgs": args,
+        "ContainerImageID": image,
+        "ContainerImageName": record.image_name,
+        "ContainerEnv": record.config.env,
+        "ContainerLabels": record.config.labels,
+        "DaemonName": "docker",
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::tagged;
 
     #[test]
     fn tags_are_filled_in() {
-        let field = |name: &str| (name == "ID" || name == "Name").then(|| name.to_lowercase());
+        let info = || json!({"ID": "id", "Name": "name", "ContainerLabels": {"a": "b"}});
         for (tag, expected) in [
             ("plain", Ok("plain")),
             ("{{.Name}}/{{ .ID }}!", Ok("name/id!")),
+            (
+                "{{upper .Name}} {{.ID | json}} {{pad .ID 1 2}} {{truncate .Name 2}}",
+                Ok("NAME \"id\"  id   na"),
+            ),
+            (
+                "{{index .ContainerLabels \"a\"}}{{join (split .Name \"a\") \"-\"}} {{title .ID}}",
+                Ok("bn-me Id"),
+            ),
+            ("{{if eq .Name \"name\"}}yes{{end}}", Ok("yes")),
             ("{{.Name", Err("template: log-tag:1: unclosed action")),
             (
                 "x{{.Foo}}",
@@ -264,7 +272,7 @@ mod tests {
             ),
         ] {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
-            assert_eq!(tagged(tag, field), expected, "{tag}");
+            assert_eq!(tagged(tag, info), expected, "{tag}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The part of Go's text/template that people use in `--format`, over JSON values.
+//! The part of Go's text/template that people use in `--format` and in logs' tags, over JSON values.
 //!
 //! `{{.Field.Inner}}`, `{{json .X}}` and the other functions of docker and of Go ([`functions`]),
 //! pipelines, parentheses, variables, `{{if}}…{{else if}}…{{else}}…{{end}}`, `{{with}}`, `{{range}}`,
@@ -23,11 +23,12 @@ mod value;
 
 use serde_json::Value;
 
-/// What is wrong with a template, or with what it asks of a value. The wording is Go's.
+/// What is wrong with a template, or with what it asks of a value. The wording is Go's, for a template
+/// without a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.of(""))]
 pub enum TemplateError {
     /// It cannot be read.
-    #[error("template: :{line}: {reason}")]
     Parse {
         /// The line, from 1.
         line: usize,
@@ -35,7 +36,6 @@ pub enum TemplateError {
         reason: String,
     },
     /// It asks for what is not there.
-    #[error("template: :{line}:{column}: executing \"\" at <{expression}>: {reason}")]
     Execute {
         /// The line, from 1.
         line: usize,
@@ -46,6 +46,23 @@ pub enum TemplateError {
         /// Why it cannot be evaluated.
         reason: String,
     },
+}
+
+impl TemplateError {
+    /// Go's sentence for a template of this name.
+    pub fn of(&self, name: &str) -> String {
+        match self {
+            Self::Parse { line, reason } => format!("template: {name}:{line}: {reason}"),
+            Self::Execute {
+                line,
+                column,
+                expression,
+                reason,
+            } => format!(
+                "template: {name}:{line}:{column}: executing \"{name}\" at <{expression}>: {reason}"
+            ),
+        }
+    }
 }
 
 /// What a field that is not there is said to be missing from.

@@ -43,6 +43,7 @@ pub(super) struct Typed {
 const MAPS: &[(&str, Element)] = &[
     ("Annotations", Element::Text),
     ("AuxiliaryAddresses", Element::Text),
+    ("ContainerLabels", Element::Text),
     ("Containers", Element::Pointer),
     ("Data", Element::Text),
     ("DriverOpts", Element::Text),
