@@ -151,6 +151,14 @@ fn sha1(message: &[u8]) -> [u8; 20] {
     digest
 }
 
+/// The way to the client.
+struct Out {
+    client: UnixStream,
+    /// A close frame was sent, and nothing may follow (section 5.5.1): the client's was answered, or
+    /// the container has said all.
+    is_closed: bool,
+}
+
 /// Carries over until one of both sides has ended.
 fn carry(
     connection: OwnedFd,
@@ -162,7 +170,10 @@ fn carry(
     client.set_nonblocking(false)?;
     let (ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
-    let out = Mutex::new(client.try_clone()?);
+    let out = Mutex::new(Out {
+        client: client.try_clone()?,
+        is_closed: false,
+    });
     let mut source = io::Cursor::new(early).chain(&client);
     std::thread::scope(|scope| {
         let writer = std::thread::Builder::new().stack_size(STACK);
@@ -180,7 +191,7 @@ fn carry(
 }
 
 /// From the container to the client.
-fn send(mut ours: &UnixStream, out: &Mutex<UnixStream>, kind: u8) -> io::Result<()> {
+fn send(mut ours: &UnixStream, out: &Mutex<Out>, kind: u8) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
         match ours.read(&mut piece) {
@@ -193,8 +204,8 @@ fn send(mut ours: &UnixStream, out: &Mutex<UnixStream>, kind: u8) -> io::Result<
     frame(out, CLOSE, &1000_u16.to_be_bytes())
 }
 
-/// Writes one frame.
-fn frame(out: &Mutex<UnixStream>, kind: u8, payload: &[u8]) -> io::Result<()> {
+/// Writes one frame, unless the connection is closed.
+fn frame(out: &Mutex<Out>, kind: u8, payload: &[u8]) -> io::Result<()> {
     let mut frame = Vec::with_capacity(payload.len() + 4);
     frame.push(0x80 | kind);
     match u16::try_from(payload.len()) {
@@ -207,15 +218,15 @@ fn frame(out: &Mutex<UnixStream>, kind: u8, payload: &[u8]) -> io::Result<()> {
     }
     frame.extend(payload);
     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-    out.write_all(&frame)
+    if out.is_closed {
+        return Ok(());
+    }
+    out.is_closed = kind == CLOSE;
+    out.client.write_all(&frame)
 }
 
 /// From the client to the container, until it closes.
-fn receive(
-    source: &mut impl Read,
-    mut ours: &UnixStream,
-    out: &Mutex<UnixStream>,
-) -> io::Result<()> {
+fn receive(source: &mut impl Read, mut ours: &UnixStream, out: &Mutex<Out>) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
         let Some(header) = Header::read(source)? else {
@@ -358,6 +369,23 @@ mod tests {
         expected.extend([b'x'; 200]);
         expected.extend([0x80 | CLOSE, 2, 3, 232]);
         assert_eq!(all, expected);
+        serving.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_close_frame_is_answered_by_one() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let (sender, joined) = std::sync::mpsc::channel();
+        let serving = std::thread::spawn(move || {
+            carry(server.into(), Vec::new(), BINARY, |end| {
+                sender.send(end).unwrap();
+            })
+        });
+        let _end = joined.recv().unwrap();
+        client.write_all(&masked(CLOSE, &[3, 232])).unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, [0x80 | CLOSE, 2, 3, 232]);
         serving.join().unwrap().unwrap();
     }
 
