@@ -219,14 +219,15 @@ fn put<R: BufRead>(
     let is_old_directory = |stat: &Stat| file_type(stat) == FileType::Directory;
     if let Some(stat) = &old {
         let place = manner.shown;
+        let path = format!("{}/{shown}", place.trim_end_matches('/'));
         if !manner.overwrite && is_old_directory(stat) && !is_directory {
             return Err(Refusal::Failed(format!(
-                "cannot overwrite directory {shown:?} with non-directory {place:?}"
+                "cannot overwrite directory {path:?} with non-directory {place:?}"
             )));
         }
         if !manner.overwrite && !is_old_directory(stat) && is_directory {
             return Err(Refusal::Failed(format!(
-                "cannot overwrite non-directory {shown:?} with directory {place:?}"
+                "cannot overwrite non-directory {path:?} with directory {place:?}"
             )));
         }
         if !is_old_directory(stat) || !is_directory {
@@ -506,7 +507,7 @@ mod tests {
             unpack(top.path(), &mut archive, false)
                 .unwrap_err()
                 .to_string(),
-            "cannot overwrite directory \"dir\" with non-directory \"/place\""
+            "cannot overwrite directory \"/place/dir\" with non-directory \"/place\""
         );
         let mut archive = Archive::default();
         archive.dir("file");
@@ -514,7 +515,7 @@ mod tests {
             unpack(top.path(), &mut archive, false)
                 .unwrap_err()
                 .to_string(),
-            "cannot overwrite non-directory \"file\" with directory \"/place\""
+            "cannot overwrite non-directory \"/place/file\" with directory \"/place\""
         );
         let mut archive = Archive::default();
         archive.file("dir", b"x").dir("file");
