@@ -24,6 +24,9 @@ use moss::userns::seccomp;
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, send, sendto,
     socket_with,
@@ -46,7 +49,7 @@ const TRANSFER: usize = 48 << 20;
 type Case = fn(&OwnedFd);
 
 fn main() -> ExitCode {
-    let cases: [(&str, Case); 6] = [
+    let cases: [(&str, Case); 7] = [
         ("streams_are_whole_in_both_directions_and_families", streams),
         ("refusals_come_as_refusals", refusals),
         ("datagrams_go_there_and_back_in_bursts", datagrams),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             large_datagrams,
         ),
         ("a_ping_is_answered", ping),
+        ("what_the_host_finds_too_large_is_told", too_large),
         ("many_connections_at_once", many),
     ];
     let Some(mut run) = Run::new(cases.iter().map(|(name, _)| *name)) else {
@@ -132,23 +136,40 @@ fn add_address(index: u32, address: &[u8]) -> std::io::Result<()> {
     } else {
         libc::AF_INET6
     };
-    let length = 16 + 8 + 4 + address.len();
-    let mut request = Vec::new();
-    request.extend((length as u32).to_ne_bytes());
-    request.extend(libc::RTM_NEWADDR.to_ne_bytes());
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE;
-    request.extend((flags as u16).to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend([
+    let mut body = vec![
         family as u8,
         8 * address.len() as u8,
         libc::IFA_F_NODAD as u8,
         0,
-    ]);
-    request.extend(index.to_ne_bytes());
-    request.extend((4 + address.len() as u16).to_ne_bytes());
-    request.extend(libc::IFA_LOCAL.to_ne_bytes());
-    request.extend(address);
+    ];
+    body.extend(index.to_ne_bytes());
+    body.extend((4 + address.len() as u16).to_ne_bytes());
+    body.extend(libc::IFA_LOCAL.to_ne_bytes());
+    body.extend(address);
+    ask(libc::RTM_NEWADDR, libc::NLM_F_CREATE, &body)
+}
+
+/// `RTM_NEWLINK` with the length of the longest packet that crosses the host's loopback.
+fn set_loopback_mtu(mtu: u32) -> std::io::Result<()> {
+    let mut body = vec![0; 4];
+    // Its index is 1 in every namespace.
+    body.extend(1_u32.to_ne_bytes());
+    body.extend([0; 8]);
+    body.extend(8_u16.to_ne_bytes());
+    body.extend(libc::IFLA_MTU.to_ne_bytes());
+    body.extend(mtu.to_ne_bytes());
+    ask(libc::RTM_NEWLINK, 0, &body)
+}
+
+/// A request of rtnetlink(7), done or refused.
+fn ask(kind: u16, flags: i32, body: &[u8]) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    request.extend((16 + body.len() as u32).to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags;
+    request.extend((flags as u16).to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(body);
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
     send(&socket, &request, SendFlags::empty())?;
@@ -411,6 +432,80 @@ fn ping(network: &OwnedFd) {
         assert_eq!((length, answer[0], answer[7]), (request.len(), 0, 7));
         assert!(answer[8..length] == request[8..]);
     });
+}
+
+/// Where the host knows that the path takes less than the network's link does.
+fn too_large(network: &OwnedFd) {
+    const FITS: usize = 1300;
+    const LARGE: usize = 1440;
+    set_loopback_mtu(1400).expect("a smaller loopback");
+    let too_large = |outcome: rustix::io::Result<()>| {
+        assert_eq!(outcome.expect_err("too large"), Errno::MSGSIZE);
+    };
+    for (gateway, loopback) in families() {
+        let v6 = gateway.is_ipv6();
+        let server = UdpSocket::bind((loopback, 0)).expect("a socket");
+        let port = server.local_addr().expect("its address").port();
+        let own: IpAddr = if v6 { GUEST6.into() } else { GUEST.into() };
+        std::thread::scope(|scope| {
+            scope.spawn(|| echo(&server));
+            as_container(network, || {
+                // One after the other, since what one was told the next must be told again.
+                for _ in 0..2 {
+                    let socket = UdpSocket::bind((own, 0)).expect("a socket");
+                    socket.connect((gateway, port)).expect("an address");
+                    socket.set_read_timeout(PATIENCE).expect("patience");
+                    // Never in fragments, and whatever is known of the path.
+                    set_probing(&socket, v6);
+                    let mut bytes = vec![1; LARGE];
+                    socket.send(&bytes).expect("sent");
+                    too_large(recv(&socket, &mut bytes[..], RecvFlags::empty()).map(|_| ()));
+                    // Those that fit still go many at a time.
+                    for _ in 0..BURST {
+                        socket.send(&bytes[..FITS]).expect("sent");
+                    }
+                    for _ in 0..BURST {
+                        assert_eq!(socket.recv(&mut bytes).expect("an answer"), FITS);
+                    }
+                }
+                let socket = UdpSocket::bind((own, 0)).expect("a socket");
+                socket.send_to(b"", (gateway, port)).expect("sent");
+            });
+        });
+    }
+    as_container(network, || {
+        let flags = SocketFlags::CLOEXEC;
+        let protocol = Some(ipproto::ICMP);
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, protocol)
+            .expect("a ping socket");
+        let receive = rustix::net::sockopt::Timeout::Recv;
+        rustix::net::sockopt::set_socket_timeout(&socket, receive, PATIENCE).expect("patience");
+        rustix::net::connect(&socket, &SocketAddr::from((GATEWAY, 0))).expect("an address");
+        let mut request = vec![8, 0, 0, 0, 0, 0, 0, 7];
+        request.resize(LARGE, 1);
+        let mut answer = [0; 2000];
+        for _ in 0..2 {
+            set_probing(&socket, false);
+            send(&socket, &request, SendFlags::empty()).expect("sent");
+            too_large(recv(&socket, &mut answer[..], RecvFlags::empty()).map(|_| ()));
+            // In fragments, as the sender allows, it arrives.
+            let dont = Ipv4PathMtuDiscovery::DONT;
+            set_ip_mtu_discover(&socket, dont).expect("in fragments");
+            send(&socket, &request, SendFlags::empty()).expect("sent");
+            let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("it");
+            assert_eq!((length, answer[0]), (LARGE, 0));
+        }
+    });
+    set_loopback_mtu(65_536).expect("the loopback as it was");
+}
+
+/// Has a socket send whole what its device takes.
+fn set_probing(socket: impl AsFd, v6: bool) {
+    match v6 {
+        false => set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE),
+        true => set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE),
+    }
+    .expect("probing");
 }
 
 fn many(network: &OwnedFd) {

@@ -19,7 +19,7 @@ use super::link;
 use super::reactor::{Kind, Read, Shared};
 use super::table::{Id, Table};
 use super::timers::Deadline;
-use super::udp::set_hop_limit;
+use super::udp::{set_dont_fragment, set_hop_limit};
 use super::wire::header::Header;
 use super::wire::icmp::{self, EchoRequest, Reason};
 use super::wire::ip::Pair;
@@ -40,7 +40,9 @@ struct Conversation {
     socket: OwnedFd,
     guest: IpAddr,
     id: u16,
+    /// As the socket has them.
     hop_limit: u8,
+    dont_fragment: Option<bool>,
     deadline: Deadline,
 }
 
@@ -95,6 +97,10 @@ impl Echo {
             conversation.hop_limit = read.hop_limit;
             set_hop_limit(&conversation.socket, pair.is_v6(), read.hop_limit);
         }
+        if conversation.dont_fragment != Some(read.dont_fragment) {
+            conversation.dont_fragment = Some(read.dont_fragment);
+            set_dont_fragment(&conversation.socket, pair.is_v6(), read.dont_fragment);
+        }
         conversation.deadline.set(&mut shared.timers, now + LINGER);
         let send = || {
             rustix::net::sendto(
@@ -105,9 +111,12 @@ impl Echo {
             )
         };
         // The first may fail for an error that an earlier request left behind.
-        if let Err(error) = send().or_else(|_| send())
-            && let Some(reason) = errors::reason(error)
-        {
+        let reason = match send().or_else(|_| send()) {
+            Ok(_) => None,
+            Err(Errno::MSGSIZE) => conversation.pass_errors_on(shared).map(Reason::TooBig),
+            Err(error) => errors::reason(error),
+        };
+        if let Some(reason) = reason {
             refuse(shared, pair, reason, request.message);
         }
     }
@@ -138,6 +147,7 @@ impl Echo {
                 id: number,
                 // The first request sets its own.
                 hop_limit: 0,
+                dont_fragment: None,
                 deadline: Deadline::new(&mut shared.timers, token, now + LINGER),
             })
         });
@@ -150,22 +160,7 @@ impl Echo {
             return;
         };
         if events.contains(EventFlags::ERR) {
-            let number = conversation.id;
-            let v6 = conversation.guest.is_ipv6();
-            errors::pass_on(
-                shared,
-                &conversation.socket,
-                conversation.guest,
-                errors::icmp_of(v6),
-                |_, content| {
-                    // What comes back is the request from its first byte, with the host's id.
-                    let mut start = [0; HEADER];
-                    let length = content.len().min(HEADER);
-                    start[..length].copy_from_slice(&content[..length]);
-                    start[4..6].copy_from_slice(&number.to_be_bytes());
-                    (start, length)
-                },
-            );
+            conversation.pass_errors_on(shared);
         }
         if !events.contains(EventFlags::IN) {
             return;
@@ -203,6 +198,21 @@ impl Echo {
         if self.conversations.get(id).is_some_and(over) {
             self.conversations.remove(id);
         }
+    }
+}
+
+impl Conversation {
+    /// Tells the container of the errors that came; gives what [`errors::pass_on`] does.
+    fn pass_errors_on(&self, shared: &mut Shared) -> Option<u32> {
+        let protocol = errors::icmp_of(self.guest.is_ipv6());
+        errors::pass_on(shared, &self.socket, self.guest, protocol, |_, content| {
+            // What comes back is the request from its first byte, with the host's id.
+            let mut start = [0; HEADER];
+            let length = content.len().min(HEADER);
+            start[..length].copy_from_slice(&content[..length]);
+            start[4..6].copy_from_slice(&self.id.to_be_bytes());
+            (start, length)
+        })
     }
 }
 

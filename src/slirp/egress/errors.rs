@@ -29,20 +29,27 @@ pub(super) fn reason(error: Errno) -> Option<Reason> {
 const MOST: usize = 16;
 
 /// Takes the errors that came for a socket's datagrams and tells `guest` of each, quoting what
-/// `quote` makes of the datagram's destination and beginning.
+/// `quote` makes of the datagram's destination and beginning. Gives what this host said would have
+/// fitted, in bytes of IP packet, where a datagram was too large to be sent at all: the queue has
+/// nothing of it to quote.
 pub(super) fn pass_on(
     shared: &mut Shared,
     socket: &OwnedFd,
     guest: std::net::IpAddr,
     protocol: u8,
     mut quote: impl FnMut(SocketAddr, &mut [u8]) -> ([u8; 8], usize),
-) {
+) -> Option<u32> {
+    let mut fits = None;
     for _ in 0..MOST {
         let mut bytes = [0; 512];
         let Ok(found) = inet::next_error(socket, &mut bytes) else {
-            return;
+            break;
         };
         let Some(found) = found else { continue };
+        if found.icmp.is_none() && found.number == libc::EMSGSIZE {
+            fits = Some(found.info);
+            continue;
+        }
         let Some(remote) = shared.settings.origin(found.destination) else {
             continue;
         };
@@ -66,6 +73,7 @@ pub(super) fn pass_on(
         quoted.extend(content);
         shared.link.write_error(tells, reason, &quoted);
     }
+    fits
 }
 
 /// An error of the queue in ICMP's words.
@@ -80,7 +88,6 @@ pub(super) fn told(found: &SocketError) -> Option<Reason> {
             let info = if too_big { found.info } else { 0 };
             Some(Reason::Told(kind, code, info))
         }
-        None if found.number == libc::EMSGSIZE => Some(Reason::TooBig(found.info)),
         None => reason(Errno::from_raw_os_error(found.number)),
     }
 }

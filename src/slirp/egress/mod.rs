@@ -40,7 +40,8 @@
 //! *Safety.* All parsing is in [`wire`]: total, pure, fuzzed. The thread needs no capability, no
 //! file and few system calls, and gives up everything else first ([`confine()`]). Loopback of the
 //! host is out of reach unless allowed (`address`). TTL and "don't fragment" of the container's
-//! packets are passed on, so traceroute and path MTU discovery see the host's path.
+//! packets are passed on, so traceroute and path MTU discovery see the host's path; what the host
+//! itself finds too large for that is told as a router would.
 //!
 //! *The gateway's address* is the namespace's own, so its packets come here only by a rule before
 //! the local table, for TCP and UDP alone, since ARP asks the same tables: `iif BRIDGE ipproto tcp

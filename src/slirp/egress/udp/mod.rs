@@ -87,14 +87,7 @@ impl Udp {
             return;
         };
         if events.contains(EventFlags::ERR) {
-            let port = mapping.guest.port();
-            errors::pass_on(
-                shared,
-                &mapping.socket,
-                mapping.guest.ip(),
-                ip::UDP,
-                |remote, content| (udp::header(port, remote.port(), content.len(), [0, 0]), 0),
-            );
+            mapping.pass_errors_on(shared);
         }
         if events.contains(EventFlags::IN) {
             mapping.receive(shared, &mut self.slots);
@@ -190,6 +183,21 @@ impl Mapping {
         self.deadline.set(&mut shared.timers, now + linger);
     }
 
+    /// Tells the container of the errors that came; gives what [`errors::pass_on`] does.
+    fn pass_errors_on(&self, shared: &mut Shared) -> Option<u32> {
+        let guest = self.guest;
+        errors::pass_on(
+            shared,
+            &self.socket,
+            guest.ip(),
+            ip::UDP,
+            |remote, content| {
+                let header = udp::header(guest.port(), remote.port(), content.len(), [0, 0]);
+                (header, 0)
+            },
+        )
+    }
+
     /// Has the socket send as the container's packet was sent.
     fn imitate(&mut self, read: &Read, to: SocketAddr) {
         self.names_only &= to.port() == DNS;
@@ -200,23 +208,20 @@ impl Mapping {
         }
         if self.dont_fragment != Some(read.dont_fragment) {
             self.dont_fragment = Some(read.dont_fragment);
-            // A refusal leaves the default, which fragments when it must.
-            let _ = match (v6, read.dont_fragment) {
-                (false, true) => {
-                    sockopt::set_ip_mtu_discover(&self.socket, Ipv4PathMtuDiscovery::DO)
-                }
-                (false, false) => {
-                    sockopt::set_ip_mtu_discover(&self.socket, Ipv4PathMtuDiscovery::DONT)
-                }
-                (true, true) => {
-                    sockopt::set_ipv6_mtu_discover(&self.socket, Ipv6PathMtuDiscovery::DO)
-                }
-                (true, false) => {
-                    sockopt::set_ipv6_mtu_discover(&self.socket, Ipv6PathMtuDiscovery::DONT)
-                }
-            };
+            set_dont_fragment(&self.socket, v6, read.dont_fragment);
         }
     }
+}
+
+/// Has datagrams that don't fit the path fail, or be sent in fragments.
+pub(super) fn set_dont_fragment(socket: &OwnedFd, v6: bool, dont: bool) {
+    // A refusal leaves the default, which fragments when it must.
+    let _ = match (v6, dont) {
+        (false, true) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO),
+        (false, false) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT),
+        (true, true) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO),
+        (true, false) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT),
+    };
 }
 
 /// Passes a packet's hop limit on, so that it dies where it would have.

@@ -142,9 +142,12 @@ impl Udp {
         } else {
             mapping.send(run.to, parts, None)
         };
-        if let Err(error) = sent
-            && let Some(reason) = Errno::from_io_error(&error).and_then(errors::reason)
-        {
+        let Err(error) = sent else { return };
+        let reason = match Errno::from_io_error(&error) {
+            Some(Errno::MSGSIZE) => mapping.pass_errors_on(shared).map(Reason::TooBig),
+            other => other.and_then(errors::reason),
+        };
+        if let Some(reason) = reason {
             let guest = mapping.guest;
             let first = parts.first().map_or(&[][..], |part| part);
             refuse(shared, run.pair, guest, run.remote, reason, first);
@@ -155,20 +158,22 @@ impl Udp {
 impl Mapping {
     /// Sends all of a run at once, or where the path can't do that, one after the other.
     fn send_run(&mut self, run: &Run, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        if self.segments {
+        let together = self.segments;
+        if together {
             match self.send(run.to, parts, u16::try_from(run.size).ok()) {
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO)) => {
-                    self.segments = false;
-                }
+                Err(error) if is_of_segments(&error) => {}
                 outcome => return outcome,
             }
         }
-        for part in parts {
-            for datagram in part.chunks(run.size.max(1)) {
-                self.send(run.to, &[IoSlice::new(datagram)], None)?;
-            }
+        let datagrams = parts.iter().flat_map(|part| part.chunks(run.size.max(1)));
+        let mut outcome = Ok(());
+        for datagram in datagrams {
+            // A shorter one may go where the others can't.
+            outcome = outcome.and(self.send(run.to, &[IoSlice::new(datagram)], None));
         }
-        Ok(())
+        // Where they fail alone too it is the path, which takes smaller ones.
+        self.segments = together && outcome.is_err();
+        outcome
     }
 
     /// Sends, past an error that an earlier datagram left behind. Where the socket has no room,
@@ -183,6 +188,13 @@ impl Mapping {
         }
         inet::send_datagrams(&self.socket, to, parts, segment).map(|_| ())
     }
+}
+
+/// Whether a run failed that may go datagram by datagram: the device can't cut it, or they are too
+/// large for the path (`EINVAL` in older kernels).
+fn is_of_segments(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    matches!(number, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE))
 }
 
 /// Tells the container that its datagram went nowhere.
