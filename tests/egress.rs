@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use moss::slirp::egress::{self, Link, Settings};
+use moss::slirp::egress::{self, Limits, Link, Settings};
 use moss::sys::loopback;
 use moss::sys::netlink::Socket;
 use moss::sys::netlink::link::LONGEST;
@@ -25,11 +25,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, Timeout, set_ip_mtu_discover,
+    set_ipv6_mtu_discover, set_socket_timeout,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, send, sendto,
-    socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, send, socket_with,
 };
 
 use runner::Run;
@@ -45,11 +45,14 @@ const PATIENCE: Option<Duration> = Some(Duration::from_secs(120));
 /// Bytes of a transfer: several times what all buffers on the way hold.
 const TRANSFER: usize = 48 << 20;
 
+/// Pings that are known at a time.
+const PINGS: usize = 16;
+
 /// Plays a case, given the network's namespace.
 type Case = fn(&OwnedFd);
 
 fn main() -> ExitCode {
-    let cases: [(&str, Case); 7] = [
+    let cases: [(&str, Case); 8] = [
         ("streams_are_whole_in_both_directions_and_families", streams),
         ("refusals_come_as_refusals", refusals),
         ("datagrams_go_there_and_back_in_bursts", datagrams),
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             large_datagrams,
         ),
         ("a_ping_is_answered", ping),
+        ("a_ping_is_answered_after_many", pings),
         ("what_the_host_finds_too_large_is_told", too_large),
         ("many_connections_at_once", many),
     ];
@@ -82,6 +86,10 @@ fn main() -> ExitCode {
             gateway_v4: Some(GATEWAY),
             gateway_v6: Some(GATEWAY6),
             host_loopback: true,
+            limits: Limits {
+                echo: PINGS,
+                ..Limits::default()
+            },
             ..Settings::default()
         };
         egress::serve(link, &settings, stop.as_fd())
@@ -410,23 +418,38 @@ fn large_datagrams(network: &OwnedFd) {
     }
 }
 
+/// A ping socket, which asks the gateway.
+fn ping_socket() -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let protocol = Some(ipproto::ICMP);
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, protocol)
+        .expect("a ping socket");
+    set_socket_timeout(&socket, Timeout::Recv, PATIENCE).expect("patience");
+    rustix::net::connect(&socket, &SocketAddr::from((GATEWAY, 0))).expect("an address");
+    socket
+}
+
+/// Each socket has a number of its own.
+fn pings(network: &OwnedFd) {
+    as_container(network, || {
+        for _ in 0..2 * PINGS {
+            let socket = ping_socket();
+            let request = [8, 0, 0, 0, 0, 0, 0, 7];
+            send(&socket, &request, SendFlags::empty()).expect("sent");
+            let mut answer = [0; 100];
+            let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("it");
+            assert_eq!((length, answer[0]), (request.len(), 0));
+        }
+    });
+}
+
 fn ping(network: &OwnedFd) {
     as_container(network, || {
-        let flags = SocketFlags::CLOEXEC;
-        let protocol = Some(ipproto::ICMP);
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, protocol)
-            .expect("a ping socket");
-        rustix::net::sockopt::set_socket_timeout(
-            &socket,
-            rustix::net::sockopt::Timeout::Recv,
-            PATIENCE,
-        )
-        .expect("patience");
+        let socket = ping_socket();
         let mut request = vec![8, 0, 0, 0, 0, 0, 0, 7];
         // Larger than the link too.
         request.extend(&pattern()[..4000]);
-        let to = SocketAddr::from((GATEWAY, 0));
-        sendto(&socket, &request, SendFlags::empty(), &to).expect("sent");
+        send(&socket, &request, SendFlags::empty()).expect("sent");
         let mut answer = vec![0; 10_000];
         let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).expect("an answer");
         assert_eq!((length, answer[0], answer[7]), (request.len(), 0, 7));
@@ -474,13 +497,7 @@ fn too_large(network: &OwnedFd) {
         });
     }
     as_container(network, || {
-        let flags = SocketFlags::CLOEXEC;
-        let protocol = Some(ipproto::ICMP);
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, protocol)
-            .expect("a ping socket");
-        let receive = rustix::net::sockopt::Timeout::Recv;
-        rustix::net::sockopt::set_socket_timeout(&socket, receive, PATIENCE).expect("patience");
-        rustix::net::connect(&socket, &SocketAddr::from((GATEWAY, 0))).expect("an address");
+        let socket = ping_socket();
         let mut request = vec![8, 0, 0, 0, 0, 0, 0, 7];
         request.resize(LARGE, 1);
         let mut answer = [0; 2000];

@@ -3,8 +3,9 @@
 //! that it is prohibited.
 //!
 //! One socket for each address and id of a container, kept a minute after its last message
-//! (RFC 5508 REQ-2). The host's kernel gives messages an id of its own; answers get the
-//! container's back. Errors come as for UDP, which is what traceroute lives on.
+//! (RFC 5508 REQ-2); where a network has too many, those go first that were idle the longest.
+//! The host's kernel gives messages an id of its own; answers get the container's back. Errors come
+//! as for UDP, which is what traceroute lives on.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -128,6 +129,12 @@ impl Echo {
         number: u16,
         now: Instant,
     ) -> Result<Id, Errno> {
+        if self.conversations.is_full() {
+            let idle = |it: &Conversation| (it.guest, it.deadline.wanted());
+            for mut conversation in self.conversations.make_room(idle) {
+                conversation.deadline.cancel(&mut shared.timers);
+            }
+        }
         let held = self.len();
         let made = self.conversations.insert((guest, number), |id| {
             let (family, protocol) = match guest {

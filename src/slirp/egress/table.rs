@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
+use std::time::Instant;
 
 /// A flow's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,14 +118,24 @@ impl<K: Copy + Eq + Hash, F> Table<K, F> {
         place.content.as_mut().map(|(_, flow)| flow)
     }
 
-    /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &F)> {
-        let numbered = (0..).zip(&self.places);
-        numbered.filter_map(|(index, place)| {
-            let (_, flow) = place.content.as_ref()?;
-            let generation = place.generation;
-            Some((Id { index, generation }, flow))
-        })
+    /// Takes out what was idle the longest, a sixteenth at a time so that the search is rare, of the
+    /// container that has the most: nobody loses what is his to a neighbour who wants too much.
+    /// `idle` tells whose a flow is, and when it is over.
+    pub(super) fn make_room(&mut self, idle: impl Fn(&F) -> (IpAddr, Instant)) -> Vec<F> {
+        let mut holders: HashMap<IpAddr, Vec<(Instant, Id)>> = HashMap::new();
+        for (index, place) in (0..).zip(&self.places) {
+            if let Some((_, flow)) = &place.content {
+                let (holder, over) = idle(flow);
+                let generation = place.generation;
+                let id = Id { index, generation };
+                holders.entry(holder).or_default().push((over, id));
+            }
+        }
+        let most = holders.into_values().max_by_key(Vec::len);
+        let mut held = most.unwrap_or_default();
+        held.sort_unstable();
+        held.truncate((held.len() / 16).max(1));
+        held.iter().filter_map(|(_, id)| self.remove(*id)).collect()
     }
 
     /// Takes a flow out.
@@ -142,6 +154,8 @@ impl<K: Copy + Eq + Hash, F> Table<K, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -155,6 +169,22 @@ mod tests {
         assert_eq!(table.get(second), Some(&mut 2));
         assert_eq!(table.find(&'a'), None);
         assert_eq!(table.find(&'b'), Some(second));
+    }
+
+    #[test]
+    fn room_is_made_by_whoever_has_the_most() {
+        let now = Instant::now();
+        let holder = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let mut table = Table::new(4);
+        for (key, whose, after) in [(1, 2, 0), (2, 3, 9), (3, 3, 5), (4, 3, 7)] {
+            let flow = (holder(whose), now + Duration::from_secs(after));
+            table.insert(key, |_| Ok::<_, ()>(flow)).unwrap().unwrap();
+        }
+        assert!(table.is_full());
+        let gone = table.make_room(|flow| *flow);
+        assert_eq!(gone, [(holder(3), now + Duration::from_secs(5))]);
+        assert!(table.find(&3).is_none());
+        assert_eq!(table.len(), 3);
     }
 
     #[test]

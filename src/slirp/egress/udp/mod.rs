@@ -15,8 +15,7 @@
 mod down;
 mod up;
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -115,7 +114,10 @@ impl Udp {
             self.slots = vec![0; down::SLOT * inet::BATCH].into();
         }
         if self.mappings.is_full() {
-            self.make_room(shared);
+            let idle = |it: &Mapping| (it.guest.ip(), it.deadline.wanted());
+            for mut mapping in self.mappings.make_room(idle) {
+                mapping.deadline.cancel(&mut shared.timers);
+            }
         }
         let held = self.len();
         let made = self.mappings.insert(guest, |id| {
@@ -148,28 +150,6 @@ impl Udp {
             })
         })?;
         made.ok()
-    }
-}
-
-impl Udp {
-    /// Lets go of what was idle the longest, a sixteenth at a time so that the search is rare, of the
-    /// container that has the most: nobody loses what is his to a neighbour who wants too much.
-    fn make_room(&mut self, shared: &mut Shared) {
-        let mut holders: HashMap<IpAddr, Vec<(Instant, Id)>> = HashMap::new();
-        for (id, mapping) in self.mappings.iter() {
-            let held = holders.entry(mapping.guest.ip()).or_default();
-            held.push((mapping.deadline.wanted(), id));
-        }
-        let Some(mut held) = holders.into_values().max_by_key(Vec::len) else {
-            return;
-        };
-        held.sort_unstable();
-        held.truncate((held.len() / 16).max(1));
-        for (_, id) in held {
-            if let Some(mut mapping) = self.mappings.remove(id) {
-                mapping.deadline.cancel(&mut shared.timers);
-            }
-        }
     }
 }
 
