@@ -4,7 +4,8 @@
 //! even refuse a connection. So those that are counted here, of published ports and of the way out,
 //! leave a [`reserve`] to everything else. And none of them may take what the others live by: what
 //! has many already, a published port or a network's way out, gets another only while what is free
-//! is at least one [`SHARE`]th of what it has. Alone it may have eight ninths.
+//! is some part of what it has. Alone a port may have eight ninths, since whoever publishes it wants
+//! it to be reached, and a network's way out, where anything may run, two thirds.
 //!
 //! Nothing is counted for it. The kernel gives a new descriptor the lowest number that is free, so
 //! where a new one's number is high, all below are in use; where it is low, there is room.
@@ -13,8 +14,11 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Resource, getrlimit};
 
-/// How many times as many as are free one may have.
-const SHARE: usize = 8;
+/// How many times as many as are free a published port may have.
+const OF_PORT: usize = 8;
+
+/// The same of a network's way out.
+const OF_NETWORK: usize = 2;
 
 /// What conversations may take up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +42,24 @@ impl Descriptors {
         })
     }
 
-    /// Whether a conversation may begin whose descriptor this is, of somebody's who has `held`.
+    /// Whether a conversation may begin whose descriptor this is, by a published port that has
+    /// `held`.
     pub fn admit(self, newest: impl AsFd, held: usize) -> bool {
-        let number = usize::try_from(newest.as_fd().as_raw_fd()).unwrap_or_default();
-        self.admits(number, held)
+        self.admits(number(newest), held, OF_PORT)
     }
 
-    fn admits(self, number: usize, held: usize) -> bool {
-        number < self.mark && held / SHARE <= self.mark - number
+    /// The same for one of a network that has `held` by its way out.
+    pub fn admit_out(self, newest: impl AsFd, held: usize) -> bool {
+        self.admits(number(newest), held, OF_NETWORK)
     }
+
+    fn admits(self, number: usize, held: usize, share: usize) -> bool {
+        number < self.mark && held / share <= self.mark - number
+    }
+}
+
+fn number(descriptor: impl AsFd) -> usize {
+    usize::try_from(descriptor.as_fd().as_raw_fd()).unwrap_or_default()
 }
 
 impl Default for Descriptors {
@@ -61,9 +74,9 @@ mod tests {
     use super::*;
 
     /// As many as `held` grows to where `others` are in use.
-    fn most(all: Descriptors, others: usize) -> usize {
+    fn most(all: Descriptors, others: usize, share: usize) -> usize {
         let mut held = 0;
-        while all.admits(others + held, held) {
+        while all.admits(others + held, held, share) {
             held += 1;
         }
         held
@@ -75,12 +88,19 @@ mod tests {
         let all = Descriptors {
             mark: limit - reserve(limit),
         };
-        let first = most(all, 0);
+        let first = most(all, 0, OF_PORT);
         assert!((16_600..16_700).contains(&first), "{first}");
-        let second = most(all, first);
+        let second = most(all, first, OF_PORT);
         assert!((1800..2000).contains(&second), "{second}");
-        assert!(most(all, first + second) > 150);
-        assert_eq!(most(all, all.mark), 0);
+        assert!(most(all, first + second, OF_PORT) > 150);
+        assert_eq!(most(all, all.mark, OF_PORT), 0);
+        // Networks come off better, whoever was first.
+        let mut used = 0;
+        for at_least in [12_000, 4000, 1300, 450] {
+            let next = most(all, used, OF_NETWORK);
+            assert!(next > at_least, "{next}");
+            used += next;
+        }
     }
 
     #[test]
@@ -88,6 +108,6 @@ mod tests {
         for (limit, reserved) in [(64, 32), (1024, 128), (20_000, 1250), (1 << 20, 4096)] {
             assert_eq!(reserve(limit), reserved, "{limit}");
         }
-        assert!(Descriptors::default().admits(1 << 30, 1 << 20));
+        assert!(Descriptors::default().admits(1 << 30, 1 << 20, OF_NETWORK));
     }
 }

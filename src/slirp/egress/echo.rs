@@ -135,7 +135,6 @@ impl Echo {
                 conversation.deadline.cancel(&mut shared.timers);
             }
         }
-        let held = self.len();
         let made = self.conversations.insert((guest, number), |id| {
             let (family, protocol) = match guest {
                 IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
@@ -143,7 +142,7 @@ impl Echo {
             };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
-            shared.admit(&socket, held)?;
+            shared.admit(&socket)?;
             inet::set_receive_errors(&socket, guest.is_ipv6())
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
             let token = Kind::Echo.token(id);

@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     /// Where data from the host's sockets passes through.
     pub(super) buffer: Box<[u8]>,
+    /// Flows of all kinds, of which some may have ended in this turn.
+    flows: usize,
     /// Whether peeking with an offset is to be tried.
     pub(super) peeking: bool,
     fragment_id: u32,
@@ -82,12 +84,18 @@ impl Shared {
         epoll::add(&self.epoll, socket, EventData::new_u64(token), flags)
     }
 
-    /// Refuses the socket of a new flow where `held` of its kind are all that its network may have.
-    pub(super) fn admit(&self, socket: &OwnedFd, held: usize) -> rustix::io::Result<()> {
-        match self.settings.limits.descriptors.admit(socket, held) {
-            true => Ok(()),
-            false => Err(rustix::io::Errno::MFILE),
+    /// Refuses the socket of a new flow where its network has all that it may have.
+    pub(super) fn admit(&mut self, socket: &OwnedFd) -> rustix::io::Result<()> {
+        if !self
+            .settings
+            .limits
+            .descriptors
+            .admit_out(socket, self.flows)
+        {
+            return Err(rustix::io::Errno::MFILE);
         }
+        self.flows += 1;
+        Ok(())
     }
 
     /// Asks again about a socket that is in the set: what it is ready for now comes as an event.
@@ -150,6 +158,7 @@ impl Egress {
                 settings,
                 budget: Budget::new(held),
                 buffer: vec![0; room].into(),
+                flows: 0,
                 peeking: true,
                 fragment_id: 0,
             },
@@ -239,6 +248,7 @@ impl Egress {
             Err(error) => return Err(error.into()),
         };
         let now = clock();
+        self.shared.flows = self.flows();
         let quiet = events.is_empty();
         for event in events.iter() {
             let token = event.data.u64();

@@ -51,12 +51,11 @@ impl Tcp {
         } else {
             AddressFamily::INET
         };
-        let held = self.flows.len();
         let mut at_once = false;
         let made = self.flows.insert(key, |id| {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-            shared.admit(&socket, held)?;
+            shared.admit(&socket)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             if hop_limit <= TRACED {
                 set_hop_limit(&socket, key.pair.is_v6(), hop_limit);

@@ -119,7 +119,6 @@ impl Udp {
                 mapping.deadline.cancel(&mut shared.timers);
             }
         }
-        let held = self.len();
         let made = self.mappings.insert(guest, |id| {
             let v6 = guest.is_ipv6();
             let family = if v6 {
@@ -129,7 +128,7 @@ impl Udp {
             };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
-            shared.admit(&socket, held)?;
+            shared.admit(&socket)?;
             if v6 {
                 // Never IPv4's traffic.
                 sockopt::set_ipv6_v6only(&socket, true)?;
