@@ -50,7 +50,8 @@ mod held;
 mod open;
 mod up;
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -205,6 +206,9 @@ struct Flow {
 #[derive(Debug)]
 pub(super) struct Tcp {
     flows: Table<Key, Flow>,
+    most: usize,
+    /// How many of them each container has.
+    held: HashMap<IpAddr, usize>,
     /// Flows with an acknowledgement to send.
     debts: Vec<Id>,
     /// Turns for which the oldest of them has waited.
@@ -216,6 +220,8 @@ impl Tcp {
     pub(super) fn new(most: usize) -> Self {
         Self {
             flows: Table::new(most),
+            most,
+            held: HashMap::new(),
             debts: Vec::new(),
             waited: 0,
         }
@@ -342,10 +348,9 @@ impl Tcp {
     }
 
     fn end(&mut self, shared: &mut Shared, id: Id, end: End) {
-        let Some(mut flow) = self.flows.remove(id) else {
+        let Some(mut flow) = self.remove(shared, id) else {
             return;
         };
-        flow.deadline.cancel(&mut shared.timers);
         flow.held.clear(&mut shared.budget);
         if matches!(end, End::ResetGuest | End::ResetBoth) {
             flow.speak(shared, flags::RST | flags::ACK, flow.next, &[]);

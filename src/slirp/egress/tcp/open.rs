@@ -1,5 +1,6 @@
 //! From a container's SYN to a connection, or to the reason why there is none.
 
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -24,6 +25,9 @@ use crate::sys::inet;
 /// SYNs of no higher hop limit look for the routers on their way: traceroute's own limit.
 const TRACED: u8 = 30;
 
+/// How many times as many as are free one container may have.
+const SHARE: usize = 2;
+
 /// What every flow's socket is watched for, once and edge-triggered.
 pub(super) const EVENTS: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
@@ -46,6 +50,11 @@ impl Tcp {
             refuse(shared, key, segment);
             return;
         };
+        let guest = key.pair.source();
+        if !self.admits(guest) {
+            refuse(shared, key, segment);
+            return;
+        }
         let family = if key.pair.is_v6() {
             AddressFamily::INET6
         } else {
@@ -75,6 +84,9 @@ impl Tcp {
             at_once = connected;
             Ok(flow)
         });
+        if let Some(Ok(_)) = made {
+            *self.held.entry(guest).or_default() += 1;
+        }
         match made {
             Some(Ok(id)) if at_once => self.connected(shared, id, now),
             Some(Ok(_)) => {}
@@ -100,9 +112,7 @@ impl Tcp {
                 Some((from, reason)) => tell_from(shared, key, seq, from, reason),
                 None => tell(shared, key, seq, error),
             }
-            if let Some(mut flow) = self.flows.remove(id) {
-                flow.deadline.cancel(&mut shared.timers);
-            }
+            self.remove(shared, id);
             return;
         }
         flow.stage = Stage::Answered;
@@ -111,6 +121,27 @@ impl Tcp {
         flow.next = flow.una + 1;
         flow.answer(shared);
         flow.settle(shared, now, true);
+    }
+}
+
+impl Tcp {
+    /// Whether a container may have another one: its neighbours are to find some.
+    fn admits(&self, guest: IpAddr) -> bool {
+        let held = self.held.get(&guest).copied().unwrap_or_default();
+        held / SHARE <= self.most.saturating_sub(self.len())
+    }
+
+    /// Takes out a flow that is over.
+    pub(super) fn remove(&mut self, shared: &mut Shared, id: Id) -> Option<Flow> {
+        let mut flow = self.flows.remove(id)?;
+        flow.deadline.cancel(&mut shared.timers);
+        if let Entry::Occupied(mut held) = self.held.entry(flow.key.pair.source()) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+        Some(flow)
     }
 }
 

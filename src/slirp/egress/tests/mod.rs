@@ -272,11 +272,28 @@ impl Rig {
 
     /// A container's socket on its way to the host's loopback.
     pub(super) fn connect(&mut self, port: u16, local: u16, room: usize) -> SocketHandle {
+        self.connect_from(GUEST, port, local, room)
+    }
+
+    /// The same of a container with that address.
+    pub(super) fn connect_from(
+        &mut self,
+        from: Ipv4Addr,
+        port: u16,
+        local: u16,
+        room: usize,
+    ) -> SocketHandle {
+        self.interface.update_ip_addrs(|addresses| {
+            let address = IpCidr::new(from.into(), 24);
+            if !addresses.contains(&address) {
+                addresses.push(address).unwrap();
+            }
+        });
         let buffer = || SocketBuffer::new(vec![0; room]);
         let handle = self.sockets.add(Socket::new(buffer(), buffer()));
         self.sockets
             .get_mut::<Socket<'_>>(handle)
-            .connect(self.interface.context(), (GATEWAY, port), local)
+            .connect(self.interface.context(), (GATEWAY, port), (from, local))
             .unwrap();
         handle
     }

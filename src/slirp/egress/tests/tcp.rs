@@ -149,6 +149,32 @@ fn loopback_is_closed_unless_allowed() {
 }
 
 #[test]
+fn whoever_wants_all_leaves_some_to_the_others() {
+    let mut rig = Rig::new(&Settings {
+        limits: Limits {
+            tcp: 12,
+            ..Limits::default()
+        },
+        ..settings()
+    });
+    let (_listener, port) = listen();
+    for local in 40_000..40_012 {
+        let handle = rig.connect(port, local, 1000);
+        rig.step();
+        rig.until("it is settled", |rig| {
+            let socket = rig.socket(handle);
+            socket.may_send() || socket.state() == State::Closed
+        });
+    }
+    let taken = rig.egress.flows();
+    assert!((6..10).contains(&taken), "{taken}");
+    let other = Ipv4Addr::new(10, 0, 0, 3);
+    let handle = rig.connect_from(other, port, 40_000, 1000);
+    rig.until("it is open", |rig| rig.socket(handle).may_send());
+    assert_eq!(rig.egress.flows(), taken + 1);
+}
+
+#[test]
 fn at_the_limit_connections_are_refused_and_later_ones_are_not() {
     let mut rig = Rig::new(&Settings {
         limits: Limits {
