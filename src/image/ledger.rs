@@ -1,4 +1,4 @@
-//! What a layer's tree holds so far, in memory.
+//! What a layer's tree holds so far.
 //!
 //! The unpacker makes every entry itself, in a directory that nobody else has a name for, so it
 //! can know the tree without asking: whether a name is taken, what by, and where a path leads.
@@ -6,19 +6,30 @@
 //! root the layer is would resolve them; the kernel is only ever given one name in one open
 //! directory, and follows nothing. It also saves a `stat` an entry.
 //!
-//! Memory: about 60 bytes an entry and its name, whatever the entries are: a layer may have a
-//! million, and several are unpacked at once. So there is one table for all directories, which holds
-//! nothing but places, and one store of names. What is removed stays in it, marked. The sum of names
-//! and link targets is bounded by whoever calls ([`Ledger::bytes`]).
+//! Memory: some 25 bytes an entry and 27 MiB at most, and 16 bytes a directory, whatever their names
+//! are: a layer may have millions, and several are unpacked at once. Names are hashed ([`table`]);
+//! those of directories, their attributes and the targets of links go to a file ([`spill`]), and so
+//! does what is too much of the rest. So entries can be looked up here, but not listed: that the
+//! tree on disk can do. The sum of names and link targets is bounded by whoever calls
+//! ([`Ledger::bytes`]).
 
-use std::hash::{BuildHasher, RandomState};
-use std::rc::Rc;
+mod spill;
+mod table;
 
-/// An entry's place in the ledger.
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use spill::Spill;
+use table::{Table, VALUE_BITS};
+
+/// A directory, by the order in which they came.
 pub(crate) type Id = u32;
 
 /// The layer's root.
 pub(crate) const ROOT: Id = 0;
+/// A directory that is in no tree: what is known of AUFS' own links has its names here.
+pub(crate) const LINKS: Id = Id::MAX;
 
 /// Longest path, from the root, in bytes (the kernel's PATH_MAX).
 pub(crate) const PATH_MAX: usize = 4096;
@@ -28,7 +39,7 @@ pub(crate) const NAME_MAX: usize = 255;
 const LINKS_MAX: u32 = 40;
 
 /// Final attributes of a directory, given to it when everything in it is done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attributes {
     pub(crate) uid: i64,
     pub(crate) gid: i64,
@@ -37,48 +48,105 @@ pub(crate) struct Attributes {
 }
 
 /// What an entry is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Body {
-    Directory(Box<Directory>),
+    Directory(Id),
     /// A file made by the archive's entry with this number. `home` is whether its content is
     /// looked for under this name.
     File {
         entry: u64,
         home: bool,
     },
-    Symlink {
-        target: Rc<[u8]>,
-    },
+    Symlink(Target),
     Fifo,
     Whiteout,
     /// A device: known, but not in the tree.
     LeftOut,
-    /// Removed.
-    Gone,
 }
 
-/// What is known of a directory.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Directory {
-    /// `None` where no entry of the archive described it.
-    pub(crate) attributes: Option<Attributes>,
-    /// Hides the same directory of the layers below.
-    pub(crate) opaque: bool,
-    /// The entry that was put in last; [`ROOT`] where none was.
-    last: Id,
+/// Where the target of a link is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target(u64);
+
+impl Body {
+    /// As a value of the table: a number, a flag and the kind. `None` where the number is beyond
+    /// all bounds.
+    fn pack(self) -> Option<u64> {
+        let (number, flag, kind) = match self {
+            Self::Directory(id) => (id.into(), false, 1),
+            Self::File { entry, home } => (entry, home, 2),
+            Self::Symlink(Target(place)) => (place, false, 3),
+            Self::Fifo => (0, false, 4),
+            Self::Whiteout => (0, false, 5),
+            Self::LeftOut => (0, false, 6),
+        };
+        (number < 1 << (VALUE_BITS - 4)).then_some(number << 4 | u64::from(flag) << 3 | kind)
+    }
+
+    fn unpack(value: u64) -> Option<Self> {
+        let number = value >> 4;
+        Some(match value & 7 {
+            1 => Self::Directory(number.try_into().ok()?),
+            2 => Self::File {
+                entry: number,
+                home: value & 8 != 0,
+            },
+            3 => Self::Symlink(Target(number)),
+            4 => Self::Fifo,
+            5 => Self::Whiteout,
+            6 => Self::LeftOut,
+            _ => return None,
+        })
+    }
 }
 
+/// What is known of a directory in memory. Its record in the file: whether an entry of the archive
+/// described it (1 byte), its attributes (32), its name.
 #[derive(Debug)]
-struct Node {
+struct Directory {
+    /// Its record's place.
+    place: u64,
     parent: Id,
-    /// The entry that was put into the same directory before; [`ROOT`] where none was.
-    before: Id,
-    /// Where its name begins in [`Ledger::names`].
-    name: u32,
-    length: u8,
     /// Bytes of the path from the root.
     path: u16,
-    body: Body,
+    /// Bytes of the name.
+    name: u8,
+    flags: u8,
+}
+
+/// Hides the same directory of the layers below.
+const OPAQUE: u8 = 1;
+/// Removed.
+const GONE: u8 = 2;
+
+/// Bytes of a record before the name.
+const FIXED: usize = 33;
+
+impl Attributes {
+    fn record(&self) -> [u8; FIXED] {
+        let mut record = [0; FIXED];
+        record[0] = 1;
+        record[1..9].copy_from_slice(&self.uid.to_le_bytes());
+        record[9..17].copy_from_slice(&self.gid.to_le_bytes());
+        record[17..21].copy_from_slice(&self.mode.to_le_bytes());
+        record[21..29].copy_from_slice(&self.mtime.0.to_le_bytes());
+        record[29..].copy_from_slice(&self.mtime.1.to_le_bytes());
+        record
+    }
+
+    fn of_record(record: &[u8; FIXED]) -> Option<Self> {
+        let long = |at: usize| Some(i64::from_le_bytes(record[at..at + 8].try_into().ok()?));
+        let short = |at: usize| Some(u32::from_le_bytes(record[at..at + 4].try_into().ok()?));
+        if record[0] == 0 {
+            return None;
+        }
+        Some(Self {
+            uid: long(1)?,
+            gid: long(9)?,
+            mode: short(17)?,
+            mtime: (long(21)?, short(29)?),
+        })
+    }
 }
 
 /// Where a path leads.
@@ -88,8 +156,8 @@ pub(crate) enum Walk {
     Directory(Id),
     /// To `missing`, one after the other, below this directory.
     Missing { at: Id, missing: Vec<Vec<u8>> },
-    /// To a whiteout, with this much of the path behind it.
-    Whiteout { id: Id, missing: Vec<Vec<u8>> },
+    /// To a whiteout, the first of these names below this directory, with others behind it.
+    Whiteout { at: Id, missing: Vec<Vec<u8>> },
     /// Through something that is no directory.
     NotDirectory,
     /// Through a link whose target is not there.
@@ -100,176 +168,193 @@ pub(crate) enum Walk {
 
 /// The tree.
 #[derive(Debug)]
-pub(crate) struct Ledger {
-    nodes: Vec<Node>,
-    /// All names, one after the other.
-    names: Vec<u8>,
-    /// Entries by directory and name: at the place that both hash to, or at the next ones where that
-    /// is taken; [`ROOT`] where none is. A power of two, filled to three quarters at most.
-    table: Vec<Id>,
-    hashing: RandomState,
+pub(crate) struct Ledger<'a> {
+    table: Table,
+    directories: Vec<Directory>,
+    spill: Spill<'a>,
+    entries: u64,
+    /// The path that was asked for last.
+    path: (Id, Vec<u8>),
     /// Sum of names and link targets that were ever put in.
     pub(crate) bytes: u64,
 }
 
-impl Ledger {
-    pub(crate) fn new() -> Self {
-        let root = Node {
+impl<'a> Ledger<'a> {
+    /// An empty tree. `dir` is where a file may be put.
+    pub(crate) fn new(dir: BorrowedFd<'a>) -> io::Result<Self> {
+        let mut spill = Spill::new(dir);
+        let root = Directory {
+            place: spill.push(&[&[0; FIXED]])?,
             parent: ROOT,
-            before: ROOT,
-            name: 0,
-            length: 0,
             path: 0,
-            body: Body::directory(),
+            name: 0,
+            flags: 0,
         };
-        Self {
-            nodes: vec![root],
-            names: Vec::new(),
-            table: vec![ROOT; 64],
-            hashing: RandomState::new(),
+        Ok(Self {
+            table: Table::new(),
+            directories: vec![root],
+            spill,
+            entries: 0,
+            path: (ROOT, Vec::new()),
             bytes: 0,
-        }
+        })
     }
 
     /// How many entries were ever put in, the root not counted.
     pub(crate) fn entries(&self) -> u64 {
-        self.nodes.len() as u64 - 1
-    }
-
-    pub(crate) fn body(&self, id: Id) -> &Body {
-        &self.nodes[id as usize].body
-    }
-
-    pub(crate) fn body_mut(&mut self, id: Id) -> &mut Body {
-        &mut self.nodes[id as usize].body
-    }
-
-    pub(crate) fn parent(&self, id: Id) -> Id {
-        self.nodes[id as usize].parent
-    }
-
-    pub(crate) fn name(&self, id: Id) -> &[u8] {
-        let node = &self.nodes[id as usize];
-        &self.names[node.name as usize..][..node.length.into()]
+        self.entries
     }
 
     /// The entry `name` of the directory `dir`.
-    pub(crate) fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
-        let found = self.table[self.slot(dir, name)];
-        (found != ROOT && !matches!(self.body(found), Body::Gone)).then_some(found)
-    }
-
-    /// The entries of the directory `dir`.
-    pub(crate) fn children(&self, dir: Id) -> Vec<Id> {
-        let Body::Directory(directory) = self.body(dir) else {
-            return Vec::new();
-        };
-        self.listed(directory)
-    }
-
-    fn listed(&self, directory: &Directory) -> Vec<Id> {
-        let (mut listed, mut next) = (Vec::new(), directory.last);
-        while next != ROOT {
-            let node = &self.nodes[next as usize];
-            if !matches!(node.body, Body::Gone) {
-                listed.push(next);
-            }
-            next = node.before;
-        }
-        listed
-    }
-
-    /// Where the table has an entry, there or gone, or could have it. What is gone gives its place
-    /// to the next of its name: else one that is replaced over and over would be ever longer looked
-    /// for.
-    fn slot(&self, dir: Id, name: &[u8]) -> usize {
-        let mask = self.table.len() - 1;
-        let mut at = self.hashing.hash_one((dir, name)) as usize & mask;
-        loop {
-            let id = self.table[at];
-            if id == ROOT || self.parent(id) == dir && self.name(id) == name {
-                return at;
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
-    /// Makes the table twice as large, without what was removed.
-    fn grow(&mut self) {
-        self.table = vec![ROOT; self.table.len() * 2];
-        for id in 1..self.nodes.len() as Id {
-            let node = &self.nodes[id as usize];
-            if !matches!(node.body, Body::Gone) {
-                let slot = self.slot(node.parent, self.name(id));
-                self.table[slot] = id;
-            }
-        }
+    pub(crate) fn child(&self, dir: Id, name: &[u8]) -> io::Result<Option<Body>> {
+        let value = self.table.get(&self.spill, dir, name)?;
+        Ok(value.and_then(Body::unpack))
     }
 
     /// Adds an entry where none is; `None` where its path would be too long, or there are more than
     /// can be told apart.
-    pub(crate) fn add(&mut self, dir: Id, name: &[u8], body: Body) -> Option<Id> {
-        let parent = &self.nodes[dir as usize];
-        let path = usize::from(parent.path) + name.len() + 1;
-        let id = Id::try_from(self.nodes.len()).ok()?;
-        let (start, length) = (u32::try_from(self.names.len()).ok()?, name.len().try_into());
-        if path > PATH_MAX {
-            return None;
-        }
-        let node = Node {
-            parent: dir,
-            before: match &parent.body {
-                Body::Directory(directory) => directory.last,
-                _ => ROOT,
-            },
-            name: start,
-            length: length.ok()?,
-            path: path.try_into().ok()?,
-            body,
+    pub(crate) fn add(&mut self, dir: Id, name: &[u8], body: Body) -> io::Result<Option<()>> {
+        let path = self.directory(dir).map_or(0, |dir| dir.path.into());
+        let value = body.pack().filter(|_| path + name.len() < PATH_MAX);
+        let Some(value) = value else {
+            return Ok(None);
         };
+        self.table.set(&mut self.spill, dir, name, value)?;
+        self.entries += 1;
         self.bytes += name.len() as u64;
-        if let Body::Symlink { target } = &node.body {
-            self.bytes += target.len() as u64;
-        }
-        if self.nodes.len() >= self.table.len() / 4 * 3 {
-            self.grow();
-        }
-        let slot = self.slot(dir, name);
-        self.table[slot] = id;
-        self.names.extend_from_slice(name);
-        self.nodes.push(node);
-        if let Body::Directory(directory) = self.body_mut(dir) {
-            directory.last = id;
-        }
-        Some(id)
+        Ok(Some(()))
     }
 
-    /// Takes an entry and everything below it out; answers the removed files that were at home.
-    pub(crate) fn remove(&mut self, id: Id) -> Vec<(Id, u64)> {
-        let (mut files, mut rest) = (Vec::new(), vec![id]);
-        while let Some(id) = rest.pop() {
-            match std::mem::replace(self.body_mut(id), Body::Gone) {
-                Body::Directory(directory) => rest.extend(self.listed(&directory)),
-                Body::File { entry, home: true } => files.push((id, entry)),
-                _ => {}
+    /// Adds a directory where nothing is, as [`Ledger::add`] does.
+    pub(crate) fn add_directory(&mut self, dir: Id, name: &[u8]) -> io::Result<Option<Id>> {
+        let id = Id::try_from(self.directories.len()).unwrap_or(LINKS);
+        let Some(length) = name.len().try_into().ok().filter(|_| id < LINKS) else {
+            return Ok(None);
+        };
+        if self.add(dir, name, Body::Directory(id))?.is_none() {
+            return Ok(None);
+        }
+        let path = self.directory(dir).map_or(0, |dir| dir.path);
+        let directory = Directory {
+            place: self.spill.push(&[&[0; FIXED], name])?,
+            parent: dir,
+            path: path + u16::from(length) + 1,
+            name: length,
+            flags: 0,
+        };
+        self.directories.push(directory);
+        Ok(Some(id))
+    }
+
+    /// Keeps what a link points to, for [`Body::Symlink`].
+    pub(crate) fn keep(&mut self, target: &[u8]) -> io::Result<Target> {
+        self.bytes += target.len() as u64;
+        let length = u32::try_from(target.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.spill
+            .push(&[&length.to_le_bytes(), target])
+            .map(Target)
+    }
+
+    fn target(&self, target: Target) -> io::Result<Vec<u8>> {
+        let mut length = [0; 4];
+        self.spill.read(target.0, &mut length)?;
+        let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
+        self.spill.read(target.0 + 4, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Takes an entry out. What is below a directory is only beyond reach then.
+    pub(crate) fn remove(&mut self, dir: Id, name: &[u8]) -> io::Result<()> {
+        self.table.remove(&mut self.spill, dir, name)
+    }
+
+    fn directory(&self, id: Id) -> Option<&Directory> {
+        self.directories.get(id as usize)
+    }
+
+    /// Sets a flag of a directory; whether it was set.
+    fn flag(&mut self, id: Id, flag: u8) -> bool {
+        let Some(directory) = self.directories.get_mut(id as usize) else {
+            return true;
+        };
+        let before = directory.flags & flag != 0;
+        directory.flags |= flag;
+        before
+    }
+
+    pub(crate) fn parent(&self, id: Id) -> Id {
+        self.directory(id)
+            .map_or(ROOT, |directory| directory.parent)
+    }
+
+    /// A directory's name.
+    pub(crate) fn name(&self, id: Id) -> io::Result<Vec<u8>> {
+        let directory = self.directory(id).ok_or(io::ErrorKind::NotFound)?;
+        let mut name = vec![0; directory.name.into()];
+        let place = directory.place + FIXED as u64;
+        self.spill.read(place, &mut name)?;
+        Ok(name)
+    }
+
+    /// The path of a directory's entry from the root, without a slash before it.
+    pub(crate) fn path(&mut self, dir: Id, name: &[u8]) -> io::Result<Vec<u8>> {
+        if self.path.0 != dir {
+            let (mut at, mut names) = (dir, Vec::new());
+            while at != ROOT {
+                names.push(self.name(at)?);
+                at = self.parent(at);
             }
+            names.reverse();
+            self.path = (dir, names.join(&b'/'));
         }
-        files
+        let mut path = self.path.1.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        Ok(path)
     }
 
-    /// The path from the root, without a slash before it.
-    pub(crate) fn path(&self, mut id: Id) -> Vec<u8> {
-        let mut names = Vec::new();
-        while id != ROOT {
-            names.push(self.name(id));
-            id = self.parent(id);
+    /// Notes what an entry of the archive says of a directory.
+    pub(crate) fn describe(&mut self, id: Id, attributes: &Attributes) -> io::Result<()> {
+        match self.directory(id).map(|directory| directory.place) {
+            Some(place) => self.spill.replace(place, &attributes.record()),
+            None => Ok(()),
         }
-        names.reverse();
-        names.join(&b'/')
+    }
+
+    /// What was said last of a directory, if anything was.
+    pub(crate) fn attributes(&self, id: Id) -> io::Result<Option<Attributes>> {
+        let directory = self.directory(id).ok_or(io::ErrorKind::NotFound)?;
+        let mut record = [0; FIXED];
+        self.spill.read(directory.place, &mut record)?;
+        Ok(Attributes::of_record(&record))
+    }
+
+    /// Makes a directory opaque; whether it was.
+    pub(crate) fn set_opaque(&mut self, id: Id) -> bool {
+        self.flag(id, OPAQUE)
+    }
+
+    /// Notes that a directory is no more.
+    pub(crate) fn forget(&mut self, id: Id) {
+        self.flag(id, GONE);
+    }
+
+    /// Whether a directory has been forgotten.
+    pub(crate) fn is_gone(&self, id: Id) -> bool {
+        self.directory(id)
+            .is_none_or(|directory| directory.flags & GONE != 0)
+    }
+
+    /// All directories that there ever were, parents before children.
+    pub(crate) fn directories(&self) -> Range<Id> {
+        // There are never more (see `add_directory`).
+        ROOT..Id::try_from(self.directories.len()).unwrap_or(LINKS)
     }
 
     /// Follows `path` (of directories) from the root.
-    pub(crate) fn walk(&self, path: &[&[u8]]) -> Walk {
+    pub(crate) fn walk(&self, path: &[&[u8]]) -> io::Result<Walk> {
         // What is still to be followed, the next last, and whether a link's target said so.
         let mut rest: Vec<(Vec<u8>, bool)> = path
             .iter()
@@ -282,21 +367,22 @@ impl Ledger {
                 at = self.parent(at);
                 continue;
             }
-            let Some(child) = self.child(at, &name) else {
+            let Some(child) = self.child(at, &name)? else {
                 if from_link || rest.iter().any(|(_, from_link)| *from_link) {
-                    return Walk::Dangling;
+                    return Ok(Walk::Dangling);
                 }
                 let mut missing = vec![name];
                 missing.extend(rest.into_iter().rev().map(|(name, _)| name));
-                return Walk::Missing { at, missing };
+                return Ok(Walk::Missing { at, missing });
             };
-            match self.body(child) {
-                Body::Directory(_) => at = child,
-                Body::Symlink { target } => {
+            match child {
+                Body::Directory(id) => at = id,
+                Body::Symlink(target) => {
                     links += 1;
                     if links > LINKS_MAX {
-                        return Walk::Loop;
+                        return Ok(Walk::Loop);
                     }
+                    let target = self.target(target)?;
                     if target.first() == Some(&b'/') {
                         at = ROOT;
                     }
@@ -306,20 +392,14 @@ impl Ledger {
                     rest.extend(names.into_iter().rev());
                 }
                 Body::Whiteout if !from_link => {
-                    let missing = rest.into_iter().rev().map(|(name, _)| name).collect();
-                    return Walk::Whiteout { id: child, missing };
+                    let mut missing = vec![name];
+                    missing.extend(rest.into_iter().rev().map(|(name, _)| name));
+                    return Ok(Walk::Whiteout { at, missing });
                 }
-                _ => return Walk::NotDirectory,
+                _ => return Ok(Walk::NotDirectory),
             }
         }
-        Walk::Directory(at)
-    }
-}
-
-impl Body {
-    /// A directory with nothing in it.
-    pub(crate) fn directory() -> Self {
-        Self::Directory(Box::default())
+        Ok(Walk::Directory(at))
     }
 }
 
@@ -347,6 +427,9 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -367,70 +450,94 @@ mod tests {
         assert!(clean(b"a\0b").is_err());
     }
 
+    fn anywhere() -> File {
+        File::open(std::env::temp_dir()).unwrap()
+    }
+
     #[test]
-    fn many_come_and_go() {
-        assert!(size_of::<Node>() <= 40);
-        let mut tree = Ledger::new();
-        let file = |entry| Body::File { entry, home: true };
-        let dirs: Vec<Id> = (0..10)
-            .map(|at| tree.add(ROOT, format!("d{at}").as_bytes(), Body::directory()))
-            .collect::<Option<_>>()
-            .unwrap();
-        let name = |at: u64| format!("f{}", at / 10).into_bytes();
-        let dir = |at: u64| dirs[at as usize % 10];
-        for at in 0..1000 {
-            assert_eq!(tree.child(dir(at), &name(at)), None);
-            let id = tree.add(dir(at), &name(at), file(at)).unwrap();
-            assert_eq!(tree.child(dir(at), &name(at)), Some(id));
+    fn what_is_put_in_is_found() {
+        assert!(size_of::<Directory>() <= 16);
+        let dir = anywhere();
+        let mut tree = Ledger::new(dir.as_fd()).unwrap();
+        let usr = tree.add_directory(ROOT, b"usr").unwrap().unwrap();
+        let lib = tree.add_directory(usr, b"lib").unwrap().unwrap();
+        let bodies = [
+            Body::File {
+                entry: (1 << 40) - 1,
+                home: true,
+            },
+            Body::File {
+                entry: 0,
+                home: false,
+            },
+            Body::Symlink(Target(5)),
+            Body::Fifo,
+            Body::Whiteout,
+            Body::LeftOut,
+        ];
+        for (at, body) in (0..).zip(bodies) {
+            tree.add(lib, &[b'a' + at], body).unwrap().unwrap();
+            assert_eq!(tree.child(lib, &[b'a' + at]).unwrap(), Some(body));
         }
-        // Each is replaced, over and over.
-        for round in 1..20 {
-            for at in 0..1000 {
-                let old = tree.child(dir(at), &name(at)).unwrap();
-                assert_eq!(tree.remove(old), [(old, at + 1000 * (round - 1))]);
-                assert_eq!(tree.child(dir(at), &name(at)), None);
-                tree.add(dir(at), &name(at), file(at + 1000 * round))
-                    .unwrap();
-            }
-        }
-        assert_eq!(tree.entries(), 10 + 20 * 1000);
-        for dir in &dirs {
-            assert_eq!(tree.children(*dir).len(), 100);
-        }
-        // And with its directory.
-        let mut gone = tree.remove(dirs[3]);
-        gone.sort_unstable();
-        assert_eq!(gone.len(), 100);
-        assert_eq!(tree.child(dirs[3], b"f5"), None);
-        assert_eq!(tree.children(ROOT).len(), 9);
-        let again = tree.add(ROOT, b"d3", Body::directory()).unwrap();
-        assert!(tree.children(again).is_empty());
-        assert_eq!(tree.path(tree.child(dirs[4], b"f5").unwrap()), b"d4/f5");
+        let beyond = Body::File {
+            entry: 1 << 40,
+            home: true,
+        };
+        assert_eq!(tree.add(lib, b"beyond", beyond).unwrap(), None);
+        assert_eq!(tree.child(usr, b"a").unwrap(), None);
+        tree.remove(lib, b"a").unwrap();
+        assert_eq!(tree.child(lib, b"a").unwrap(), None);
+        assert_eq!(tree.entries(), 8);
+        assert_eq!(tree.path(lib, b"f").unwrap(), b"usr/lib/f");
+        assert_eq!(tree.path(ROOT, b"f").unwrap(), b"f");
+        let long = [b'n'; PATH_MAX - 8];
+        assert_eq!(tree.add(lib, &long, Body::Fifo).unwrap(), None);
+
+        assert_eq!(tree.attributes(lib).unwrap(), None);
+        let attributes = Attributes {
+            uid: -1,
+            gid: 1 << 40,
+            mode: 0o1777,
+            mtime: (-5, 999_999_999),
+        };
+        tree.describe(lib, &attributes).unwrap();
+        assert_eq!(tree.attributes(lib).unwrap(), Some(attributes));
+        assert_eq!(tree.name(lib).unwrap(), b"lib");
+        assert!(!tree.set_opaque(lib) && tree.set_opaque(lib));
+        assert_eq!(tree.directories(), 0..3);
+        tree.forget(lib);
+        assert!(tree.is_gone(lib) && !tree.is_gone(usr));
     }
 
     #[test]
     fn links_are_followed_inside_the_root() {
-        let mut tree = Ledger::new();
-        let usr = tree.add(ROOT, b"usr", Body::directory()).unwrap();
-        let lib = tree.add(usr, b"lib", Body::directory()).unwrap();
-        let link = |target: &[u8]| Body::Symlink {
-            target: Rc::from(target),
-        };
-        tree.add(ROOT, b"lib", link(b"usr/lib")).unwrap();
-        tree.add(lib, b"up", link(b"../../../../usr")).unwrap();
-        tree.add(ROOT, b"loop", link(b"loop")).unwrap();
-        tree.add(ROOT, b"dangling", link(b"/none")).unwrap();
-        tree.add(ROOT, b"file", Body::Fifo).unwrap();
-        assert_eq!(tree.walk(&[b"lib"]), Walk::Directory(lib));
-        assert_eq!(tree.walk(&[b"lib", b"up", b"lib"]), Walk::Directory(lib));
+        let dir = anywhere();
+        let mut tree = Ledger::new(dir.as_fd()).unwrap();
+        let usr = tree.add_directory(ROOT, b"usr").unwrap().unwrap();
+        let lib = tree.add_directory(usr, b"lib").unwrap().unwrap();
+        let links: [(Id, &[u8], &[u8]); 4] = [
+            (ROOT, b"lib", b"usr/lib"),
+            (lib, b"up", b"../../../../usr"),
+            (ROOT, b"loop", b"loop"),
+            (ROOT, b"dangling", b"/none"),
+        ];
+        for (dir, name, target) in links {
+            let target = tree.keep(target).unwrap();
+            tree.add(dir, name, Body::Symlink(target)).unwrap().unwrap();
+        }
+        tree.add(ROOT, b"file", Body::Fifo).unwrap().unwrap();
+        tree.add(lib, b"hidden", Body::Whiteout).unwrap().unwrap();
+        let walk = |path: &[&[u8]]| tree.walk(path).unwrap();
+        assert_eq!(walk(&[b"lib"]), Walk::Directory(lib));
+        assert_eq!(walk(&[b"lib", b"up", b"lib"]), Walk::Directory(lib));
         let missing = vec![b"x".to_vec(), b"y".to_vec()];
-        assert_eq!(
-            tree.walk(&[b"lib", b"x", b"y"]),
-            Walk::Missing { at: lib, missing }
-        );
-        assert_eq!(tree.walk(&[b"loop"]), Walk::Loop);
-        assert_eq!(tree.walk(&[b"dangling", b"x"]), Walk::Dangling);
-        assert_eq!(tree.walk(&[b"file", b"x"]), Walk::NotDirectory);
-        assert_eq!(tree.path(lib), b"usr/lib");
+        let expected = Walk::Missing { at: lib, missing };
+        assert_eq!(walk(&[b"lib", b"x", b"y"]), expected);
+        let missing = vec![b"hidden".to_vec(), b"x".to_vec()];
+        let expected = Walk::Whiteout { at: lib, missing };
+        assert_eq!(walk(&[b"lib", b"hidden", b"x"]), expected);
+        assert_eq!(walk(&[b"loop"]), Walk::Loop);
+        assert_eq!(walk(&[b"dangling", b"x"]), Walk::Dangling);
+        assert_eq!(walk(&[b"file", b"x"]), Walk::NotDirectory);
     }
 }

@@ -314,15 +314,11 @@ impl Store {
         let (mut current, mut start) = (0, Vec::new());
         let mut buffer = vec![0; CHUNK];
         loop {
-            let read = blob.read_patiently(&mut buffer, retrying);
-            let amount = match read.map_err(Error::from).and_then(|amount| {
-                lead.check()?;
-                Ok(amount)
-            }) {
-                Ok(0) => break,
-                Ok(amount) => amount,
-                Err(error) => return Err(error),
-            };
+            let amount = blob.read_patiently(&mut buffer, retrying)?;
+            lead.check()?;
+            if amount == 0 {
+                break;
+            }
             hash.update(&buffer[..amount]);
             pipeline.write(&buffer[..amount]);
             if let Some(copy) = &mut copy

@@ -5,10 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, XattrFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Dir, Mode, XattrFlags};
 
-use super::Unpacker;
+use super::{Unpacker, kept};
 use crate::image::attributes::{chown, failed, set_override, set_times, set_xattrs};
 use crate::image::error::Error;
 use crate::image::ledger::{Attributes, Body, Id, ROOT, Walk};
@@ -18,6 +17,9 @@ use crate::tarball::Entry;
 
 /// What overlayfs marks a directory with that hides what is below.
 const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// What is said of names that the ledger does not take.
+pub(super) const TOO_LONG: &str = "file name too long";
 
 /// Open directories that are kept.
 const DIRECTORIES: usize = 64;
@@ -31,14 +33,14 @@ impl Unpacker<'_> {
         {
             return Ok(*id);
         }
-        let (mut at, missing, mut opaque) = match self.ledger.walk(names) {
+        let (mut at, missing, mut opaque) = match self.ledger.walk(names).map_err(kept)? {
             Walk::Directory(id) => (id, Vec::new(), false),
             Walk::Missing { at, missing } => (at, missing, false),
             // Something is put into what this layer hides: a new directory hides it as well.
-            Walk::Whiteout { id, mut missing } => {
-                let (at, name) = (self.ledger.parent(id), self.ledger.name(id).to_vec());
-                self.displace(id, entry)?;
-                missing.insert(0, name);
+            Walk::Whiteout { at, missing } => {
+                if let Some(name) = missing.first() {
+                    self.displace(at, name, Body::Whiteout, entry)?;
+                }
                 (at, missing, true)
             }
             Walk::NotDirectory => return Err(Error::entry(entry, "not a directory")),
@@ -62,7 +64,8 @@ impl Unpacker<'_> {
         entry: &[u8],
     ) -> Result<Id, Error> {
         let dir = self.directory(parent, entry)?;
-        let id = self.add(parent, name, Body::directory(), entry)?;
+        let id = self.ledger.add_directory(parent, name).map_err(kept)?;
+        let id = id.ok_or_else(|| Error::entry(entry, TOO_LONG))?;
         rustix::fs::mkdirat(&*dir, name, Mode::RWXU).map_err(failed("make", entry))?;
         Ok(id)
     }
@@ -78,8 +81,8 @@ impl Unpacker<'_> {
             at = self.ledger.parent(at);
         };
         while let Some(id) = below.pop() {
-            let name = self.ledger.name(id);
-            let child = tree::open_child_dir(open.as_fd(), OsStr::from_bytes(name));
+            let name = self.ledger.name(id).map_err(kept)?;
+            let child = tree::open_child_dir(open.as_fd(), OsStr::from_bytes(&name));
             open = Rc::new(child.map_err(failed("open the directory of", entry))?);
             if self.directories.len() >= DIRECTORIES {
                 self.directories.retain(|id, _| *id == ROOT);
@@ -90,37 +93,70 @@ impl Unpacker<'_> {
     }
 
     /// Removes what is in the way. Files whose content the tar needs are moved aside.
-    pub(super) fn displace(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
-        let (parent, name) = (self.ledger.parent(id), self.ledger.name(id).to_vec());
+    pub(super) fn displace(
+        &mut self,
+        parent: Id,
+        name: &[u8],
+        body: Body,
+        entry: &[u8],
+    ) -> Result<(), Error> {
         let dir = self.directory(parent, entry)?;
-        if matches!(
-            self.ledger.body(id),
-            Body::Directory(_) | Body::Symlink { .. }
-        ) {
-            // Paths may have led through it.
-            self.last_parent = None;
+        self.ledger.remove(parent, name).map_err(kept)?;
+        match body {
+            Body::LeftOut => return Ok(()),
+            Body::File { entry: file, home } if home => {
+                return self.put_aside(&dir, name, file, entry);
+            }
+            Body::Directory(id) => {
+                // Paths may have led through it.
+                self.last_parent = None;
+                self.empty(id, entry)?;
+                self.directories.retain(|id, _| *id == ROOT);
+                let removed = tree::remove_all(dir.as_fd(), OsStr::from_bytes(name));
+                return removed.map_err(|source| Error::Unpack {
+                    what: "replace",
+                    path: String::from_utf8_lossy(entry).into_owned(),
+                    source,
+                });
+            }
+            Body::Symlink(_) => self.last_parent = None,
+            Body::File { .. } | Body::Fifo | Body::Whiteout => {}
         }
-        let is_directory = matches!(self.ledger.body(id), Body::Directory(_));
-        for (file, number) in self.ledger.remove(id) {
-            let (parent, name) = (self.ledger.parent(file), self.ledger.name(file).to_vec());
-            let from = self.directory(parent, entry)?;
-            rustix::fs::renameat(&*from, &*name, self.aside()?, number.to_string())
-                .map_err(failed("move aside", entry))?;
+        rustix::fs::unlinkat(&*dir, name, AtFlags::empty()).map_err(failed("replace", entry))
+    }
+
+    /// Moves aside what the tar needs of a directory that is to be removed. What is in it the ledger
+    /// cannot tell, but the directory can, and nobody else has put anything there.
+    fn empty(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
+        let mut rest = vec![id];
+        while let Some(id) = rest.pop() {
+            self.ledger.forget(id);
+            let dir = self.directory(id, entry)?;
+            let fail = |error| failed("replace", entry)(error);
+            for found in Dir::read_from(&*dir).map_err(fail)? {
+                let found = found.map_err(fail)?;
+                let name = found.file_name().to_bytes();
+                match self.ledger.child(id, name).map_err(kept)? {
+                    Some(Body::Directory(child)) => rest.push(child),
+                    Some(Body::File { entry: file, home }) if home => {
+                        self.put_aside(&dir, name, file, entry)?;
+                    }
+                    _ => {}
+                }
+            }
         }
-        if is_directory {
-            self.directories.retain(|id, _| *id == ROOT);
-            let name = OsStr::from_bytes(&name);
-            return tree::remove_all(dir.as_fd(), name).map_err(|source| Error::Unpack {
-                what: "replace",
-                path: String::from_utf8_lossy(entry).into_owned(),
-                source,
-            });
-        }
-        match rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty()) {
-            // It was moved aside, or never was in the tree.
-            Err(Errno::NOENT) => Ok(()),
-            result => result.map_err(failed("replace", entry)),
-        }
+        Ok(())
+    }
+
+    fn put_aside(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        file: u64,
+        entry: &[u8],
+    ) -> Result<(), Error> {
+        rustix::fs::renameat(dir, name, self.aside()?, file.to_string())
+            .map_err(failed("move aside", entry))
     }
 
     pub(super) fn aside(&mut self) -> Result<BorrowedFd<'_>, Error> {
@@ -140,9 +176,7 @@ impl Unpacker<'_> {
 
     pub(super) fn set_opaque(&mut self, id: Id, entry: &[u8]) -> Result<(), Error> {
         let dir = self.directory(id, entry)?;
-        if let Body::Directory(directory) = self.ledger.body_mut(id)
-            && std::mem::replace(&mut directory.opaque, true)
-        {
+        if self.ledger.set_opaque(id) {
             return Ok(());
         }
         rustix::fs::fsetxattr(&*dir, OPAQUE_XATTR, b"y", XattrFlags::empty())
@@ -154,24 +188,23 @@ impl Unpacker<'_> {
             let dir = self.directory(id, &entry.name)?;
             set_xattrs(&dir, entry)?;
         }
-        if let Body::Directory(directory) = self.ledger.body_mut(id) {
-            directory.attributes = Some(Attributes {
-                uid: entry.uid,
-                gid: entry.gid,
-                mode: entry.mode,
-                mtime: entry.mtime,
-            });
-        }
-        Ok(())
+        let attributes = Attributes {
+            uid: entry.uid,
+            gid: entry.gid,
+            mode: entry.mode,
+            mtime: entry.mtime,
+        };
+        self.ledger.describe(id, &attributes).map_err(kept)
     }
 
     pub(super) fn finish_directories(&mut self) -> Result<(), Error> {
-        let mut rest = vec![ROOT];
-        while let Some(id) = rest.pop() {
-            let Body::Directory(directory) = self.ledger.body(id) else {
+        // Neighbours in this order are near each other in the tree, and share open directories.
+        for id in self.ledger.directories().rev() {
+            if self.ledger.is_gone(id) {
                 continue;
-            };
-            let (attributes, path) = (directory.attributes.clone(), self.ledger.name(id).to_vec());
+            }
+            let attributes = self.ledger.attributes(id).map_err(kept)?;
+            let path = self.ledger.name(id).map_err(kept)?;
             let fail = |error| failed("set the attributes of", &path)(error);
             let dir = self.directory(id, &path)?;
             let (uid, gid, mode) = match &attributes {
@@ -191,7 +224,6 @@ impl Unpacker<'_> {
             if let Some(attributes) = &attributes {
                 set_times(&dir, attributes.mtime).map_err(fail)?;
             }
-            rest.extend(self.ledger.children(id));
         }
         Ok(())
     }

@@ -26,7 +26,7 @@
 //!   be put into them.
 //!
 //! # Limits
-//! [`Limits`] bounds entries, the memory of their names, and one file's size; the filesystem's
+//! [`Limits`] bounds entries, the bytes of their names, and one file's size; the filesystem's
 //! free space is looked at every [`SPACE_EVERY`] bytes, so that a bomb stops before the disk is
 //! full for everyone. Holes stay holes.
 //!
@@ -38,7 +38,7 @@ mod directories;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -47,11 +47,12 @@ use rustix::io::Errno;
 
 use super::attributes::{Givers, failed, set_all, set_by_name, set_times, umask};
 use super::error::Error;
-use super::ledger::{self, Body, Id, Ledger, ROOT, Walk};
+use super::ledger::{self, Body, Id, LINKS, Ledger, ROOT, Walk};
 use super::owner::Owners;
 use super::split;
 use crate::sys::tree;
 use crate::tarball::{Entry, Kind, Reader, TarError};
+use directories::TOO_LONG;
 
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
@@ -108,18 +109,16 @@ pub(crate) fn unpack(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(layer, split::FILE, flags, Mode::from_raw_mode(0o600));
     let file = file.map_err(setup)?.into();
-    let keep = |error| Error::Tar(TarError::Keep(error));
     let mut unpacker = Unpacker {
         layer,
         directories: HashMap::from([(ROOT, Rc::new(root))]),
         aside: None,
-        plnk: HashMap::new(),
-        ledger: Ledger::new(),
+        ledger: Ledger::new(layer).map_err(kept)?,
         last_parent: None,
         owners: Givers::new(owners),
         limits: *limits,
         umask: umask(),
-        split: split::Writer::new(file).map_err(keep)?,
+        split: split::Writer::new(file).map_err(kept)?,
         entry: 0,
         size: 0,
         unchecked: 0,
@@ -133,17 +132,20 @@ pub(crate) fn unpack(
     unpacker.finish_directories()?;
     Ok(Unpacked {
         size: unpacker.size,
-        tar_size: unpacker.split.finish().map_err(keep)?,
+        tar_size: unpacker.split.finish().map_err(kept)?,
     })
+}
+
+/// What is kept beside the tree cannot be written or read.
+fn kept(error: io::Error) -> Error {
+    Error::Tar(TarError::Keep(error))
 }
 
 struct Unpacker<'a> {
     layer: BorrowedFd<'a>,
     directories: HashMap<Id, Rc<OwnedFd>>,
     aside: Option<OwnedFd>,
-    /// AUFS' hard link targets: name to entry.
-    plnk: HashMap<Vec<u8>, u64>,
-    ledger: Ledger,
+    ledger: Ledger<'a>,
     /// The parent of the entry before: most entries share it.
     last_parent: Option<(Vec<u8>, Id)>,
     owners: Givers,
@@ -188,8 +190,11 @@ impl Unpacker<'_> {
         };
         if names[0].starts_with(AUFS) && names[0] != OPAQUE || is_aufs(base) {
             if names.len() == 2 && names[0] == AUFS_LINKS && entry.kind == Kind::File {
-                self.ledger.bytes += base.len() as u64;
-                self.plnk.insert(base.to_vec(), self.entry);
+                let body = Body::File {
+                    entry: self.entry,
+                    home: false,
+                };
+                self.add(LINKS, base, body, &entry.name)?;
                 return self.content_aside(reader, entry, true);
             }
             return self.content_aside(reader, entry, false);
@@ -218,15 +223,15 @@ impl Unpacker<'_> {
         base: &[u8],
     ) -> Result<(), Error> {
         let mut opaque = false;
-        if let Some(old) = self.ledger.child(parent, base) {
-            match (self.ledger.body(old), entry.kind) {
-                (Body::Directory(_), Kind::Directory) => {
+        if let Some(old) = self.ledger.child(parent, base).map_err(kept)? {
+            match (old, entry.kind) {
+                (Body::Directory(old), Kind::Directory) => {
                     return self.describe_directory(old, entry);
                 }
                 (Body::Whiteout, Kind::Directory) => opaque = true,
                 _ => {}
             }
-            self.displace(old, &entry.name)?;
+            self.displace(parent, base, old, &entry.name)?;
         }
         let dir = self.directory(parent, &entry.name)?;
         match entry.kind {
@@ -239,8 +244,8 @@ impl Unpacker<'_> {
                 self.describe_directory(id, entry)
             }
             Kind::Symlink => {
-                let target = Rc::from(&entry.link[..]);
-                self.add(parent, base, Body::Symlink { target }, &entry.name)?;
+                let target = self.ledger.keep(&entry.link).map_err(kept)?;
+                self.add(parent, base, Body::Symlink(target), &entry.name)?;
                 rustix::fs::symlinkat(&entry.link[..], &*dir, base)
                     .map_err(failed("make the link", &entry.name))?;
                 set_by_name(&self.owners, &dir, base, entry)
@@ -270,9 +275,9 @@ impl Unpacker<'_> {
         }
     }
 
-    fn add(&mut self, parent: Id, name: &[u8], body: Body, entry: &[u8]) -> Result<Id, Error> {
-        let id = self.ledger.add(parent, name, body);
-        id.ok_or_else(|| Error::entry(entry, "file name too long"))
+    fn add(&mut self, parent: Id, name: &[u8], body: Body, entry: &[u8]) -> Result<(), Error> {
+        let added = self.ledger.add(parent, name, body).map_err(kept)?;
+        added.ok_or_else(|| Error::entry(entry, TOO_LONG))
     }
 
     /// Content without a place in the tree; `keep` also when it is empty.
@@ -298,11 +303,11 @@ impl Unpacker<'_> {
     }
 
     fn whiteout(&mut self, parent: Id, name: &[u8], entry: &[u8]) -> Result<(), Error> {
-        if let Some(old) = self.ledger.child(parent, name) {
-            match self.ledger.body(old) {
+        if let Some(old) = self.ledger.child(parent, name).map_err(kept)? {
+            match old {
                 // This layer's own entry hides the one below anyway.
-                Body::Directory(_) => return self.set_opaque(old, entry),
-                Body::LeftOut => self.displace(old, entry)?,
+                Body::Directory(old) => return self.set_opaque(old, entry),
+                Body::LeftOut => self.displace(parent, name, old, entry)?,
                 _ => return Ok(()),
             }
         }
@@ -338,8 +343,11 @@ impl Unpacker<'_> {
             entry: self.entry,
             home: !entry.spans.is_empty(),
         };
-        let id = self.add(parent, base, body, &entry.name)?;
-        let path = self.ledger.path(id);
+        self.add(parent, base, body, &entry.name)?;
+        let path = match entry.spans.is_empty() {
+            true => Vec::new(),
+            false => self.ledger.path(parent, base).map_err(kept)?,
+        };
         self.content(reader, entry, &file, &path)?;
         self.size += entry.size;
         if plain {
@@ -359,7 +367,7 @@ impl Unpacker<'_> {
         if !entry.spans.is_empty() {
             self.split
                 .content(self.entry, path, &entry.spans)
-                .map_err(|error| Error::Tar(TarError::Keep(error)))?;
+                .map_err(kept)?;
         }
         let failed = |error| failed("write", &entry.name)(error);
         reader.write_to(entry, file, failed, |written| self.space(file, written))
@@ -402,29 +410,31 @@ impl Unpacker<'_> {
                 .map_err(failed("link", &entry.name))
         };
         if names.len() == 2 && names[0] == AUFS_LINKS {
-            let number = self.plnk.get(*target_base).copied();
-            let number = number.ok_or_else(|| bad("no such file or directory"))?;
-            let body = Body::File {
-                entry: number,
-                home: false,
+            let known = self.ledger.child(LINKS, target_base).map_err(kept)?;
+            let Some(body @ Body::File { entry: number, .. }) = known else {
+                return Err(bad("no such file or directory"));
             };
             self.add(parent, base, body, &entry.name)?;
             return link(self.aside()?, number.to_string().as_bytes());
         }
-        let Walk::Directory(target_parent) = self.ledger.walk(target_parents) else {
+        let walk = self.ledger.walk(target_parents).map_err(kept)?;
+        let Walk::Directory(target_parent) = walk else {
             return Err(bad("no such file or directory"));
         };
-        let target = self.ledger.child(target_parent, target_base);
+        let target = self
+            .ledger
+            .child(target_parent, target_base)
+            .map_err(kept)?;
         let target = target.ok_or_else(|| bad("no such file or directory"))?;
-        let body = match self.ledger.body(target).clone() {
+        let body = match target {
             Body::File { entry, .. } => Body::File { entry, home: false },
             Body::LeftOut => {
                 self.add(parent, base, Body::LeftOut, &entry.name)?;
                 return Ok(());
             }
-            body @ (Body::Symlink { .. } | Body::Fifo) => body,
+            body @ (Body::Symlink(_) | Body::Fifo) => body,
             Body::Directory(_) => return Err(bad("it is a directory")),
-            Body::Whiteout | Body::Gone => return Err(bad("no such file or directory")),
+            Body::Whiteout => return Err(bad("no such file or directory")),
         };
         self.add(parent, base, body, &entry.name)?;
         let from = self.directory(target_parent, &entry.name)?;
