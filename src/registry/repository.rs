@@ -74,7 +74,15 @@ impl Repository {
     pub fn manifest_by_tag(&self, tag: &str) -> Result<RawManifest, Error> {
         self.inner
             .at_places(|place| self.fetch(place, tag, None))
-            .map_err(|error| self.about(tag, error))
+            .map_err(|error| match self.about(tag, error) {
+                // It was not sent. Docker's would have been the first of two, for the digest.
+                Error::Proof { url, source, .. } => Error::Proof {
+                    method: "Head".to_owned(),
+                    url,
+                    source,
+                },
+                error => error,
+            })
     }
 
     /// Fetches the manifest or index of a digest.
