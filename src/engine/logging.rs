@@ -56,6 +56,16 @@ pub(super) fn of(
             let option = |name: &str| option(record, name).unwrap_or_default();
             Some(Remote::Syslog(Syslog {
                 address: syslog::Address::parse(option("syslog-address"))?,
+                tls: syslog::Tls {
+                    authorities: option("syslog-tls-ca-cert").into(),
+                    certificate: option("syslog-tls-cert").into(),
+                    key: option("syslog-tls-key").into(),
+                    // Whatever it says, as in Docker.
+                    skip_verify: log
+                        .config
+                        .as_ref()
+                        .is_some_and(|options| options.contains_key("syslog-tls-skip-verify")),
+                },
                 facility: syslog::facility(option("syslog-facility"))?,
                 layout: syslog::Layout::parse(option("syslog-format"))?,
                 tag: tag("{{.ID}}")?,

@@ -45,6 +45,7 @@ mod proxy;
 mod refusal;
 mod repository;
 mod secure;
+pub mod secured;
 mod select;
 mod tls;
 mod transport;

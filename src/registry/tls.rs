@@ -20,7 +20,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
 };
-use ureq::tls::{PemItem, parse_pem};
+use ureq::tls::{PemItem, PrivateKey, parse_pem};
 
 use super::error::Error;
 
@@ -74,10 +74,18 @@ impl Identity {
         for directory in directories {
             read_directory(&directory.join(authority), &mut roots, &mut client)?;
         }
-        Ok(Self {
-            roots: store_of(roots),
+        Ok(Self::with(roots, client))
+    }
+
+    /// Of more authorities than the host's, and a certificate of our own.
+    pub(super) fn with(
+        authorities: Vec<CertificateDer<'static>>,
+        client: Option<Arc<CertifiedKey>>,
+    ) -> Self {
+        Self {
+            roots: store_of(authorities),
             client,
-        })
+        }
     }
 
     /// The TLS library's configuration; `own` where it is the registry itself that is spoken to.
@@ -220,10 +228,7 @@ fn read_directory(
             let key_path = directory.join(&key_name);
             let chain: Vec<_> = certificates(&read(&path).map_err(unreadable(&path))?).collect();
             let key = read(&key_path).map_err(unreadable(&key_path))?;
-            let key = parse_pem(&key).find_map(|item| match item {
-                Ok(PemItem::PrivateKey(key)) => Some(key),
-                _ => None,
-            });
+            let key = private_key(&key);
             let (false, Some(key)) = (chain.is_empty(), key) else {
                 return Err(Error::Invalid(format!(
                     "tls: failed to find certificate and key in {name} and {key_name}"
@@ -250,7 +255,10 @@ fn read_directory(
 
 /// A certificate with its key. One that the TLS library cannot read, as it can none of X.509's
 /// version 1, is for the server to judge, as with Go.
-fn pair(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<CertifiedKey, String> {
+pub(super) fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: &[u8],
+) -> Result<CertifiedKey, String> {
     let key = PrivateKeyDer::try_from(key.to_vec())?;
     let provider = rustls::crypto::ring::default_provider();
     let key = provider.key_provider.load_private_key(key);
@@ -263,7 +271,7 @@ fn pair(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<CertifiedKey,
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
 
     let file = fs::File::open(path)?;
@@ -275,8 +283,16 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The first key in a file.
+pub(super) fn private_key(pem: &[u8]) -> Option<PrivateKey<'_>> {
+    parse_pem(pem).find_map(|item| match item {
+        Ok(PemItem::PrivateKey(key)) => Some(key),
+        _ => None,
+    })
+}
+
 /// What can be read of a file; Go too skips what it cannot.
-fn certificates(pem: &[u8]) -> impl Iterator<Item = CertificateDer<'static>> + '_ {
+pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = CertificateDer<'static>> + '_ {
     parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate.der().to_vec().into()),
         _ => None,

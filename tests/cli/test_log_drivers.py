@@ -4,8 +4,10 @@ import os
 import queue
 import re
 import socket
+import ssl
 import threading
 
+from accounts import Authority
 from harness import Case, eventually, once
 
 ANY = re.compile(r"[\s\S]")
@@ -14,12 +16,12 @@ ANY = re.compile(r"[\s\S]")
 class Server:
     """A syslog server: what it gets goes into a queue, by lines."""
 
-    def __init__(self, case, kind, address=None, family=socket.AF_INET):
+    def __init__(self, case, kind, address=None, family=socket.AF_INET, context=None):
         self.socket = socket.socket(family, kind)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(address or ("127.0.0.1", 0))
         self.lines, self.connections = queue.Queue(), []
-        self.kind = kind
+        self.kind, self.context = kind, context
         if kind == socket.SOCK_STREAM:
             self.socket.listen(8)
         threading.Thread(target=self.accept if kind == socket.SOCK_STREAM else self.receive, daemon=True).start()
@@ -36,6 +38,9 @@ class Server:
 
     def read(self, connection):
         try:
+            if self.context:
+                connection = self.context.wrap_socket(connection, server_side=True)
+                self.connections.append(connection)
             with connection.makefile("rb") as file:
                 for line in file:
                     self.lines.put(line.decode())
@@ -164,6 +169,35 @@ class Syslog(Case):
         self.docker("start", other, code=1, err=re.compile(
             "failed to create task for container: failed to initialize logging driver: "
             f"dial tcp 127.0.0.1:{port}: connect: connection refused"))
+
+    def test_tls(self):
+        authority = Authority(self.daemon.top + "/tls")
+        own = authority.server("server", "127.0.0.1")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(own["certificate"], own["key"])
+        context.load_verify_locations(authority.directory + "/ca.crt")
+        context.verify_mode = ssl.CERT_REQUIRED
+        server, name = Server(self, socket.SOCK_STREAM, context=context), self.name()
+        known = ("syslog-tls-cert=" + own["certificate"], "syslog-tls-key=" + own["key"])
+        trusted = (*known, f"syslog-tls-ca-cert={authority.directory}/ca.crt")
+        address = f"syslog-address=tcp+tls://127.0.0.1:{server.port()}"
+
+        def run(*options, **expected):
+            words = [word for option in (address, *options) for word in ("--log-opt", option)]
+            self.docker("run", "--rm", "--name", name, "--log-driver", "syslog", *words, "busybox", "echo", "a", "secret", **expected)
+
+        run(*trusted, "syslog-format=rfc5424", 'tag={{upper .Name | printf "%s!"}}', out="a secret")
+        text = server.next()
+        length, _, message = text.partition(" ")
+        self.equal(int(length), len(message), "the length of a message")
+        if not re.fullmatch(rf"<30>1 \S+ \S+ {name.upper()}! \d+ {name.upper()}! - a secret\n", message):
+            self.fail(f"got: {text}")
+        run(*known, "syslog-tls-skip-verify=", "tag={{.Name}}", out="a secret")
+        self.equal(server.next().partition(f" {name}[")[2].partition("]: ")[2], "a secret\n", "a message")
+        run(*known, code=125, err=re.compile("failed to initialize logging driver: tls: failed to verify certificate: x509: certificate signed by "
+                                             "unknown authority"))
+        # The client tells by the words.
+        run("syslog-tls-ca-cert=/nonexistent", code=127, err=re.compile('could not read CA certificate "/nonexistent": open /nonexistent: no such file'))
 
     def test_unix(self):
         path = self.daemon.top + "/log"

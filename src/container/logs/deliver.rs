@@ -51,7 +51,7 @@ impl Remote {
     /// Why there is none, in Docker's words.
     pub fn connect(&self) -> Result<Option<OwnedFd>, String> {
         match self {
-            Self::Syslog(syslog) => syslog.connect().map(Some),
+            Self::Syslog(syslog) => syslog.try_connect(),
             Self::Journal(journal) if journald::is_enabled(&journal.socket) => Ok(None),
             Self::Journal(_) => Err("journald is not enabled on this host".to_owned()),
         }

@@ -1,11 +1,11 @@
 //! Messages to a syslog server, as Docker's driver sends them.
 //!
 //! One message a datagram, or a line on a stream. The connection is made before the container
-//! starts; one that was lost (the server was restarted) is made anew for the next message, and a
+//! starts (that over TLS again for a first message: it cannot be handed over); one that was lost (the server was restarted) is made anew for the next message, and a
 //! message for which that fails is lost. (moby: `daemon/logger/syslog`, and the package srslog.)
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -18,6 +18,7 @@ use time::{OffsetDateTime, UtcOffset};
 
 use super::message::Message;
 use crate::container::protocol::Stream;
+use crate::registry::secured::{Files, Secured};
 use crate::sys::localtime;
 
 /// The port where an address names none.
@@ -54,6 +55,20 @@ pub enum Address {
     Tls(String),
 }
 
+/// What a connection over TLS is secured with, as `--log-opt syslog-tls-…` says it; empty where it
+/// is not said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// File of authorities beside the host's.
+    pub authorities: PathBuf,
+    /// File of a certificate of our own.
+    pub certificate: PathBuf,
+    /// File of its key.
+    pub key: PathBuf,
+    /// The server need not prove who it is.
+    pub skip_verify: bool,
+}
+
 /// What a message looks like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,6 +89,9 @@ pub enum Layout {
 pub struct Syslog {
     /// The server.
     pub address: Address,
+    /// For a server over TLS.
+    #[serde(default)]
+    pub tls: Tls,
     /// 0 to 23.
     pub facility: u8,
     /// What a message looks like.
@@ -188,19 +206,61 @@ impl Syslog {
                 write!(head, "1 {time} {host} {tag} {pid} {tag} - ")
             }
         };
+        let length = head.len() + message.line.len() + 1;
+        if self.is_counted() {
+            // Writing to a Vec does not fail either.
+            let _ = write!(out, "{length} ");
+        }
         out.extend_from_slice(head.as_bytes());
         out.extend_from_slice(message.line);
         out.push(b'\n');
     }
 
-    /// Connects to the server.
+    /// Whether messages are told apart by their lengths (RFC 5425).
+    fn is_counted(&self) -> bool {
+        let is_new = matches!(self.layout, Layout::Rfc5424 | Layout::Rfc5424Micro);
+        is_new && matches!(self.address, Address::Tls(_))
+    }
+
+    /// Connects to the server, for a process that the connection can be given to. One that is
+    /// secured cannot be: it is tried, and ended.
     ///
     /// # Errors
     /// Go's sentence.
-    pub fn connect(&self) -> Result<OwnedFd, String> {
-        let failed = |network: &str, place: &str, error: &io::Error| {
-            format!("dial {network} {place}: connect: {}", reason(error))
+    pub fn try_connect(&self) -> Result<Option<OwnedFd>, String> {
+        Ok(match self.connect()? {
+            Connection::Plain(socket) => Some(socket),
+            Connection::Secured(_) => None,
+        })
+    }
+
+    fn connect(&self) -> Result<Connection, String> {
+        match &self.address {
+            Address::Tls(server) => self.secured(server),
+            _ => self.socket().map(Connection::Plain),
+        }
+    }
+
+    fn secured(&self, server: &str) -> Result<Connection, String> {
+        let some = |path: &PathBuf| (!path.as_os_str().is_empty()).then_some(path.clone());
+        let Tls {
+            authorities,
+            certificate,
+            key,
+            skip_verify,
+        } = &self.tls;
+        let is_own = some(certificate).is_some() || some(key).is_some();
+        let files = Files {
+            authorities: some(authorities).is_some().then_some(authorities),
+            own: is_own.then_some((certificate, key)),
+            verify: !skip_verify,
         };
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+        let connection = Secured::begin(tcp(server)?, host, &files, PATIENCE)?;
+        Ok(Connection::Secured(Box::new(connection)))
+    }
+
+    fn socket(&self) -> Result<OwnedFd, String> {
         match &self.address {
             Address::Local => {
                 let datagram = LOCAL.iter().find_map(|path| datagram(Path::new(path)).ok());
@@ -226,19 +286,23 @@ impl Syslog {
                     .and_then(|socket| socket.connect(address).map(|()| socket.into()))
                     .map_err(|error| failed("udp", &address.to_string(), &error))
             }
-            Address::Tcp(server) => {
-                let address = resolve("tcp", server)?;
-                TcpStream::connect_timeout(&address, PATIENCE)
-                    .map(OwnedFd::from)
-                    .map_err(|error| failed("tcp", &address.to_string(), &error))
-            }
-            Address::Tls(_) => Err("syslog over TLS is not supported".to_owned()),
+            Address::Tcp(server) | Address::Tls(server) => tcp(server).map(OwnedFd::from),
         }
     }
 
     fn is_stream(&self) -> bool {
         !matches!(self.address, Address::Unixgram(_) | Address::Udp(_))
     }
+}
+
+fn failed(network: &str, place: &str, error: &io::Error) -> String {
+    format!("dial {network} {place}: connect: {}", reason(error))
+}
+
+fn tcp(server: &str) -> Result<TcpStream, String> {
+    let address = resolve("tcp", server)?;
+    TcpStream::connect_timeout(&address, PATIENCE)
+        .map_err(|error| failed("tcp", &address.to_string(), &error))
 }
 
 fn datagram(path: &Path) -> io::Result<OwnedFd> {
@@ -292,11 +356,35 @@ fn rfc3339(time: OffsetDateTime, fraction: &str) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}{zone}")
 }
 
+/// The way to a server.
+#[derive(Debug)]
+enum Connection {
+    Plain(OwnedFd),
+    Secured(Box<Secured>),
+}
+
+impl Connection {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => write(socket, bytes),
+            Self::Secured(secured) => secured.send(bytes),
+        }
+    }
+
+    /// Whether the server has closed a stream.
+    fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Plain(socket) => has_ended(socket),
+            Self::Secured(secured) => secured.has_ended(),
+        }
+    }
+}
+
 /// Sends messages.
 #[derive(Debug)]
 pub struct Sender {
     syslog: Syslog,
-    connection: Option<OwnedFd>,
+    connection: Option<Connection>,
     pid: u32,
     text: Vec<u8>,
 }
@@ -306,7 +394,7 @@ impl Sender {
     pub fn new(syslog: Syslog, connection: Option<OwnedFd>) -> Self {
         Self {
             syslog,
-            connection,
+            connection: connection.map(Connection::Plain),
             pid: std::process::id(),
             text: Vec::new(),
         }
@@ -326,16 +414,17 @@ impl Sender {
         let is_stream = self.syslog.is_stream();
         let alive = self
             .connection
-            .take_if(|connection| !is_stream || !has_ended(connection));
-        if let Some(connection) = alive
-            && write(&connection, &self.text).is_ok()
+            .take_if(|connection| !is_stream || !connection.has_ended());
+        if let Some(mut connection) = alive
+            && connection.send(&self.text).is_ok()
         {
             self.connection = Some(connection);
             return Ok(());
         }
         self.connection = None;
-        let connection = self.syslog.connect()?;
-        write(&connection, &self.text).map_err(|error| reason(&error))?;
+        let mut connection = self.syslog.connect()?;
+        let sent = connection.send(&self.text);
+        sent.map_err(|error| reason(&error))?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -372,6 +461,7 @@ mod tests {
     fn syslog(address: Address, layout: Layout) -> Syslog {
         Syslog {
             address,
+            tls: Tls::default(),
             facility: 16,
             layout,
             tag: "tag".to_owned(),
@@ -461,7 +551,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap().to_string());
         let syslog = syslog(address, Layout::Unix);
-        let mut sender = Sender::new(syslog.clone(), syslog.connect().ok());
+        let mut sender = Sender::new(syslog.clone(), syslog.try_connect().unwrap());
         for text in ["one", "two"] {
             sender.send(&message(text.as_bytes())).unwrap();
             let (mut server, _) = listener.accept().unwrap();
@@ -470,8 +560,8 @@ mod tests {
             assert!(got[..length].ends_with(format!("]: {text}\n").as_bytes()));
             drop(server);
             // It has ended, and a new one takes its place.
-            let connection = sender.connection.as_ref().unwrap();
-            while !has_ended(connection) {
+            let connection = sender.connection.as_mut().unwrap();
+            while !connection.has_ended() {
                 std::thread::yield_now();
             }
         }
@@ -497,8 +587,8 @@ mod tests {
         let mut sender = None;
         for text in ["one", "two"] {
             let server = UnixDatagram::bind(&path).unwrap();
-            let sender =
-                sender.get_or_insert_with(|| Sender::new(syslog.clone(), syslog.connect().ok()));
+            let sender = sender
+                .get_or_insert_with(|| Sender::new(syslog.clone(), syslog.try_connect().unwrap()));
             sender.send(&message(b"")).unwrap();
             sender.send(&message(text.as_bytes())).unwrap();
             let mut got = [0; 100];
