@@ -65,7 +65,7 @@ impl Engine {
         surroundings: &Surroundings,
     ) -> Result<()> {
         let content = self.resolv_conf(record, surroundings);
-        write_file(&directory.join(FILES[0].0), &content)
+        write_file(&directory.join(FILES[0].0), content.as_bytes())
     }
 
     /// Writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container.
@@ -83,16 +83,19 @@ impl Engine {
         );
         let mut extra = extra_hosts(&record.host_config, told, gateway);
         extra.extend(self.linked_hosts(record));
-        let contents = [
-            files::hostname(name),
-            files::hosts(
-                name,
-                &record.config.domainname,
-                &surroundings.addresses,
-                &extra,
-                true,
-            ),
-        ];
+        let generic = || {
+            let domain = &record.config.domainname;
+            files::hosts(name, domain, &surroundings.addresses, &extra, true).into_bytes()
+        };
+        // In the host's network the host's names are known, unless more are asked for (moby,
+        // libnetwork/sandbox_dns_unix.go, `buildHostsFile`).
+        let hosts = match NetworkMode::parse(&record.host_config.network_mode) {
+            NetworkMode::Host if extra.is_empty() => {
+                std::fs::read("/etc/hosts").unwrap_or_else(|_| generic())
+            }
+            _ => generic(),
+        };
+        let contents = [files::hostname(name).into_bytes(), hosts];
         for ((file, _), content) in FILES[1..].iter().zip(contents) {
             write_file(&directory.join(file), &content)?;
         }
@@ -165,7 +168,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<String> {
 
 /// Gives a file, which may be mounted in a container, this content. It is never emptied first, and left
 /// alone where it has the content already: closing a file that was emptied waits for the disk on ext4.
-fn write_file(path: &Path, content: &str) -> Result<()> {
+fn write_file(path: &Path, content: &[u8]) -> Result<()> {
     let settle = || {
         let mut options = std::fs::File::options();
         let options = options.read(true).write(true).create(true).truncate(false);
@@ -177,11 +180,11 @@ fn write_file(path: &Path, content: &str) -> Result<()> {
         if is.len() == content.len() as u64 {
             let mut old = Vec::new();
             file.read_to_end(&mut old)?;
-            if old == content.as_bytes() {
+            if old == content {
                 return Ok(());
             }
         }
-        file.write_all_at(content.as_bytes(), 0)?;
+        file.write_all_at(content, 0)?;
         if is.len() > content.len() as u64 {
             file.set_len(content.len() as u64)?;
         }
@@ -217,12 +220,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hosts");
         for content in ["first", "same!", "same!", "short", "longer than that", ""] {
-            write_file(&path, content).unwrap();
+            write_file(&path, content.as_bytes()).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         }
         let inode = std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        write_file(&path, "x").unwrap();
+        write_file(&path, b"x").unwrap();
         let is = path.metadata().unwrap();
         assert_eq!(is.permissions().mode() & 0o7777, 0o644);
         assert_eq!(std::os::unix::fs::MetadataExt::ino(&is), inode);
