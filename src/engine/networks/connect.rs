@@ -1,6 +1,6 @@
 //! `network connect` and `network disconnect`, of containers that run and of others.
 
-use super::endpoints::{asked, check_company, validate};
+use super::endpoints::{asked, check_company, dns_names, remember, validate};
 use super::join::{Place, Surroundings, gateway_of, plug_in, routes, surroundings};
 use super::outside::Bound;
 use super::{Names, network_error, ports};
@@ -20,7 +20,7 @@ impl Engine {
     /// Puts a container into one more network.
     pub fn network_connect(&self, wanted: &str, request: NetworkConnectRequest) -> Result<()> {
         let container = self.containers.find(&request.container)?;
-        let settings = request.endpoint_config.unwrap_or_default();
+        let mut settings = request.endpoint_config.unwrap_or_default();
         let _operation = container.operate();
         let record = self.connectable(&container)?;
         let running = record.state.is_running();
@@ -41,6 +41,8 @@ impl Engine {
         container.data().discard_prepared();
         if running {
             self.plug(&container, &record, &name, settings.clone())?;
+        } else if network.is_ok() {
+            settings.dns_names = dns_names(&record, &name, &settings);
         }
         self.ask_for(&container, |all| {
             all.insert(name, settings);
@@ -111,6 +113,7 @@ impl Engine {
                 .into_iter()
                 .map(|(name, settings)| (name, Some(settings)));
             data.record.networking.endpoints_config = Some(all.collect());
+            remember(&mut data.record);
         }
         self.save(container)
     }

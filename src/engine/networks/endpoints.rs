@@ -42,6 +42,19 @@ pub(in crate::engine) fn shown(record: &Record) -> BTreeMap<String, EndpointSett
     all
 }
 
+/// Keeps what outlives a container's run of what it has got (moby, daemon/container_operations.go,
+/// `cleanOperationalData`).
+pub(super) fn remember(record: &mut Record) {
+    let asked = record.networking.endpoints_config.iter_mut().flatten();
+    for (name, settings) in asked {
+        if let Some((settings, endpoint)) = settings.as_mut().zip(record.endpoints.get(name)) {
+            let got = &endpoint.settings;
+            settings.network_id.clone_from(&got.network_id);
+            settings.dns_names.clone_from(&got.dns_names);
+        }
+    }
+}
+
 /// A member's Ethernet address as people read it.
 pub(super) fn mac(member: &Member) -> String {
     if member.ipv4.is_none() && member.ipv6.is_none() {

@@ -248,6 +248,7 @@ impl Engine {
             let mut data = container.data();
             let record = data.record.clone();
             data.record.endpoints = places.iter().map(|place| place.endpoint(&record)).collect();
+            endpoints::remember(&mut data.record);
             self.note_ports(&mut data.record);
         }
         if let Err(error) = container.save(false) {
@@ -475,6 +476,7 @@ impl Joining<'_> {
         let places = std::mem::take(&mut self.places);
         let endpoints = places.iter().map(|place| place.endpoint(record)).collect();
         record.endpoints = endpoints;
+        endpoints::remember(record);
         self.engine.note_ports(record);
         for place in &places {
             self.engine
