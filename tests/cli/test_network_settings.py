@@ -27,3 +27,9 @@ class Settings(Networked):
         self.docker("wait", name)
         known = [self.field(network, "{{.Id}}", "network"), [name, "web", self.field(name, "{{.Id}}")[:12]]]
         self.equal(place(), [*known, "", ""], "the place of one that has ended")
+
+    def test_networks_of_a_scope(self):
+        for scope, expected in (("", 200), ("local", 200), ("swarm", 404)):
+            status, _, body = self.daemon.http("GET", f"/v1.51/networks/bridge?scope={scope}")
+            self.equal(status, expected, f"status with scope={scope}")
+        self.equal(body, {"message": "network bridge not found"}, "the answer")

@@ -27,7 +27,8 @@ pub async fn create(state: State, mut request: Request) -> Result<Answer, Failur
 /// `GET /networks/{name}`.
 pub async fn inspect(state: State, request: Request) -> Result<Answer, Failure> {
     let name = request.name.clone();
-    let found = quick(&state, move |engine| engine.network_inspect(&name)).await?;
+    let scope = request.query.get("scope").unwrap_or_default().to_owned();
+    let found = quick(&state, move |engine| engine.network_inspect(&name, &scope)).await?;
     Ok(shaped(&request, &found))
 }
 

@@ -75,12 +75,13 @@ impl Engine {
         Ok(found.map(|record| network(&record)).collect())
     }
 
-    /// One network, by name, id or prefix of its id.
-    pub fn network_inspect(&self, wanted: &str) -> Result<Network> {
-        let record = self
-            .networks
-            .find(wanted)
-            .map_err(|error| network_error(&error))?;
+    /// One network, by name, id or prefix of its id; of a scope, where one is said.
+    pub fn network_inspect(&self, wanted: &str, scope: &str) -> Result<Network> {
+        let found = match scope {
+            "" | "local" => self.networks.find(wanted),
+            _ => Err(NetworkError::NotFound(wanted.to_owned())),
+        };
+        let record = found.map_err(|error| network_error(&error))?;
         let members = self.networks.members(&record.id);
         let containers = members.into_iter().map(|member| {
             let resource = resource(&record, &member);
