@@ -187,9 +187,11 @@ impl Dns {
         reactor: &mut Reactor,
     ) {
         let Some(query) = Query::parse(&message) else {
-            // What is no question gets no answer; a connection that asks none ends.
-            if let Asker::Stream(token) = asker {
-                self.streams.remove(&token);
+            match (wire::refusal(&message), asker) {
+                (Some(answer), _) => self.answer(asker, &answer, reactor),
+                // What is no question gets no answer; a connection that asks none ends.
+                (None, Asker::Stream(token)) => drop(self.streams.remove(&token)),
+                (None, Asker::Datagram(_)) => {}
             }
             return;
         };
@@ -202,7 +204,10 @@ impl Dns {
             Asker::Datagram(_) => query.size,
             Asker::Stream(_) => LONGEST,
         };
-        let known = names::look_up(&networks, &member.container, &query.name, query.kind);
+        let known = match query.class {
+            wire::IN => names::look_up(&networks, &member.container, &query.name, query.kind),
+            _ => None,
+        };
         match known {
             Some(Known::Addresses(mut addresses)) => {
                 shuffle(&mut addresses);

@@ -28,8 +28,12 @@ pub const MX: u16 = 15;
 pub const AAAA: u16 = 28;
 const OPT: u16 = 41;
 /// The Internet.
-const IN: u16 = 1;
+pub const IN: u16 = 1;
 
+/// The question cannot be read.
+const FORMAT_ERROR: u8 = 1;
+/// No such operation.
+const NOT_IMPLEMENTED: u8 = 4;
 /// The server could not find out.
 pub const SERVER_FAILURE: u8 = 2;
 /// The server will not say.
@@ -44,6 +48,8 @@ pub struct Query {
     pub name: String,
     /// The kind of record.
     pub kind: u16,
+    /// Of which names; we know those of the Internet alone.
+    pub class: u16,
     /// The question as it was sent, in the asker's own letters.
     pub question: Vec<u8>,
     /// The largest answer by UDP, in bytes.
@@ -102,9 +108,6 @@ impl Query {
         }
         let (name, end) = name(bytes, HEADER)?;
         let (kind, class) = (u16_at(bytes, end)?, u16_at(bytes, end + 2)?);
-        if class != IN {
-            return None;
-        }
         let question = bytes.get(HEADER..end + 4)?;
         // The option record, where there is one, comes right after in what all resolvers send.
         let option = end + 4;
@@ -116,6 +119,7 @@ impl Query {
             id: u16_at(bytes, 0)?,
             name,
             kind,
+            class,
             question: question.to_vec(),
             size: usize::from(size).max(PLAIN_SIZE),
             recursion: flags & 0x0100 != 0,
@@ -210,6 +214,25 @@ pub fn reversed(name: &str) -> Option<IpAddr> {
     (count == 32).then(|| IpAddr::V6(number.into()))
 }
 
+/// The answer to what is no question that can be read; `None` to what is an answer itself, or too
+/// short to say who asks.
+pub fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let [a, b, high, _, ..] = *bytes.get(..HEADER)? else {
+        return None;
+    };
+    let (response, operation) = (high & 0x80 != 0, high & 0x78);
+    if response {
+        return None;
+    }
+    let code = match operation {
+        0 => FORMAT_ERROR,
+        _ => NOT_IMPLEMENTED,
+    };
+    let mut answer = vec![0; HEADER];
+    answer[..4].copy_from_slice(&[a, b, 0x80 | operation | (high & 1), 0x80 | code]);
+    Some(answer)
+}
+
 /// The same message with another number.
 pub fn renumber(message: &mut [u8], id: u16) {
     if let Some(number) = message.get_mut(..2) {
@@ -253,12 +276,37 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_answered_so() {
+        let codes = |change: fn(&mut Vec<u8>)| {
+            let mut bytes = question("db", A);
+            change(&mut bytes);
+            assert_eq!(Query::parse(&bytes), None);
+            refusal(&bytes).map(|answer| (answer.len(), answer[..2] == bytes[..2], code(&answer)))
+        };
+        let format = Some((HEADER, true, FORMAT_ERROR));
+        // Cut short; a pointer for a name; two questions.
+        assert_eq!(codes(|it| it.truncate(HEADER + 3)), format);
+        assert_eq!(codes(|it| it[HEADER] = 0xc0), format);
+        assert_eq!(codes(|it| it[5] = 2), format);
+        // An update (RFC 2136).
+        let unknown = Some((HEADER, true, NOT_IMPLEMENTED));
+        assert_eq!(codes(|it| it[2] |= 5 << 3), unknown);
+        // Answers are never answered: two servers would go on for ever.
+        assert_eq!(codes(|it| it[2] |= 0x80), None);
+        assert_eq!(codes(|it| it.truncate(HEADER - 1)), None);
+    }
+
+    #[test]
     fn questions_are_read_and_their_letters_kept() {
         let query = Query::parse(&question("DB.Front", A)).unwrap();
         assert_eq!(
             (query.id, &*query.name, query.kind, query.size),
             (0x1234, "db.front", A, 1232)
         );
+        let mut chaos = question("version.bind", 16);
+        let class = chaos.len() - 12;
+        chaos[class] = 3;
+        assert_eq!((query.class, Query::parse(&chaos).unwrap().class), (IN, 3));
         let answer = query.addresses(&["172.18.0.2".parse().unwrap()], query.size);
         assert!(is_answer(&answer, 0x1234, &query.question));
         assert_eq!(&answer[12..12 + query.question.len()], &*query.question);
