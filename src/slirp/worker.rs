@@ -119,6 +119,8 @@ fn work(
     let mut dns = resolver(network, &book.get(network), &helper, &mut reactor);
     let mut again = None;
     let mut way_out = None;
+    // When it is tried again, where something was wanting.
+    let mut lacking: Option<Instant> = None;
     let mut changed = true;
     let answers = Arc::new(Answers::default());
     let mut ports = Ports::new(Arc::clone(&answers), sockets);
@@ -129,6 +131,7 @@ fn work(
             .into_iter()
             .chain(ports.deadline())
             .chain(again)
+            .chain(lacking)
             .min();
         let ready = reactor.wait(until)?;
         for ready in ready {
@@ -167,14 +170,17 @@ fn work(
             dns = resolver(network, &book.get(network), &helper, &mut reactor);
             again = dns.is_none().then(|| now + AGAIN);
         }
-        if changed {
+        let overdue = lacking.take_if(|again| *again <= now).is_some();
+        if changed || overdue {
             let state = book.get(network);
             let known = way_out.as_ref().map(|(loopback, _)| *loopback);
-            if !state.id.is_empty() && known != Some(state.host_loopback) {
+            if !state.id.is_empty() && (overdue || known != Some(state.host_loopback)) {
                 // The device of the one before has the name.
                 drop(way_out.take());
                 let started = WayOut::start(&state, &helper, confine, &answers);
-                way_out = Some((state.host_loopback, started));
+                let lacks = started.as_ref().is_err_and(is_passing);
+                lacking = lacks.then(|| now + AGAIN);
+                way_out = Some((state.host_loopback, started.unwrap_or_default()));
             }
             changed = state.id.is_empty();
         }
@@ -188,6 +194,14 @@ fn tell(answer: &OwnedFd, failed: &[(Publication, i32)]) {
         // Who no longer waits is not told.
         let _ = fdpass::send_at_once(answer, &bytes, &[]);
     }
+}
+
+/// Whether this may be better in a moment.
+fn is_passing(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN]
+        .into_iter()
+        .any(|it| number == Some(it))
 }
 
 /// A network's thread that turns its packets into sockets of the host ([`super::egress`]); it has
@@ -208,24 +222,21 @@ impl Drop for WayOut {
 }
 
 impl WayOut {
-    /// Starts it for a network that is to have one; where the host has no TUN devices there is none,
-    /// and everything else goes on.
+    /// Starts it for a network that is to have one. Without it, where the host has no TUN devices,
+    /// everything else goes on.
     fn start(
         state: &NetworkState,
         helper: &Helper,
         confine: Confine,
         answers: &Arc<Answers>,
-    ) -> Option<Self> {
+    ) -> io::Result<Option<Self>> {
         if state.internal {
-            return None;
+            return Ok(None);
         }
-        match Self::try_start(state, helper, confine, answers) {
-            Ok(started) => Some(started),
-            Err(error) => {
-                tracing::warn!("network {} has no way out: {error}", state.name);
-                None
-            }
-        }
+        let started = Self::try_start(state, helper, confine, answers);
+        started.map(Some).inspect_err(|error| {
+            tracing::warn!("network {} has no way out: {error}", state.name);
+        })
     }
 
     fn try_start(
