@@ -222,8 +222,11 @@ impl Engine {
     }
 
     fn record_failed_start(&self, container: &Arc<Container>, failure: &Failure) {
-        let (record, remove) = {
+        let (record, remove, waiters) = {
             let mut data = container.data();
+            // Whoever waits for the next exit goes on waiting, as with dockerd, unless this was to be one
+            // more of a container that had run.
+            let restarts = matches!(data.record.state, State::Restarting { .. });
             data.record.state = match &data.record.state {
                 State::Exited {
                     started_at, exit, ..
@@ -242,14 +245,15 @@ impl Engine {
             };
             let remove = data.record.host_config.auto_remove && !data.removing;
             data.removing |= remove;
-            (data.record.clone(), remove)
+            let woken = |condition| restarts && condition != WaitCondition::Removed;
+            (data.record.clone(), remove, data.take_waiters(woken))
         };
         if let Err(error) = container.save(false) {
             tracing::error!("{}", Error::system(&error));
         }
         // As dockerd does whatever failed (moby, daemon/start.go, `Cleanup`).
         self.tell_unmounted(&record);
-        for waiter in container.take_waiters(|condition| condition != WaitCondition::Removed) {
+        for waiter in waiters {
             waiter(Ended::of(&record.state));
         }
         if remove {

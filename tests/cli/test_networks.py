@@ -313,6 +313,20 @@ class Published(Networked):
             self.docker("run", "-d", "--name", two, "-p", f"127.0.0.1:{taken}:80", "busybox", code=125, err=re.compile(
                 f"failed to bind host port 127.0.0.1:{taken}/tcp: address already in use"))
         self.docker("rm", "-f", one, two)
+        # Who waits for an exit is not told of starts that fail.
+        waiting = self.daemon.connect()
+        self.addCleanup(waiting.close)
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            held = other.getsockname()[1]
+            self.docker("create", "--name", two, "-p", f"127.0.0.1:{held}:80", "busybox", "sh", "-c", "exit 7")
+            waiting.sendall(f"POST /containers/{two}/wait?condition=next-exit HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            self.equal(waiting.recv(12), b"HTTP/1.1 200", "the answer's head")
+            self.docker("start", two, code=1, err=re.compile("address already in use"))
+        self.docker("start", two)
+        self.equal(re.findall(r"\{.*\}", waiting.makefile().read()), ['{"StatusCode":7}'], "what the wait is answered")
+        self.docker("rm", "-f", two)
         # Free at once, again and again.
         for _ in range(3):
             self.in_container("-p", f"{port}:80", shell="true")
