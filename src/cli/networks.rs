@@ -40,6 +40,9 @@ pub fn network(client: &Client, verb: &args::NetworkGroup) -> Result<()> {
             let request = request(verb)?;
             let target = Target::new("/networks/create", &[]);
             let made: NetworkCreateResponse = client.post(&target, &request)?;
+            if !made.warning.is_empty() {
+                eprintln!("WARNING: {}", made.warning);
+            }
             line(&made.id)
         }
         args::NetworkGroup::Disconnect(verb) => {

@@ -79,7 +79,7 @@ impl Engine {
         let name = &record.config.hostname;
         let (told, gateway) = (
             &self.settings.containers.host_gateways,
-            surroundings.gateway,
+            surroundings.gateway.or_else(|| self.default_gateway()),
         );
         let mut extra = extra_hosts(&record.host_config, told, gateway);
         extra.extend(self.linked_hosts(record));

@@ -27,6 +27,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use crate::sys::netlink::link::{FORWARDING, Mac, Pair, ROUTE_LOCALNET};
 use crate::sys::netlink::routing::{Action, Kind, LOCAL, MAIN, Route, Rule};
@@ -84,6 +85,19 @@ pub struct Wire {
     pub addresses: Vec<Prefix>,
     /// It is asked for names of 127.0.0.11.
     pub names: bool,
+    /// What it is to be called in the container.
+    pub name: InterfaceName,
+    /// Settings of the kernel's for it, `net.ipv4.conf.IFNAME.forwarding`, and their values.
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// What an interface is to be called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InterfaceName {
+    /// So, and not otherwise.
+    Exactly(String),
+    /// So, with the first number that is free.
+    Numbered(String),
 }
 
 /// Where a container's packets go.
@@ -132,11 +146,17 @@ impl Bridge {
     }
 
     /// Makes a pair of interfaces between the bridge and a container's namespace, and says what the
-    /// container's is called: `eth0`, or the first of its like that is free from `first` on.
+    /// container's is called: where that has a number, the first that is free from `first` on.
     pub fn plug(&self, wire: &Wire, first: u32, container: BorrowedFd<'_>) -> io::Result<String> {
         let mut last = io::Error::from_raw_os_error(libc::EEXIST);
-        for number in first..MOST_INTERFACES {
-            let name = format!("eth{number}");
+        let names = match &wire.name {
+            InterfaceName::Exactly(name) => vec![name.clone()],
+            InterfaceName::Numbered(prefix) => {
+                let numbers = first..MOST_INTERFACES;
+                numbers.map(|number| format!("{prefix}{number}")).collect()
+            }
+        };
+        for name in names {
             let made = self.socket.add_pair(Pair {
                 near: &wire.near,
                 bridge: self.index,
@@ -286,7 +306,27 @@ fn set_up(socket: &Socket, name: &str, wire: &Wire) -> io::Result<()> {
     for address in &wire.addresses {
         socket.add_address(index, block(*address))?;
     }
-    socket.set_up(index)
+    socket.set_up(index)?;
+    let mut sysctls = wire.sysctls.iter();
+    sysctls.try_for_each(|(setting, value)| set_sysctl(name, setting, value))
+}
+
+/// Makes one setting of an interface in the calling thread's namespace.
+fn set_sysctl(interface: &str, setting: &str, value: &str) -> io::Result<()> {
+    let parts = setting.split('.').map(|part| match part {
+        "IFNAME" | "ifname" => interface,
+        other => other,
+    });
+    let path = Path::new("/proc/sys").join(parts.collect::<PathBuf>());
+    let failed = |error: io::Error| {
+        let text = format!("unable to write to '{}': {error}", path.display());
+        io::Error::new(error.kind(), text)
+    };
+    if !path.is_file() {
+        let text = format!("{} is not a sysctl file", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    std::fs::write(&path, value).map_err(failed)
 }
 
 /// Drops what comes in by this interface for 127.0.0.0/8.

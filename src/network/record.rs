@@ -3,7 +3,7 @@
 //! The checks are moby's, their wording and order too (`daemon/network.go`, `libnetwork`).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,30 @@ pub const OPTION_BRIDGE: &str = "com.docker.network.bridge.name";
 pub const OPTION_ICC: &str = "com.docker.network.bridge.enable_icc";
 /// Label of the host address that ports are published at.
 pub const OPTION_HOST_IP: &str = "com.docker.network.bridge.host_binding_ipv4";
+
+/// Labels of how a family's packets get out.
+const OPTION_GATEWAY_MODES: [&str; 2] = [
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+];
+/// Label of whether connections out have the host's address.
+const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+/// Label of a bridge without an IPv4 address.
+const OPTION_INHIBIT: &str = "com.docker.network.bridge.inhibit_ipv4";
+/// Label of the host's interfaces that may reach containers past their published ports.
+const OPTION_TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
+/// Labels of the addresses that connections out have.
+const OPTION_SOURCES: [&str; 2] = [
+    "com.docker.network.host_ipv4",
+    "com.docker.network.host_ipv6",
+];
+/// Labels of whether members have a family.
+const OPTION_FAMILIES: [&str; 2] = [
+    "com.docker.network.enable_ipv4",
+    "com.docker.network.enable_ipv6",
+];
+/// Label of how members' interfaces are called, but for their number.
+const OPTION_INTERFACES: &str = "com.docker.network.container_iface_prefix";
 
 /// Everything that is known of a network and outlives the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +108,9 @@ pub enum RequestError {
     /// 404.
     #[error("{0}")]
     NotFound(String),
+    /// 500.
+    #[error("{0}")]
+    System(String),
 }
 
 /// A subnet as it was asked for.
@@ -135,10 +162,10 @@ impl Record {
                 )));
             }
         }
-        let options = request.options.unwrap_or_default();
-        check_options(&options)?;
-        let ipv4 = request.enable_ipv4.unwrap_or(true);
-        let ipv6 = request.enable_ipv6.unwrap_or(false);
+        let mut options = request.options.unwrap_or_default();
+        let [label_v4, label_v6] = OPTION_FAMILIES;
+        let ipv4 = family(request.enable_ipv4, label_v4, &mut options)?.unwrap_or(true);
+        let ipv6 = family(request.enable_ipv6, label_v6, &mut options)?.unwrap_or(false);
         if !ipv4 && !ipv6 && !request.config_only {
             return Err(invalid("IPv4 or IPv6 must be enabled".to_owned()));
         }
@@ -150,6 +177,23 @@ impl Record {
             )));
         }
         let wanted = wanted(&asked, ipv4, ipv6)?;
+        let forbidden = |text: &str| Err(RequestError::Forbidden(text.to_owned()));
+        if !request.config_only {
+            if request.ingress {
+                return forbidden("Ingress network can only be global scope network");
+            }
+            if request.scope == "swarm" {
+                return forbidden("cannot create a swarm scoped network when swarm is not active");
+            }
+        }
+        check_options(&options)?;
+        let is_isolated = |label| options.get(label).is_some_and(|mode| mode == "isolated");
+        let isolated = OPTION_GATEWAY_MODES.into_iter().any(is_isolated);
+        if isolated && !request.internal && !request.config_only {
+            return Err(RequestError::System(
+                "gateway mode 'isolated' can only be used for an internal network".to_owned(),
+            ));
+        }
         let record = Self {
             id,
             name: request.name,
@@ -214,6 +258,35 @@ impl Record {
         Some(asked).filter(|address: &IpAddr| !address.is_unspecified())
     }
 
+    /// How members' interfaces are called, but for their number.
+    pub fn interfaces(&self) -> &str {
+        let asked = self.options.get(OPTION_INTERFACES).map(String::as_str);
+        asked.filter(|asked| !asked.is_empty()).unwrap_or("eth")
+    }
+
+    /// What was asked for that cannot be had without root, in sentences: connections leave by the
+    /// host's own sockets, and come by published ports alone.
+    pub fn ineffective(&self) -> Vec<String> {
+        let asked = self.options.iter().filter(|(label, value)| {
+            let label = label.as_str();
+            let truth = boolean::parse(value);
+            match label {
+                OPTION_MASQUERADE => truth == Ok(false),
+                OPTION_INHIBIT => truth == Ok(true),
+                OPTION_TRUSTED => !value.is_empty(),
+                _ if OPTION_GATEWAY_MODES.contains(&label) => {
+                    matches!(value.as_str(), "routed" | "nat-unprotected")
+                }
+                _ => OPTION_SOURCES.contains(&label),
+            }
+        });
+        asked
+            .map(|(label, value)| {
+                format!("option {label}={value} has no effect here: it takes root")
+            })
+            .collect()
+    }
+
     /// The subnet of a family.
     pub fn subnet(&self, ipv6: bool) -> Option<&Subnet> {
         self.subnets
@@ -261,30 +334,90 @@ fn check_options(options: &BTreeMap<String, String>) -> Result<(), RequestError>
                     return Err(RequestError::Invalid(format!("invalid MTU number: {mtu}")));
                 }
             }
-            OPTION_ICC | "com.docker.network.bridge.enable_ip_masquerade" => {
+            OPTION_ICC | OPTION_MASQUERADE | OPTION_INHIBIT => {
                 boolean::parse(value).map_err(|_| syntax(label, value, "ParseBool"))?;
             }
-            OPTION_HOST_IP => {
-                value.parse::<IpAddr>().map_err(|_| {
-                    let text = format!("failed to parse {label} value: {value} (nil ip)");
-                    RequestError::Invalid(text)
-                })?;
-            }
-            OPTION_BRIDGE => {
-                // IFNAMSIZ, and what the kernel refuses in a name.
-                let bad = |byte: u8| byte == b'/' || byte == b':' || byte.is_ascii_whitespace();
-                if value.len() > 15
-                    || value.bytes().any(bad)
-                    || matches!(&**value, "." | ".." | "lo")
-                {
-                    let text = format!("invalid bridge name: {value:?}");
-                    return Err(RequestError::Invalid(text));
+            OPTION_HOST_IP => address(label, value)?,
+            label if OPTION_SOURCES.contains(&label) => address(label, value)?,
+            label if OPTION_GATEWAY_MODES.contains(&label) => {
+                let modes = ["nat", "nat-unprotected", "routed", "isolated"];
+                if !modes.contains(&value.as_str()) {
+                    return Err(RequestError::Invalid(format!(
+                        "failed to parse {label} value: {value} (unknown gateway mode {value})"
+                    )));
                 }
+            }
+            // IFNAMSIZ, less a number of two digits.
+            OPTION_INTERFACES if value.len() > 13 || value.bytes().any(is_unnamable) => {
+                let text = format!("invalid interface prefix: {value:?}");
+                return Err(RequestError::Invalid(text));
+            }
+            // IFNAMSIZ.
+            OPTION_BRIDGE
+                if value.len() > 15
+                    || value.bytes().any(is_unnamable)
+                    || matches!(&**value, "." | ".." | "lo") =>
+            {
+                let text = format!("invalid bridge name: {value:?}");
+                return Err(RequestError::Invalid(text));
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// What the kernel refuses in an interface's name.
+pub fn is_unnamable(byte: u8) -> bool {
+    byte == b'/' || byte == b':' || byte.is_ascii_whitespace()
+}
+
+fn address(label: &str, value: &str) -> Result<(), RequestError> {
+    match value.parse::<IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let text = format!("failed to parse {label} value: {value} (nil ip)");
+            Err(RequestError::Invalid(text))
+        }
+    }
+}
+
+/// Whether members are to have a family: what the request says outdoes the option, which is dropped
+/// then.
+fn family(
+    said: Option<bool>,
+    label: &str,
+    options: &mut BTreeMap<String, String>,
+) -> Result<Option<bool>, RequestError> {
+    if said.is_some() {
+        options.remove(label);
+        return Ok(said);
+    }
+    let asked = options.get(label).map(|value| boolean::parse(value));
+    asked
+        .transpose()
+        .map_err(|_| RequestError::Invalid(format!("driver-opt {label:?} is not a valid bool")))
+}
+
+/// Refuses gateways that no bridge of IPv6 can have, with the length of their subnet (moby,
+/// `validateIPv6Subnet`).
+pub fn check_ipv6(gateway: Prefix) -> Result<(), RequestError> {
+    let IpAddr::V6(address) = gateway.address() else {
+        return Ok(());
+    };
+    let link_local = Prefix::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 64);
+    let clashes = link_local
+        .is_some_and(|link_local| gateway.masked() != link_local && gateway.overlaps(&link_local));
+    let text = if address.to_ipv4_mapped().is_some() {
+        format!("'{gateway}' is not a valid IPv6 subnet")
+    } else if address.is_multicast() {
+        format!("multicast subnet '{gateway}' is not allowed")
+    } else if clashes {
+        format!("'{gateway}' clashes with the Link-Local prefix 'fe80::/64'")
+    } else {
+        return Ok(());
+    };
+    Err(RequestError::Invalid(text))
 }
 
 /// Go's messages about addresses that cannot be read, met when the body is.

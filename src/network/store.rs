@@ -17,6 +17,7 @@ use super::ipam::{self, IpamError, Pool};
 use super::kernel::{Bridge, Shape};
 use super::record::{
     OPTION_BRIDGE, OPTION_HOST_IP, OPTION_ICC, OPTION_MTU, Record, RequestError, Subnet, Wanted,
+    check_ipv6,
 };
 use crate::api::network::{Ipam, IpamStatus, NetworkCreateRequest, NetworkStatus, SubnetStatus};
 use crate::slirp::state::Publication;
@@ -278,6 +279,9 @@ impl Store {
                     gateway: wanted.gateway.map(|it| it.to_string()).unwrap_or_default(),
                     source,
                 })?;
+            if let Some(gateway) = Prefix::new(gateway, prefix.length()) {
+                check_ipv6(gateway)?;
+            }
             record.subnets.push(Subnet {
                 prefix,
                 range: wanted.range,

@@ -98,18 +98,48 @@ class Verbs(Networked):
             (("--subnet", "10.215.0.1/24", "n-x"), "invalid subnet 10.215.0.1/24: it should be 10.215.0.0/24"),
             (("-d", "nosuch", "n-x"), "plugin"),
             (("-o", "com.docker.network.driver.mtu=x", "n-x"), "failed to parse com.docker.network.driver.mtu value"),
+            (("-o", "com.docker.network.bridge.gateway_mode_ipv4=x", "n-x"),
+             "failed to parse com.docker.network.bridge.gateway_mode_ipv4 value: x (unknown gateway mode x)"),
+            (("-o", "com.docker.network.bridge.gateway_mode_ipv4=isolated", "n-x"), "gateway mode 'isolated' can only be used for an internal network"),
+            (("-o", "com.docker.network.enable_ipv6=x", "n-x"), 'driver-opt "com.docker.network.enable_ipv6" is not a valid bool'),
+            (("--ingress", "n-x"), "Ingress network can only be global scope network"),
+            (("--scope", "swarm", "n-x"), "cannot create a swarm scoped network when swarm is not active"),
+            (("--ipv6", "--subnet", "ff02::/64", "n-x"), "multicast subnet 'ff02::1/64' is not allowed"),
+            (("--ipv6", "--subnet", "fe80::/80", "n-x"), "'fe80::1/80' clashes with the Link-Local prefix 'fe80::/64'"),
         ):
             with self.subTest(args):
                 self.docker("network", "create", *args, code=1, err=re.compile(re.escape(text)))
         self.docker("network", "rm", "bridge", code=1, err=re.compile("bridge is a pre-defined network and cannot be removed"))
 
-    def test_prune(self):
+    def test_prune_of_what_has_no_label(self):
         used, unused = self.network(), self.network()
         name = self.name()
         self.docker("create", "--name", name, "--network", used, "busybox", "true")
         self.docker("network", "prune", "-f", "--filter", "label!=keep", out=re.compile(f"^{unused}$", re.M))
         self.docker("network", "inspect", unused, code=1)
         self.docker("network", "inspect", used)
+
+    def test_options(self):
+        name = self.network("-o", "com.docker.network.container_iface_prefix=foo", "-o", "com.docker.network.enable_ipv6=true")
+        self.docker("network", "inspect", "-f", "{{.EnableIPv6}}", name, out="true")
+        links = "ls /sys/class/net | grep -v ^lo"
+        self.in_container("--network", name, shell=links, out="foo0")
+        label = "driver-opt=com.docker.network.endpoint"
+        self.in_container("--network", f"name={name},{label}.ifname=moo", "--network", self.network(), shell=links, out="eth0\nmoo")
+        sysctl = "net.ipv4.conf.IFNAME.log_martians=1"
+        self.in_container("--network", f"name={name},{label}.sysctls={sysctl}", shell="cat /proc/sys/net/ipv4/conf/foo0/log_martians", out="1")
+        self.docker("create", "--network", f"name={name},{label}.sysctls=net.ipv4.conf.eth0.log_martians=1", "busybox", code=1,
+                    err=re.compile("unrecognised network interface sysctl 'net.ipv4.conf.eth0.log_martians=1'; represent"))
+        self.docker("run", "--rm", "--network", f"name={name},{label}.sysctls={sysctl.replace('log_', 'no_')}", "busybox", code=125,
+                    err=re.compile("/proc/sys/net/ipv4/conf/foo0/no_martians is not a sysctl file"))
+        body = {"Name": name + "-r", "Options": {"com.docker.network.bridge.gateway_mode_ipv4": "routed"}}
+        self.addCleanup(self.docker, "network", "rm", name + "-r", code=None)
+        made = self.daemon.http("POST", "/networks/create", body)[2]
+        self.equal("gateway_mode_ipv4=routed has no effect" in made["Warning"], True, made)
+
+    def test_the_host_of_an_internal_network(self):
+        gateway = self.field("bridge", "{{(index .IPAM.Config 0).Gateway}}", "network")
+        self.in_container("--network", self.network("--internal"), "--add-host", "me:host-gateway", shell="grep me$ /etc/hosts", out=re.compile(f"^{gateway}\tme$"))
 
     def test_fixed_addresses(self):
         name = self.network("--subnet", "10.216.0.0/24", "--ipv6", "--subnet", "fd00:216::/64")

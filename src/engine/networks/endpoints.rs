@@ -11,7 +11,7 @@ use crate::container::spec::NetworkMode;
 use crate::engine::Engine;
 use crate::engine::error::{Error, Result};
 use crate::network;
-use crate::network::record::joined;
+use crate::network::record::{is_unnamable, joined};
 use crate::network::store::Member;
 use crate::types::id::ContainerId;
 
@@ -78,6 +78,52 @@ pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
 /// Reads an address; empty is none.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok()
+}
+
+/// Label of what an endpoint's interface is called.
+const OPTION_NAME: &str = "com.docker.network.endpoint.ifname";
+/// Label of the kernel's settings for it.
+const OPTION_SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+
+fn option<'a>(settings: &'a EndpointSettings, label: &str) -> Option<&'a str> {
+    let value = settings.driver_opts.as_ref()?.get(label)?;
+    (!value.is_empty()).then_some(value.as_str())
+}
+
+/// What an endpoint's interface is to be called.
+pub(super) fn interface_name(settings: &EndpointSettings) -> Option<&str> {
+    option(settings, OPTION_NAME)
+}
+
+/// The kernel's settings that an endpoint's interface is to have.
+pub(super) fn sysctls(settings: &EndpointSettings) -> Vec<(String, String)> {
+    let all = option(settings, OPTION_SYSCTLS).unwrap_or_default();
+    let all = all.split(',').filter_map(|one| one.split_once('='));
+    all.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// What is wrong with one of them (moby, `validateEndpointSettings` and `setSysctls`).
+fn check_sysctl(text: &str) -> Option<String> {
+    let parts: Vec<&str> = text.splitn(5, '.').collect();
+    let recognised = matches!(
+        parts.as_slice(),
+        ["net", "ipv4" | "ipv6" | "mpls", _, "IFNAME" | "ifname", _]
+    );
+    if !recognised {
+        return Some(format!(
+            "unrecognised network interface sysctl '{text}'; represent 'net.X.Y.ethN.Z=V' as \
+             'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+        ));
+    }
+    let Some((name, _)) = text.split_once('=') else {
+        return Some(format!(
+            "expected sysctl '{text}' to have format name=value"
+        ));
+    };
+    // Each part is a name in a directory.
+    (name.split('.').count() != 5 || name.contains('/'))
+        .then(|| format!("expected sysctl '{text}' to have format net.X.Y.IFNAME.Z"))
 }
 
 /// Whether a user made the network of this name.
@@ -224,6 +270,18 @@ pub(super) fn validate(
                 }
             }
         }
+    }
+    let sysctls = option(settings, OPTION_SYSCTLS).unwrap_or_default();
+    errors.extend(
+        sysctls
+            .split(',')
+            .filter(|it| !it.is_empty())
+            .filter_map(check_sysctl),
+    );
+    if let Some(name) = interface_name(settings)
+        && (name.len() > 15 || name.bytes().any(is_unnamable) || matches!(name, "." | ".." | "lo"))
+    {
+        errors.push(format!("invalid interface name: {name:?}"));
     }
     let mac = &settings.mac_address;
     if !mac.is_empty() && parse_mac(mac).is_none() {

@@ -8,6 +8,7 @@
 //! `attach` comes when the first process waits at its last gate: its network namespace is there, and
 //! nothing has run in it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::network;
 use crate::network::NetworkError;
 use crate::network::ipam::IpamError;
-use crate::network::kernel::{self, Bridge, Routes, Wire};
+use crate::network::kernel::{self, Bridge, InterfaceName, Routes, Wire};
 use crate::network::store::Member;
 use crate::network::unplug::Left;
 use crate::sys::{netns, pidfd};
@@ -302,6 +303,11 @@ impl Place {
             mac: self.member.mac,
             addresses: four.into_iter().chain(six).chain(link_local).collect(),
             names: self.has_names(),
+            name: match endpoints::interface_name(&self.settings) {
+                Some(name) => InterfaceName::Exactly(name.to_owned()),
+                None => InterfaceName::Numbered(self.network.interfaces().to_owned()),
+            },
+            sysctls: endpoints::sysctls(&self.settings),
         }
     }
 
@@ -418,7 +424,11 @@ pub(super) fn plug_in(
     let _process = pidfd::open_identity(process.pid, process.start_time)?;
     let namespace = netns::of(process.pid)?;
     let mut plugged = Vec::new();
-    for (number, place) in (0..).zip(places.iter_mut()) {
+    // Those of one kind are numbered in order, the ones that are there already among them.
+    let mut numbers: BTreeMap<InterfaceName, u32> = BTreeMap::new();
+    for place in places.iter_mut() {
+        let next = numbers.entry(place.wire().name).or_default();
+        let number = std::mem::replace(next, *next + 1);
         if !wanted(place) {
             continue;
         }

@@ -101,9 +101,13 @@ impl Engine {
             .create(request, &self.reserved_subnets())
             .map_err(|error| network_error(&error))?;
         self.network_event(&record, "create", None);
+        let warnings = record.ineffective();
+        for warning in &warnings {
+            tracing::warn!(network = record.name, "{warning}");
+        }
         Ok(NetworkCreateResponse {
             id: record.id,
-            warning: String::new(),
+            warning: warnings.join("\n"),
         })
     }
 
@@ -164,6 +168,12 @@ impl Engine {
                     .keys()
                     .any(|name| *name == record.name || *name == record.id)
             })
+    }
+
+    /// The gateway of the default network: where the host is for a container without a way out.
+    pub(in crate::engine) fn default_gateway(&self) -> Option<std::net::IpAddr> {
+        let network = self.networks.find("bridge").ok()?;
+        network.subnet(false).map(|subnet| subnet.gateway)
     }
 
     /// Subnets that no network is given unasked: what the host reaches, its name servers among it.
@@ -276,7 +286,9 @@ fn network_error(error: &NetworkError) -> Error {
             Kind::InvalidParameter
         }
         NetworkError::Ipam(IpamError::NoAddress) => Kind::Unavailable,
-        NetworkError::Gateway { .. } | NetworkError::Io { .. } => Kind::System,
+        NetworkError::Gateway { .. }
+        | NetworkError::Request(RequestError::System(_))
+        | NetworkError::Io { .. } => Kind::System,
     };
     Error::new(kind, error.to_string())
 }
