@@ -84,7 +84,7 @@ for family, _, _, _, address in socket.getaddrinfo(sys.argv[1], 7200, type=socke
 
 # Connects from one port to each address given, with both protocols; prints who each says it came from.
 ONE_PORT = """
-import socket, sys
+import socket, sys, time
 places = [(place.rsplit(':', 1)[0], int(place.rsplit(':', 1)[1])) for place in sys.argv[1:]]
 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
     clients, seen = [], []
@@ -93,14 +93,14 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.bind(("192.0.2.2", 40011))
         client.settimeout(0.5)
-        for attempt in range(40):
+        for attempt in range(200):
             try:
                 client.connect(place)
                 client.send(b"who")
                 seen.append(client.recv(99).decode())
                 break
             except OSError:
-                pass
+                time.sleep(0.1)
         clients.append(client)
     print(*seen)
 """
