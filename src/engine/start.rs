@@ -225,7 +225,7 @@ impl Engine {
         let (record, remove, waiters) = {
             let mut data = container.data();
             // Whoever waits for the next exit goes on waiting, as with dockerd, unless this was to be one
-            // more of a container that had run.
+            // more of a container that had run. One that does not run is what the others wait for.
             let restarts = matches!(data.record.state, State::Restarting { .. });
             data.record.state = match &data.record.state {
                 State::Exited {
@@ -245,7 +245,11 @@ impl Engine {
             };
             let remove = data.record.host_config.auto_remove && !data.removing;
             data.removing |= remove;
-            let woken = |condition| restarts && condition != WaitCondition::Removed;
+            let woken = |condition| match condition {
+                WaitCondition::NotRunning => true,
+                WaitCondition::NextExit => restarts,
+                WaitCondition::Removed => false,
+            };
             (data.record.clone(), remove, data.take_waiters(woken))
         };
         if let Err(error) = container.save(false) {
