@@ -119,8 +119,9 @@ fn work(
     let mut dns = resolver(network, &book.get(network), &helper, &mut reactor);
     let mut again = None;
     let mut way_out = None;
-    // When it is tried again, where something was wanting.
-    let mut lacking: Option<Instant> = None;
+    // When it is tried again, where something was wanting; or first, for nobody tells of a change
+    // where this process took the place of one that died.
+    let mut lacking = Some(Instant::now());
     let mut changed = true;
     let answers = Arc::new(Answers::default());
     let mut ports = Ports::new(Arc::clone(&answers), sockets);
@@ -199,9 +200,16 @@ fn tell(answer: &OwnedFd, failed: &[(Publication, i32)]) {
 /// Whether this may be better in a moment.
 fn is_passing(error: &io::Error) -> bool {
     let number = error.raw_os_error();
-    [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN]
-        .into_iter()
-        .any(|it| number == Some(it))
+    // Busy is the device's name, by a process that is about to end.
+    [
+        libc::EBUSY,
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOMEM,
+        libc::EAGAIN,
+    ]
+    .into_iter()
+    .any(|it| number == Some(it))
 }
 
 /// A network's thread that turns its packets into sockets of the host ([`super::egress`]); it has

@@ -378,6 +378,19 @@ class Published(Networked):
         self.equal(self.daemon.inspect(target)["NetworkSettings"]["Ports"], {}, "Ports of a stopped one")
 
 
+def slirp_of(daemon):
+    """Pid of the process that serves this daemon's networks."""
+    mark = daemon.top.encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm", "rb") as comm, open(f"/proc/{pid}/cmdline", "rb") as line:
+                if comm.read() == b"moss-slirp\n" and mark in line.read():
+                    return int(pid)
+        except OSError:
+            pass
+    return None
+
+
 @once
 class Faults(Networked):
     def setUp(self):
@@ -386,18 +399,6 @@ class Faults(Networked):
         self.addCleanup(self.daemon.close)
         self.daemon.load("busybox.tar")
 
-    def slirp(self):
-        """Pid of the process that serves this daemon's networks."""
-        mark = self.daemon.top.encode()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/comm", "rb") as comm, open(f"/proc/{pid}/cmdline", "rb") as line:
-                    if comm.read() == b"moss-slirp\n" and mark in line.read():
-                        return int(pid)
-            except OSError:
-                pass
-        return None
-
     def test_nobody_is_missed(self):
         name = self.network("--subnet", "10.218.0.0/24")
         target = self.run_detached("--network", name, "-p", "0:80", command=("sh", "-c", SERVE, "there"))
@@ -405,7 +406,7 @@ class Faults(Networked):
         self.serves(port, "there")
         self.daemon.kill()
         self.serves(port, "there")
-        os.kill(self.slirp(), signal.SIGKILL)
+        os.kill(slirp_of(self.daemon), signal.SIGKILL)
         self.serves(port, "there")
         self.daemon.start()
         self.serves(port, "there")

@@ -3,12 +3,14 @@ change."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
 
 from harness import eventually, host_case, once, run
 from neighbours import Hosted
+from test_networks import slirp_of
 
 # A program for the host or a neighbour: answers each datagram with the address that asked, and each
 # connection with a word. Arguments: the word, and addresses to serve at.
@@ -184,6 +186,17 @@ class Host(Hosted):
         for hops, said in ((1, "No route to host"), (2, "No route to host"), (3, "far 192.0.2.1")):
             self.docker("exec", name, "sh", "-c", connect + str(hops), out=said)
         self.docker("run", "--rm", *shares, "busybox", "ping", "-c", "1", "-W", "9", "198.51.100.9", out=re.compile("1 packets received"))
+
+    def test_another_slirp(self):
+        """In the place of one that died leads out, though nobody asks for anything."""
+        self.serve(self.peer, SERVER, "near", "7002", "192.0.2.2")
+        name = self.run_detached("--network", self.network())
+        says = lambda: self.docker("exec", name, "sh", "-c", "nc -w 9 192.0.2.2 7002 </dev/null", code=None).out
+        self.equal(says(), "near 192.0.2.1\n", "an answer")
+        slirp = slirp_of(self.daemon)
+        os.kill(slirp, signal.SIGKILL)
+        eventually(lambda: slirp_of(self.daemon) not in (None, slirp), "another slirp")
+        eventually(lambda: says() == "near 192.0.2.1\n", "an answer by the other one")
 
     @host_case
     def test_packets_threads_are_confined(self):
