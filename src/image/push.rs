@@ -250,6 +250,10 @@ impl Store {
     }
 
     fn push_config(&self, push: &Push<'_>, id: Digest, raw: &Arc<[u8]>) -> Result<(), Error> {
+        // docker-registry writes anew that the repository has a blob when it is sent once more, and
+        // another push's manifest that comes just then has no such blob.
+        let target = (id, push.target().domain().to_owned());
+        let _turn = push.uploads.turns.take(target, push.cancel, || ())?;
         if push.repository.blob_size(id)?.is_some() {
             return Ok(());
         }
