@@ -481,11 +481,15 @@ fn warnings_of(platform: Option<&str>, image: &Image, host: &HostConfig) -> Vec<
                         a future release. Use a custom network instead.";
         warnings.push(sentence.to_owned());
     }
-    let (have, here) = (
-        Platform::new(&image.os, &image.architecture, &image.variant),
-        Platform::host(),
-    );
-    if platform.is_none_or(str::is_empty) && !here.runs(&have) {
+    let have = Platform::new(&image.os, &image.architecture, &image.variant);
+    if platform.is_none_or(str::is_empty) && !Platform::host().runs(&have) {
+        // As the image says it.
+        let have = Platform {
+            os: image.os.clone(),
+            architecture: image.architecture.clone(),
+            variant: image.variant.clone(),
+        };
+        let here = Platform::host_in_full();
         warnings.push(format!(
             "The requested image's platform ({have}) does not match the detected host platform \
              ({here}) and no specific platform was requested"

@@ -374,6 +374,11 @@ impl Http {
         });
         let proxy = match self.shared.proxies.of(url) {
             Some(text) => {
+                // It looks names up itself, as Go has it.
+                let text = match text.strip_prefix("socks5://") {
+                    Some(rest) => format!("socks5h://{rest}"),
+                    None => text,
+                };
                 Some(Proxy::new(&text).map_err(|error| Failure::Proxy(error.to_string()))?)
             }
             None => None,

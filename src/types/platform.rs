@@ -57,6 +57,32 @@ pub enum PlatformError {
     Parts(String),
 }
 
+/// x86-64-v2 of the psABI; each level has what those before it have.
+#[cfg(target_arch = "x86_64")]
+fn has_level_2() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+
+    has!("cmpxchg16b") && has!("popcnt") && has!("sse4.2") && has!("ssse3")
+}
+
+/// x86-64-v3.
+#[cfg(target_arch = "x86_64")]
+fn has_level_3() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+
+    let vectors = has!("avx2") && has!("fma") && has!("f16c");
+    vectors && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe")
+}
+
+/// x86-64-v4.
+#[cfg(target_arch = "x86_64")]
+fn has_level_4() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+
+    let whole = has!("avx512f") && has!("avx512bw") && has!("avx512cd");
+    whole && has!("avx512dq") && has!("avx512vl")
+}
+
 impl Platform {
     /// Makes a platform from its parts and brings it to normal form.
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
@@ -80,6 +106,32 @@ impl Platform {
             _ => "",
         };
         Self::new("linux", std::env::consts::ARCH, variant)
+    }
+
+    /// The same in words, with the variant that its processor has: of amd64 the level of the psABI,
+    /// as `linux/amd64/v3`.
+    pub fn host_in_full() -> String {
+        #[cfg(target_arch = "x86_64")]
+        let variant = match () {
+            () if !has_level_2() => "v1",
+            () if !has_level_3() => "v2",
+            () if !has_level_4() => "v3",
+            () => "v4",
+        };
+        #[cfg(target_arch = "aarch64")]
+        let variant = "v8";
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let variant = "";
+        let host = Self::host();
+        Self {
+            variant: if variant.is_empty() {
+                host.variant
+            } else {
+                variant.to_owned()
+            },
+            ..host
+        }
+        .to_string()
     }
 
     /// Bytes of an ELF file that [`Platform::of_elf`] wants.
@@ -286,6 +338,17 @@ impl fmt::Display for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_in_full_is_the_host() {
+        let full = Platform::host_in_full();
+        let host = Platform::host().to_string();
+        assert!(full.starts_with(&host), "{full}");
+        if host == "linux/amd64" {
+            let level = full.strip_prefix("linux/amd64/v").unwrap();
+            assert!(["1", "2", "3", "4"].contains(&level), "{full}");
+        }
+    }
 
     #[test]
     fn programs_say_what_they_are_for() {

@@ -312,6 +312,12 @@ class Import(Case):
         self.docker("run", "--rm", "imported:1", out="imported")
         self.docker("run", "--rm", "imported:1", "sh", "-c", "echo $a", out="b")
         self.equal(self.docker("image", "inspect", "--format", "{{.Config.Labels.c}}", "imported:1").out.strip(), "b", "label")
+        self.docker("import", "--platform", "linux/s390x", "-", "imported:3", stdin=layer)
+        warning = (r"The requested image's platform \(linux/s390x\) does not match the detected host platform "
+                   r"\(linux/(amd64/v[1-4]|arm64/v8|[^/]*)\) and no specific platform was requested")
+        self.docker("create", "--name", "of-another", "imported:3", "true", err=re.compile(warning))
+        self.docker("rm", "of-another")
+        self.docker("rmi", "imported:3")
         self.docker("import", "-c", "RUN true", "-", "imported:2", stdin=layer, code=1, err=re.compile("RUN is not a valid change command"))
         self.equal(self.docker("history", "--format", "{{.Comment}}", "imported:1").out.strip(), "a message", "comment")
         self.docker("rmi", "imported:1")
