@@ -139,9 +139,12 @@ impl Store {
                     Some(chosen.len() - 1)
                 });
             if let Some(at) = at {
-                chosen[at].1.extend(names);
-                chosen[at].1.sort();
-                chosen[at].1.dedup();
+                let known = &mut chosen[at].1;
+                for name in names {
+                    if !known.contains(&name) {
+                        known.push(name);
+                    }
+                }
             }
         };
         for name in names {

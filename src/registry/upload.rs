@@ -210,14 +210,17 @@ impl Upload {
         self.moves(&response);
         let sent = self.offset + counted.count;
         // `0-0` is none or one (see `range_end`).
-        self.offset = match response.header("range").and_then(range_end) {
+        let has = match response.header("range").and_then(range_end) {
             Some(end) if end > 0 || sent > 1 => end,
             _ => sent,
         };
-        if self.offset != sent {
-            let text = format!("500 upload at {} of {sent} bytes", self.offset);
+        if has != sent {
+            // What it has after all is for its status to say.
+            self.offset = 0;
+            let text = format!("500 upload at {has} of {sent} bytes");
             return Err(Stop::Other(Error::Status(text)));
         }
+        self.offset = sent;
         Ok(())
     }
 

@@ -123,6 +123,11 @@ impl Tree {
                     true => self.link_at(temporary, place).map(|()| made.push(place)),
                     false => Ok(()),
                 });
+            // Its directory was removed meanwhile.
+            let linked = match linked {
+                Err(Errno::NOENT) => Ok(()),
+                linked => linked,
+            };
             if let Err(error) = linked {
                 for place in made {
                     // Else the name alone parts from the file.
