@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use super::Answer;
 use super::answers::Answers;
@@ -182,6 +183,10 @@ impl Around<'_> {
             return Ok((socket, Some(client.ip())));
         }
         let socket = self.stock.take(protocol, target.is_ipv6(), self.helper)?;
+        if protocol != Protocol::Tcp {
+            // Else the kernel may choose a port that another one has, and datagrams go to either.
+            sockopt::set_socket_reuseaddr(&socket, false)?;
+        }
         match rustix::net::connect(&socket, &target) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok((socket, None)),
             Err(error) => Err(error.into()),
