@@ -369,7 +369,8 @@ fn check_options(options: &BTreeMap<String, String>) -> Result<(), RequestError>
 
 /// What the kernel refuses in an interface's name.
 pub fn is_unnamable(byte: u8) -> bool {
-    byte == b'/' || byte == b':' || byte.is_ascii_whitespace()
+    // A percent sign is a pattern to the kernel.
+    matches!(byte, b'/' | b':' | b'%') || byte.is_ascii_whitespace()
 }
 
 fn address(label: &str, value: &str) -> Result<(), RequestError> {

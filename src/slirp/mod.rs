@@ -102,7 +102,9 @@ pub fn run(link: &OwnedFd, confine: Confine) -> i32 {
             Ok((0, _)) => return 0,
             Ok(received) => received,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                // There was no descriptor left for what came with it; what it was about is in a file.
+                // There was no descriptor left for what came with it. What changed is in a file; a network that
+                // was to be served is not.
+                tracing::error!("an order came without its descriptors: {error}");
                 networks
                     .values()
                     .for_each(|it| it.change(Change::default()));

@@ -33,6 +33,13 @@ pub(super) enum Data {
     Drop,
 }
 
+/// Descriptors that are in use, so that nobody closes them.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    _dirs: Vec<Arc<OwnedFd>>,
+    _file: Option<Arc<Handle>>,
+}
+
 impl Tree {
     /// Makes sure that a file is in the upper directory, and those that lead to it.
     pub(super) fn copy_up(&self, node: &Arc<Node>, data: Data) -> Result<()> {
@@ -293,19 +300,25 @@ impl Tree {
         }
     }
 
-    /// Holds a descriptor of what is about to lose its name.
-    pub(super) fn pin(&self, node: &Arc<Node>) -> Result<()> {
+    /// Holds descriptors of what is about to lose its name, which stay while this is held.
+    pub(super) fn pin(&self, node: &Arc<Node>) -> Result<Pinned> {
         if node.is_dir() {
             let dirs = node.dirs()?;
-            for dir in dirs.upper.iter().chain(dirs.lowers.iter()) {
-                dir.fd(&self.held)?;
-            }
-            return Ok(());
+            let all = dirs.upper.iter().chain(dirs.lowers.iter());
+            let held = all.map(|dir| dir.fd(&self.held)).collect::<Result<_>>()?;
+            return Ok(Pinned {
+                _dirs: held,
+                _file: None,
+            });
         }
-        match node.located()? {
-            Located::Held(..) => Ok(()),
-            Located::At(..) => self.handle(node, Access::Path).map(drop),
-        }
+        let handle = match node.located()? {
+            Located::Held(_, handle) => handle,
+            Located::At(..) => self.handle(node, Access::Path)?,
+        };
+        Ok(Pinned {
+            _dirs: Vec::new(),
+            _file: Some(handle),
+        })
     }
 
     /// The status of an entry of the upper directory.

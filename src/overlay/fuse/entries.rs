@@ -321,16 +321,16 @@ impl Tree {
             (true, false) => Err(Errno::NOTDIR),
             (false, true) => Err(Errno::ISDIR),
             (true, true) if !self.is_empty(node)? => Err(Errno::NOTEMPTY),
-            _ => self.pin(node).and_then(|()| {
+            _ => self.pin(node).and_then(|pinned| {
                 let covered = self.is_below(&dirs, name)?;
-                self.take_away(upper, name, covered)
+                self.take_away(upper, name, covered).map(|()| pinned)
             }),
         };
         if removed.is_ok() {
             self.gone(node, parent, name);
         }
         self.table.forget(node.id, 1);
-        removed
+        removed.map(drop)
     }
 
     /// A name stands for a file no longer.

@@ -64,7 +64,23 @@ impl Tree {
             };
             let parent = place.parent.clone();
             names.places.push(place);
-            self.copy_up(&parent, Data::Keep)?;
+            // A name that is not seen is none to make a directory for.
+            let is_seen = match self.lookup(&parent, &names.places[names.places.len() - 1].name)? {
+                Some(found) => {
+                    self.table.forget(found.node.id, 1);
+                    Arc::ptr_eq(&found.node, node)
+                }
+                None => false,
+            };
+            match is_seen.then(|| self.copy_up(&parent, Data::Keep)) {
+                // Nor is one whose directory was removed meanwhile.
+                Some(Err(error)) if parent.is_upper() || !is_gone(&parent) => return Err(error),
+                Some(Ok(())) => {}
+                Some(Err(_)) | None => {
+                    names.places.pop();
+                    self.table.forget(parent.id, 1);
+                }
+            }
         }
         Ok(Some(names))
     }
@@ -93,7 +109,8 @@ impl Tree {
         Ok(Some(Place { parent, name }))
     }
 
-    /// What is in the work directory takes all the names of a file, or none.
+    /// What is in the work directory takes all the names of a file, or none. (Killed in between, it has
+    /// some, and the others part from it.)
     pub(super) fn exchange_all(
         &self,
         node: &Arc<Node>,
@@ -138,6 +155,8 @@ impl Tree {
         }
         node.set_copied(new);
         self.table.copied(node, ino);
+        // A name that was not found parts from it.
+        self.table.part(node);
         self.held
             .add(super::dir::Holder::Node(Arc::downgrade(node)));
         // The next mount removes what cannot be removed now.
@@ -146,6 +165,9 @@ impl Tree {
     }
 
     fn stands_for(&self, place: &Place, node: &Arc<Node>) -> Result<bool> {
+        if is_gone(&place.parent) {
+            return Ok(false);
+        }
         let Some(found) = self.lookup_locked(&place.parent, &place.name)? else {
             return Ok(false);
         };
@@ -164,7 +186,9 @@ impl Tree {
             &*place.name,
             AtFlags::empty(),
         )?;
-        futimens(&*parent, &copy::times(&before))
+        // The name is there, whatever its directory's times are.
+        let _ = futimens(&*parent, &copy::times(&before));
+        Ok(())
     }
 
     fn unlink_at(&self, place: &Place) -> Result<()> {
@@ -235,6 +259,11 @@ impl Tree {
             }
         }
     }
+}
+
+/// Whether a directory was removed.
+fn is_gone(dir: &Arc<Node>) -> bool {
+    dir.id != ROOT && dir.place().is_none()
 }
 
 /// Whether a layer's file has several names.

@@ -58,20 +58,23 @@ impl Tree {
     ) -> Result<()> {
         let exchange = flags == RenameFlags::EXCHANGE;
         self.copy_whole(source)?;
-        match target {
+        let _pinned = match target {
             None if exchange => return Err(Errno::NOENT),
             Some(_) if flags == RenameFlags::NOREPLACE => return Err(Errno::EXIST),
             // Two names of one file.
             Some(target) if Arc::ptr_eq(source, target) && !source.is_dir() => return Ok(()),
-            Some(target) if exchange => self.copy_whole(target)?,
+            Some(target) if exchange => {
+                self.copy_whole(target)?;
+                None
+            }
             Some(target) => match (source.is_dir(), target.is_dir()) {
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
                 (true, true) if !self.is_empty(target)? => return Err(Errno::NOTEMPTY),
-                _ => self.pin(target)?,
+                _ => Some(self.pin(target)?),
             },
-            None => {}
-        }
+            None => None,
+        };
 
         // Always in the same order; the kernel renames directories one at a time.
         let (first, second) = if from.0.id <= to.0.id {

@@ -169,10 +169,7 @@ impl Maps {
     fn remove(&mut self, node: &Node) {
         let index = index(node.id);
         self.take_upper(node);
-        let hash = self.hasher.hash_one(node.ino);
-        if let Ok(entry) = self.links.find_entry(hash, |at| *at == index) {
-            entry.remove();
-        }
+        self.take_links(node);
         self.nodes[index as usize] = None;
         self.free.push(index);
         self.count -= 1;
@@ -229,6 +226,14 @@ impl Maps {
             .insert_unique(hasher.hash_one(node.ino), index(node.id), |index| {
                 hasher.hash_one(shown(nodes, *index))
             });
+    }
+
+    fn take_links(&mut self, node: &Node) {
+        let hash = self.hasher.hash_one(node.ino);
+        let entry = self.links.find_entry(hash, |at| *at == index(node.id));
+        if let Ok(entry) = entry {
+            entry.remove();
+        }
     }
 
     fn take_upper(&mut self, node: &Node) {
@@ -306,6 +311,11 @@ impl Table {
         let node = maps.node(id).cloned().ok_or(Errno::STALE)?;
         node.lookups.fetch_add(1, Relaxed);
         Ok(node)
+    }
+
+    /// Its names in the layers are no longer of one file.
+    pub(super) fn part(&self, node: &Node) {
+        lock(&self.maps).take_links(node);
     }
 
     /// Whether it is a file of a layer with several names.
