@@ -297,6 +297,34 @@ pub fn names_of_one_file_stay_so(driver: Driver) {
     assert_eq!(names[2].metadata().expect("stat").mode() & 0o7777, 0o640);
 }
 
+/// One of a file's names goes, directory and all, while the file is copied up by another.
+pub fn a_name_is_removed_during_the_copy(driver: Driver) {
+    let mut world = World::new(driver, 1);
+    let content = vec![b'x'; 4 << 20];
+    for n in 0..8 {
+        let (file, other) = (format!("file{n}"), format!("d{n}/sub/other"));
+        fs::write(world.layer(0, &file), &content).expect("written");
+        write(&world.layer(0, &other), "");
+        fs::remove_file(world.layer(0, &other)).expect("removed");
+        fs::hard_link(world.layer(0, &file), world.layer(0, &other)).expect("linked");
+    }
+    world.mount();
+    for n in 0..8 {
+        let path = world.at(&format!("file{n}"));
+        std::thread::scope(|scope| {
+            let path = &path;
+            scope.spawn(move || {
+                let mut file = OpenOptions::new().append(true).open(path).expect("opens");
+                file.write_all(b"end").expect("written");
+                file.sync_all().expect("synced");
+            });
+            fs::remove_dir_all(world.at(&format!("d{n}"))).expect("removed");
+        });
+        assert!(fs::read(&path).expect("read").ends_with(b"xend"));
+        assert!(!world.at(&format!("d{n}")).exists());
+    }
+}
+
 /// What was just written is where SEEK_DATA looks, though nobody has synced it.
 pub fn new_data_is_no_hole(driver: Driver) {
     use rustix::fs::SeekFrom::{Data, Hole};

@@ -55,6 +55,10 @@ fn cases() -> Vec<(&'static str, Case)> {
             "names_of_one_file_stay_so",
             files::names_of_one_file_stay_so,
         ),
+        (
+            "a_name_is_removed_during_the_copy",
+            files::a_name_is_removed_during_the_copy,
+        ),
         ("new_data_is_no_hole", files::new_data_is_no_hole),
         (
             "groups_and_bits_are_inherited",
