@@ -29,7 +29,7 @@ pub struct Files<'a> {
 pub struct Secured(StreamOwned<ClientConnection, TcpStream>);
 
 impl Secured {
-    /// Exchanges the greetings with the server of the name `host`, within `patience`.
+    /// Exchanges the greetings with the server of the name `host`; each of its words may take `patience`.
     ///
     /// # Errors
     /// In Go's words.

@@ -204,8 +204,10 @@ impl Upload {
         match response.status {
             status if status.is_success() => {}
             StatusCode::PAYLOAD_TOO_LARGE => return Err(Stop::TooLarge(refused(response))),
-            status if status.is_client_error() => return Err(Stop::Refused(refused(response))),
-            _ => return Err(Stop::Cut(refused(response))),
+            // A proxy's word for a slow body is no refusal.
+            StatusCode::REQUEST_TIMEOUT => return Err(Stop::Cut(refused(response))),
+            status if status.is_server_error() => return Err(Stop::Cut(refused(response))),
+            _ => return Err(Stop::Refused(refused(response))),
         }
         self.moves(&response);
         let sent = self.offset + counted.count;
@@ -274,6 +276,7 @@ impl Upload {
             Err(refused(response))
         }
     }
+
     /// Sends everything and finishes, resuming as often as is needed; the digest. `retrying` is told
     /// of every pause before another attempt.
     pub fn send(self, content: &mut dyn Content, retrying: Retrying<'_>) -> Result<Digest, Error> {

@@ -184,7 +184,8 @@ impl Engine {
 /// Waits for what slirp answers; nothing where it is gone.
 fn hear(ears: &OwnedFd) -> io::Result<Answer> {
     let mut ready = [PollFd::new(ears, PollFlags::IN)];
-    if rustix::event::poll(&mut ready, Some(&PATIENCE))? == 0 {
+    let answered = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(&PATIENCE)))?;
+    if answered == 0 {
         return Err(io::ErrorKind::TimedOut.into());
     }
     let mut buffer = vec![0; LONGEST];

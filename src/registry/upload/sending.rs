@@ -36,14 +36,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The first pieces' length, in bytes.
-const PIECE: u64 = 4 << 20;
-/// The shortest pieces' length: with this, four attempts get from one request to the shortest.
-const PIECE_MIN: u64 = 64 << 10;
+/// Lengths of pieces, in bytes: four attempts get from one request to the shortest. The first is the
+/// least part of S3's: of less, a registry that keeps blobs there copies all that it has for each.
+const LENGTHS: [u64; 4] = [5 << 20, 1 << 20, 256 << 10, 64 << 10];
 /// The longest pieces that are read into memory; registries that ask for more get one request.
 const PIECE_MAX: u64 = 16 << 20;
-/// By how much pieces get shorter.
-const SHRINK: u64 = 4;
 /// How often a piece that is not the first may be refused for where it begins.
 const MISPLACED: u32 = 2;
 
@@ -59,17 +56,22 @@ struct Parting {
 }
 
 impl Parting {
-    /// Goes on with pieces, or smaller ones; whether that is possible.
+    /// Goes on with pieces, or smaller ones; whether that is possible. A blob's never grow again.
     fn shrink(&mut self, least: u64) -> bool {
         if self.refused || least > PIECE_MAX {
             return false;
         }
-        let next = match self.piece {
-            None => PIECE,
-            Some(piece) => (piece / SHRINK).max(PIECE_MIN),
-        };
-        let next = next.max(least);
-        self.piece.replace(next) != Some(next)
+        let is_less = |length: &u64| self.piece.is_none_or(|piece| *length < piece);
+        let next = LENGTHS
+            .into_iter()
+            .find(is_less)
+            .map(|next| next.max(least));
+        // What is asked for may have grown meanwhile.
+        let next = next.filter(is_less);
+        if next.is_some() {
+            self.piece = next;
+        }
+        next.is_some()
     }
 
     /// Goes back to one request; whether that is anything new.
@@ -307,11 +309,16 @@ mod tests {
             let next = || parting.shrink(least).then_some(parting.piece).flatten();
             std::iter::from_fn(next).collect::<Vec<_>>()
         };
-        assert_eq!(lengths(0), [4 << 20, 1 << 20, 256 << 10, 64 << 10]);
+        assert_eq!(lengths(0), LENGTHS);
         assert!(lengths(0).len() < ATTEMPTS as usize);
         assert_eq!(lengths(5 << 20), [5 << 20]);
-        assert_eq!(lengths(500_000), [4 << 20, 1 << 20, 500_000]);
+        assert_eq!(lengths(500_000), [5 << 20, 1 << 20, 500_000]);
         assert!(lengths(PIECE_MAX + 1).is_empty());
+
+        let mut parting = Parting::default();
+        assert!(parting.shrink(0) && parting.shrink(0));
+        assert!(!parting.shrink(8 << 20), "they would be longer");
+        assert_eq!(parting.piece, Some(1 << 20));
 
         let mut parting = Parting::default();
         assert!(parting.shrink(0) && parting.refuse());
