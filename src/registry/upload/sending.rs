@@ -9,8 +9,8 @@
 //! All begin with one request, as Docker's do: every registry knows how to take it. Pieces are for
 //! lines that break connections after some time or so many bytes, and for proxies that bound
 //! bodies; each goes by a connection of its own, and is read into memory before, so that its length
-//! can be said where the blob's is unknown. They get smaller by [`SHRINK`] and end at [`PIECE_MIN`],
-//! or at what the registry asks for as the least.
+//! can be said where the blob's is unknown. They have the next of [`LENGTHS`] after each that fails,
+//! or what the registry asks for as the least.
 //!
 //! What the registry has acknowledged is not sent again while it knows the upload. distribution 3
 //! and others say after a cut how far they are; docker-registry 2 forgets an upload when what it
