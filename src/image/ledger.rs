@@ -450,14 +450,11 @@ mod tests {
         assert!(clean(b"a\0b").is_err());
     }
 
-    fn anywhere() -> File {
-        File::open(std::env::temp_dir()).unwrap()
-    }
-
     #[test]
     fn what_is_put_in_is_found() {
         assert!(size_of::<Directory>() <= 16);
-        let dir = anywhere();
+        let base = tempfile::tempdir().unwrap();
+        let dir = File::open(base.path()).unwrap();
         let mut tree = Ledger::new(dir.as_fd()).unwrap();
         let usr = tree.add_directory(ROOT, b"usr").unwrap().unwrap();
         let lib = tree.add_directory(usr, b"lib").unwrap().unwrap();
@@ -511,7 +508,8 @@ mod tests {
 
     #[test]
     fn links_are_followed_inside_the_root() {
-        let dir = anywhere();
+        let base = tempfile::tempdir().unwrap();
+        let dir = File::open(base.path()).unwrap();
         let mut tree = Ledger::new(dir.as_fd()).unwrap();
         let usr = tree.add_directory(ROOT, b"usr").unwrap().unwrap();
         let lib = tree.add_directory(usr, b"lib").unwrap().unwrap();

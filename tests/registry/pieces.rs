@@ -10,9 +10,13 @@ use super::served::{Head, Served, Then, answer};
 use super::uploads::{Unknown, chunked, pushes, reader_of};
 use super::{content, message};
 
+/// What every answer to a POST says.
+const BEGUN: &[(&str, &str)] = &[("Location", "u")];
+
 /// A registry of one upload at a time, given what it does with a PATCH; with what it has.
 fn taking(
     has_status: bool,
+    begun: &'static [(&'static str, &'static str)],
     patch: impl Fn(&Head, &mut BufReader<TcpStream>, &mut Vec<u8>) -> Then + Send + Sync + 'static,
 ) -> (Served, Arc<Mutex<Vec<u8>>>) {
     let stored = Arc::new(Mutex::new(Vec::new()));
@@ -22,7 +26,7 @@ fn taking(
         match head.method.as_str() {
             "POST" => {
                 stored.clear();
-                answer(stream, "202 Accepted", &[("Location", "u")], b"")
+                answer(stream, "202 Accepted", begun, b"")
             }
             "PATCH" => patch(head, stream, &mut stored),
             "GET" if head.target.contains("uploads") && has_status => {
@@ -81,7 +85,7 @@ fn what_a_registry_has_is_not_sent_again() {
     let body = content(10_000_000);
     let connections = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&connections);
-    let (server, stored) = taking(true, move |head, stream, stored| {
+    let (server, stored) = taking(true, BEGUN, move |head, stream, stored| {
         let peer = stream.get_ref().peer_addr().expect("it is connected");
         keep.lock().expect("no panic").push(peer);
         take(head, stream, stored, 3_000_000)
@@ -110,17 +114,19 @@ fn what_a_registry_has_is_not_sent_again() {
 fn a_bound_on_bodies_is_kept() {
     // As by a proxy that has not been told of images.
     let bounded = |most: usize| {
-        taking(true, move |head, stream, stored| match length(head) {
-            Some(length) if length <= most => take(head, stream, stored, usize::MAX),
-            _ => {
-                drain(head, stream);
-                let fields = [("Content-Type", "text/html")];
-                answer(
-                    stream,
-                    "413 Request Entity Too Large",
-                    &fields,
-                    b"<html>too much",
-                )
+        taking(true, BEGUN, move |head, stream, stored| {
+            match length(head) {
+                Some(length) if length <= most => take(head, stream, stored, usize::MAX),
+                _ => {
+                    drain(head, stream);
+                    let fields = [("Content-Type", "text/html")];
+                    answer(
+                        stream,
+                        "413 Request Entity Too Large",
+                        &fields,
+                        b"<html>too much",
+                    )
+                }
             }
         })
     };
@@ -160,7 +166,7 @@ fn a_registry_that_takes_no_pieces_gets_one_request_again() {
     ] {
         let body = content(6_000_000);
         let attempts = Mutex::new(0);
-        let (server, stored) = taking(false, move |head, stream, stored| {
+        let (server, stored) = taking(false, BEGUN, move |head, stream, stored| {
             let mut attempts = attempts.lock().expect("no panic");
             *attempts += 1;
             if stored.is_empty() {
@@ -192,21 +198,11 @@ fn a_registry_that_takes_no_pieces_gets_one_request_again() {
 #[test]
 fn the_least_piece_is_what_the_registry_says() {
     let body = content(12_000_000);
-    let stored = Arc::new(Mutex::new(Vec::new()));
-    let keep = Arc::clone(&stored);
-    let server = Served::new(move |head, stream| {
-        let mut stored = keep.lock().expect("no panic");
-        match head.method.as_str() {
-            "POST" => {
-                stored.clear();
-                let fields = [("Location", "u"), ("OCI-Chunk-Min-Length", "5242880")];
-                answer(stream, "202 Accepted", &fields, b"")
-            }
-            "PATCH" if head.field("content-range").is_none() => Then::Close,
-            "PATCH" => take(head, stream, &mut stored, usize::MAX),
-            "PUT" => answer(stream, "201 Created", &[], b""),
-            _ if head.target.contains("uploads") => answer(stream, "404 Not Found", &[], b""),
-            _ => answer(stream, "200 OK", &[], b"{}"),
+    let least = &[("Location", "u"), ("OCI-Chunk-Min-Length", "5242880")];
+    let (server, stored) = taking(false, least, |head, stream, stored| {
+        match head.field("content-range") {
+            None => Then::Close,
+            Some(_) => take(head, stream, stored, usize::MAX),
         }
     });
     pushes(&server.name("a"))

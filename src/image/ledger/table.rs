@@ -294,7 +294,8 @@ mod tests {
 
     #[test]
     fn many_come_and_go() {
-        let dir = File::open(std::env::temp_dir()).unwrap();
+        let base = tempfile::tempdir().unwrap();
+        let dir = File::open(base.path()).unwrap();
         for most in [MOST, 3000] {
             let mut spill = Spill::new(dir.as_fd());
             let mut table = Table::new();
@@ -330,7 +331,8 @@ mod tests {
 
     #[test]
     fn a_name_takes_little() {
-        let dir = File::open(std::env::temp_dir()).unwrap();
+        let base = tempfile::tempdir().unwrap();
+        let dir = File::open(base.path()).unwrap();
         let mut spill = Spill::new(dir.as_fd());
         let mut table = Table::new();
         for at in 0..1_000_000_u32 {

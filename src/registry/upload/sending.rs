@@ -130,7 +130,7 @@ pub(super) fn send(
                 });
                 continue;
             }
-            Stop::Refused(error) if sending.is_against_pieces(&error) => {
+            Stop::Refused(error) if sending.gives_up_pieces(&error) => {
                 tracing::debug!(error = error.chain(), "the registry takes no pieces");
                 outcome = sending
                     .anew()
@@ -254,8 +254,9 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Whether a body was refused for being a piece: there is no telling but by what it is not.
-    fn is_against_pieces(&mut self, error: &Error) -> bool {
+    /// Gives pieces up if a body was refused for being one; whether so. There is no telling but by what the
+    /// refusal is not.
+    fn gives_up_pieces(&mut self, error: &Error) -> bool {
         if is_final(error) || self.parting.piece.is_none() {
             return false;
         }
